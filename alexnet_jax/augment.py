@@ -1,0 +1,63 @@
+"""Crops, flips, mean subtraction and colour noise: sections 2 and 4.1 of the paper, on the device, inside jit.
+
+Stored images are square, uint8, and a seventh larger than the net's input: 256 for 224, which leaves 33 offsets in each
+direction.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+
+def stored_size(image_size):
+    """Height and width of the stored images from which crops of `image_size` are taken: 224 → 256."""
+    return image_size * 8 // 7
+
+
+def random_views(images_BxSxSx3, keys_B, image_size, mean, colour_std_3, colour_axes_3x3, colour_noise):
+    """A random crop and flip of every example, less the mean, plus colour noise.
+
+    Args:
+      images_BxSxSx3: uint8.
+      keys_B: a PRNG key for each example; nothing else decides its view.
+      image_size: height and width of the crops, in pixels.
+      mean: float32, the training set's mean image [S, S, 3] or channel means [3].
+      colour_std_3, colour_axes_3x3: standard deviations of the training set's RGB values along their principal axes,
+        and these axes as columns.
+      colour_noise: standard deviation of the α that section 4.1 multiplies them with (0.1 there; 0: no noise).
+
+    Returns:
+      float32 [B, image_size, image_size, 3], about −128 … 127.
+    """
+
+    def view(image, key):
+        crop_key, flip_key, colour_key = jax.random.split(key, 3)
+        offset = jax.random.randint(crop_key, (2,), 0, image.shape[0] - image_size + 1)
+        x = lax.dynamic_slice(image, (*offset, 0), (image_size, image_size, 3))
+        x = jnp.where(jax.random.bernoulli(flip_key), x[:, ::-1], x).astype(jnp.float32)
+        alpha = colour_noise * jax.random.normal(colour_key, (3,))
+        return x + colour_axes_3x3 @ (alpha * colour_std_3)
+
+    return jax.vmap(view)(images_BxSxSx3, keys_B) - centre_crop(mean, image_size)
+
+
+def fixed_view(images_BxSxSx3, view, image_size, mean):
+    """View number `view` (a traced int) of every image: the centre, its mirror image, then the four corners and theirs.
+
+    Section 4.1. Returns float32 [B, image_size, image_size, 3].
+    """
+    border = images_BxSxSx3.shape[1] - image_size
+    centre, end = border // 2, border
+    offsets = jnp.array([(centre, centre), (0, 0), (0, end), (end, 0), (end, end)])[view // 2]
+    size = (len(images_BxSxSx3), image_size, image_size, 3)
+    x = lax.dynamic_slice(images_BxSxSx3, (0, *offsets, 0), size)
+    x = jnp.where(view % 2 == 1, x[:, :, ::-1], x)
+    return x.astype(jnp.float32) - centre_crop(mean, image_size)
+
+
+def centre_crop(mean, image_size):
+    """The part of a mean image that is subtracted from every crop; channel means are used as they are."""
+    if mean.ndim == 1:
+        return mean
+    start = (mean.shape[0] - image_size) // 2
+    return mean[start : start + image_size, start : start + image_size]

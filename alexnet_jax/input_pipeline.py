@@ -1,0 +1,58 @@
+"""Batches of a data set (grain): shuffled every epoch, resumable at any step, only the rows that a process needs."""
+
+import grain
+import numpy as np
+
+BATCHES_AHEAD = 4  # one thread prepares each; grain's own default of 500 would hold 12 GB of 256×256 images
+
+
+def train_batches(source, batch_size, rows, seed, start_step):
+    """An endless iterator over training batches from step `start_step` on.
+
+    The order depends on `seed` alone. Epochs follow each other without a gap: a batch may hold the end of one and the
+    start of the next.
+
+    Args:
+      source: a random-access source of (image [S, S, 3] uint8, label).
+      batch_size: examples in a global batch.
+      rows: the slice of every global batch that this process loads (`sharding.owned_rows`).
+
+    Yields:
+      {'image': uint8 [rows, S, S, 3], 'label': int32 [rows]}
+    """
+    order = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat(None)
+    batches = order.batch(batch_size, drop_remainder=True).map(lambda indices: _load(source, indices[rows]))
+    return _iterate(batches, start_step)
+
+
+def eval_batches(source, batch_size, rows):
+    """Every example once, in order; the last batch is filled with blanks.
+
+    Yields:
+      as `train_batches`, with 'weight', float32 [rows]: 1 for an example, 0 for a blank.
+    """
+
+    def load(first):
+        indices = np.arange(first, first + batch_size)[rows]
+        real = _load(source, indices[indices < len(source)])
+        blanks = len(indices) - len(real["label"])
+        batch = real | {"weight": np.ones(len(real["label"]), np.float32)}
+        return {name: np.pad(x, [(0, blanks)] + [(0, 0)] * (x.ndim - 1)) for name, x in batch.items()}
+
+    return _iterate(grain.MapDataset.range(0, len(source), batch_size).map(load), 0)
+
+
+def _load(source, indices):
+    size = source.image_size
+    images = np.empty((len(indices), size, size, 3), np.uint8)
+    labels = np.empty(len(indices), np.int32)
+    for i, index in enumerate(indices):
+        images[i], labels[i] = source[int(index)]
+    return {"image": images, "label": labels}
+
+
+def _iterate(batches, start):
+    options = grain.ReadOptions(num_threads=BATCHES_AHEAD, prefetch_buffer_size=BATCHES_AHEAD)
+    iterator = iter(batches.to_iter_dataset(options))
+    iterator.set_state({"next_index": start})  # the number of batches taken is all the state there is
+    return iterator

@@ -1,0 +1,58 @@
+"""Trains and evaluates the net of a config, and goes on where it stopped when run again on the same directory.
+
+  python -m alexnet_jax.main --config=configs/quickstart.py --workdir=/tmp/quickstart
+
+Any field of the config can be set: --config.batch_size=64 --config.mesh.model=1
+"""
+
+import logging
+import os
+import sys
+
+from absl import app, flags
+from absl import logging as absl_logging
+from ml_collections import config_flags
+
+CONFIG = config_flags.DEFINE_config_file("config", help_string="A file from configs/.")
+WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints, metrics and results go; made if there is none.")
+
+
+def main(argv):
+    if argv[1:]:
+        sys.exit(f"alexnet_jax: unexpected argument {argv[1]!r}; settings look like --config.batch_size=64")
+    # Imported only now: --help need not wait for JAX.
+    from alexnet_jax import UserError, sharding, train
+
+    absl_logging.set_verbosity(absl_logging.WARNING)  # what libraries have to say
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    train.log.addHandler(handler)
+    train.log.setLevel(logging.INFO)
+    train.log.propagate = False
+
+    sharding.provide_cpu_devices()
+    try:
+        train.train_and_evaluate(CONFIG.value, WORKDIR.value)
+    except UserError as error:
+        sys.exit(f"alexnet_jax: {error}")
+
+
+def parse_flags(argv):
+    """absl's parser, with one line for a mistake."""
+    try:
+        positional = flags.FLAGS(argv)
+    except (KeyError, AttributeError) as error:  # from ml_collections, with its guess at what was meant
+        message = error.args[0].args[0] if isinstance(error.args[0], Exception) else error.args[0]
+        sys.exit(f"alexnet_jax: the config has no such field: {' '.join(message.split())}")
+    except (flags.Error, SyntaxError, TypeError, ValueError) as error:
+        sys.exit(f"alexnet_jax: {' '.join(str(error).split())}")
+    if CONFIG.value is None or WORKDIR.value is None:
+        sys.exit("alexnet_jax: needs --config=FILE and --workdir=DIR; see --help")
+    path = config_flags.get_config_filename(flags.FLAGS["config"])
+    if not os.path.isfile(path):
+        sys.exit(f"alexnet_jax: --config={path}: no such file; the project's own are in configs/")
+    return positional
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=parse_flags)

@@ -1,0 +1,133 @@
+"""What a run says: metrics.jsonl, TensorBoard, and a progress bar or log lines."""
+
+import contextlib
+import json
+import logging
+import math
+import os
+import pathlib
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import tensorboardX
+from jax import lax
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from alexnet_jax import UserError
+
+log = logging.getLogger("alexnet_jax")
+
+
+def correct(scores_BxN, labels_B, k):
+    """1 where a label is among the `k` classes of highest score (the first ones, of equals), else 0. float32 [B]."""
+    _, best_Bxk = lax.top_k(scores_BxN, min(k, scores_BxN.shape[1]))
+    return (best_Bxk == labels_B[:, None]).any(1).astype(jnp.float32)
+
+
+def write_json(path, value):
+    """Writes a file of JSON whole or not at all."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(value, indent=2) + "\n")
+    os.replace(temporary, path)
+
+
+class Writer:
+    """Appends to `metrics.jsonl` and TensorBoard in a working directory; only process 0 writes."""
+
+    def __init__(self, workdir, step):
+        """Goes on from `step`: lines of later steps, which a killed run left behind, will be written again."""
+        self._file = self._board = None
+        if jax.process_index() == 0:
+            path = pathlib.Path(workdir) / "metrics.jsonl"
+            _drop_after(path, step)
+            self._file = path.open("a")
+            self._board = tensorboardX.SummaryWriter(str(workdir), purge_step=step + 1)
+
+    def write(self, step, epoch, split, values):
+        """One object with `step`, `epoch`, `split` and the values (floats)."""
+        if self._file:
+            print(json.dumps({"step": step, "epoch": epoch, "split": split} | values), file=self._file, flush=True)
+            for name, value in values.items():
+                self._board.add_scalar(f"{split}/{name}", value, step)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self._file:
+            self._file.close()
+            self._board.close()
+
+
+def _drop_after(path, step):
+    if path.exists():
+        whole = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text("".join(line for line in whole if json.loads(line)["step"] <= step))
+        os.replace(temporary, path)
+
+
+class Progress:
+    """Training metrics as they come, on a bar with images/s and the time left, or in log lines where no one watches.
+
+    A step's metrics are read from the device when the next step is under way, so that it never waits.
+    """
+
+    def __init__(self, start, total, batch_size):
+        self._step, self._total, self._batch_size = start, total, batch_size
+        self._unread, self._read = [], []
+        self._reported, self._began, self._paused = start, time.monotonic(), 0.0
+        watched = sys.stderr.isatty() and jax.process_index() == 0
+        self._bar = tqdm(initial=start, total=total, unit="step", dynamic_ncols=True, disable=not watched)
+        self._log_above_bar = logging_redirect_tqdm([log])
+
+    def __enter__(self):
+        self._log_above_bar.__enter__()
+        return self
+
+    def __exit__(self, *exception):
+        self._bar.close()
+        self._log_above_bar.__exit__(*exception)
+
+    def add(self, step, values):
+        """Takes the metrics of the step that ends at `step`, still on the device, and checks those before."""
+        self._step = step
+        self._unread.append((step, values))
+        self._bar.update()
+        self.check(wait_for=1)
+
+    def check(self, wait_for=0):
+        """Reads all metrics but the newest `wait_for`. Raises UserError if a loss is not finite; names the step."""
+        while len(self._unread) > wait_for:
+            step, values = self._unread.pop(0)
+            values = {name: float(value) for name, value in jax.device_get(values).items()}
+            if not math.isfinite(values["loss"]):
+                raise UserError(
+                    f"step {step}: the training loss is {values['loss']}; nothing of it was saved. "
+                    "Try a lower --config.schedule.learning_rate in a new --workdir"
+                )
+            self._read.append(values)
+
+    def report(self):
+        """Shows and returns the means since the last report, with `images_per_second` (evaluations are not counted)."""
+        self.check()
+        means = {name: sum(values[name] for values in self._read) / len(self._read) for name in self._read[0]}
+        seconds = time.monotonic() - self._began - self._paused
+        means["images_per_second"] = (self._step - self._reported) * self._batch_size / seconds
+        self._reported, self._began, self._paused, self._read = self._step, time.monotonic(), 0.0, []
+        text = "loss {loss:.4f}, top-1 error {top1_error:.1%}, {images_per_second:.0f} images/s".format(**means)
+        self._bar.set_description(text)
+        if self._bar.disable:
+            left = (self._total - self._step) * self._batch_size / means["images_per_second"]
+            log.info("step %d/%d: %s, %s left", self._step, self._total, text, tqdm.format_interval(left))
+        return means
+
+    @contextlib.contextmanager
+    def pause(self):
+        """Leaves the time spent inside out of the images per second."""
+        began = time.monotonic()
+        yield
+        self._paused += time.monotonic() - began

@@ -1,0 +1,93 @@
+"""The mesh ('data', 'model') and what lies where on it.
+
+'model' holds the towers, 'data' the parts of a batch. A device at row d and column m works on the d-th part of every
+batch with the m-th share of every tower layer's parameters.
+"""
+
+import logging
+import os
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from alexnet_jax import UserError
+
+log = logging.getLogger("alexnet_jax")
+
+BATCH = PartitionSpec("data")
+
+
+def provide_cpu_devices(count=2):
+    """Gives a machine without accelerators `count` virtual devices, unless its environment sets a number.
+
+    Call it before anything else asks JAX for devices. Accelerators are untouched.
+    """
+    told = "JAX_NUM_CPU_DEVICES" in os.environ or "xla_force_host_platform_device_count" in os.environ.get(
+        "XLA_FLAGS", ""
+    )
+    if not told:
+        jax.config.update("jax_num_cpu_devices", count)
+
+
+def create_mesh(data, model, towers):
+    """The mesh of `data` × `model` devices; data = -1 takes as many as there are.
+
+    Where there are too few devices for a tower each, one device runs all the towers and a log line says so.
+
+    Raises:
+      UserError: the towers or the devices cannot be divided like that.
+    """
+    devices = len(jax.devices())
+    if model < 1 or towers % model:
+        raise UserError(f"config.mesh.model={model}: the net has {towers} tower(s); use a divisor of that")
+    if model > devices:
+        log.info("%d device(s) for %d towers: all towers run on each device", devices, towers)
+        model = 1
+    if data == -1:
+        data = devices // model
+    if data < 1 or data * model > devices:
+        raise UserError(
+            f"config.mesh: data={data} × model={model} needs {data * model} devices and there are {devices}; use "
+            "--config.mesh.data=-1 for what there is (on CPU, JAX_NUM_CPU_DEVICES=N gives N virtual devices)"
+        )
+    return jax.make_mesh((data, model), ("data", "model"), devices=jax.devices()[: data * model])
+
+
+def param_specs(params):
+    """A PartitionSpec for every parameter: tower layers are divided on their last axis, fc8 is everywhere the same."""
+
+    def spec(path, leaf):
+        return PartitionSpec() if path[0].key == "fc8" else PartitionSpec(*[None] * (leaf.ndim - 1), "model")
+
+    return jax.tree_util.tree_map_with_path(spec, params)
+
+
+def param_shardings(mesh, params):
+    """`param_specs` on a mesh."""
+    return jax.tree.map(lambda spec: NamedSharding(mesh, spec), param_specs(params))
+
+
+def owned_rows(mesh, batch_size):
+    """The examples of a global batch, a slice, that this process loads: those of the 'data' rows its devices are in.
+
+    Two processes with a tower each are in the same row and load the same examples.
+
+    Raises:
+      UserError: the rows cannot share a batch equally.
+    """
+    if batch_size < 1 or batch_size % mesh.shape["data"]:
+        raise UserError(f"config.batch_size={batch_size}: use a multiple of the mesh's {mesh.shape['data']} data rows")
+    mine = [
+        row for row, devices in enumerate(mesh.devices) if any(d.process_index == jax.process_index() for d in devices)
+    ]
+    if mine != list(range(mine[0], mine[-1] + 1)):
+        raise UserError("config.mesh: the 'data' rows of a process must be neighbours")
+    per_row = batch_size // mesh.shape["data"]
+    return slice(mine[0] * per_row, (mine[-1] + 1) * per_row)
+
+
+def put_batch(mesh, batch):
+    """This process's examples (a tree of NumPy arrays) as global arrays, divided over 'data'."""
+    to_global = jax.make_array_from_process_local_data
+    return jax.tree.map(lambda x: to_global(NamedSharding(mesh, BATCH), np.asarray(x)), batch)

@@ -1,0 +1,125 @@
+"""The embedded data set: 20 classes of coloured textures, drawn once and kept in a cache directory.
+
+A class is a texture and a pair of opponent colours, and its own mirror image. Colours, spacing, phase, outline,
+background, brightness and noise of an image come from (SEED, split, index) alone.
+"""
+
+import json
+import os
+import pathlib
+import shutil
+import tempfile
+
+import numpy as np
+from tqdm import tqdm
+
+from alexnet_jax import UserError
+
+SIZE = 128
+SEED = 2012
+SPLITS = {"train": 4000, "validation": 400, "test": 400}
+TEXTURES = ("vertical", "horizontal", "diagonal", "checker", "dots")
+COLOURS = {
+    "red-green": ((200, 60, 60), (60, 170, 60)),
+    "blue-yellow": ((60, 70, 200), (210, 200, 60)),
+    "black-white": ((40, 40, 40), (215, 215, 215)),
+    "purple-orange": ((120, 50, 170), (230, 140, 40)),
+}
+CLASS_NAMES = tuple(f"{colours} {texture}" for texture in TEXTURES for colours in COLOURS)
+
+
+def load(root=""):
+    """The images of every split and the statistics of the training split; draws them where they are missing.
+
+    Args:
+      root: the directory to keep them in; '' is ~/.cache/alexnet_jax/textures (or under $XDG_CACHE_HOME).
+
+    Returns:
+      {split: uint8 [N, 128, 128, 3], mapped from its file; example i has label i % 20} and a dict of `mean`,
+      `colour_std` and `colour_axes` as in `datasets.Dataset`.
+
+    Raises:
+      UserError: the directory cannot be written, or is not one of these.
+    """
+    cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
+    directory = pathlib.Path(root) if root else cache / "alexnet_jax" / "textures"
+    try:
+        if not directory.exists():
+            _write(directory)
+        images = {split: np.load(directory / f"{split}.npy", mmap_mode="r") for split in SPLITS}
+        statistics = json.loads((directory / "statistics.json").read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{directory}: cannot make or read the textures here ({error}); remove it, or set "
+            "--config.dataset.root to a new directory"
+        ) from error
+    return images, {name: np.array(value, np.float32) for name, value in statistics.items()}
+
+
+def draw(split, i):
+    """Image `i` of a split, uint8 [128, 128, 3]; its label is i % 20."""
+    rng = np.random.default_rng([SEED, list(SPLITS).index(split), i])
+    texture, colours = CLASS_NAMES[i % len(CLASS_NAMES)].split(" ")[::-1]
+    first, second = (np.array(c) + rng.normal(0, 15, 3) for c in COLOURS[colours])
+
+    # A wave of the texture's kind: +1 where the first colour is, −1 where the second.
+    y, x = np.mgrid[:SIZE, :SIZE].astype(np.float32)
+    period = rng.uniform(8, 20)
+    phase_x, phase_y = rng.uniform(0, 2 * np.pi, 2)
+    tilt = {"vertical": 0, "horizontal": np.pi / 2, "diagonal": rng.choice([-1, 1]) * np.pi / 4}.get(texture, 0)
+    tilt += rng.normal(0, 0.06)
+    u = 2 * np.pi / period * (x * np.cos(tilt) + y * np.sin(tilt)) + phase_x
+    v = 2 * np.pi / period * (y * np.cos(tilt) - x * np.sin(tilt)) + phase_y
+    if texture == "checker":
+        wave = np.sin(u) * np.sin(v)
+    elif texture == "dots":
+        wave = np.cos(u) + np.cos(v) - 0.8
+    else:
+        wave = np.sin(u)
+    blend = (np.tanh(rng.uniform(1, 4) * wave)[..., None] + 1) / 2
+    painted = blend * first + (1 - blend) * second
+
+    # On an ellipse in front of coloured clutter, lit unevenly.
+    centre_y, centre_x = rng.uniform(0.35, 0.65, 2) * SIZE
+    radius_y, radius_x = rng.uniform(0.25, 0.6, 2) * SIZE
+    inside = ((y - centre_y) / radius_y) ** 2 + ((x - centre_x) / radius_x) ** 2 < 1
+    cells = rng.uniform(40, 215, (8, 8, 3)).repeat(SIZE // 8, 0).repeat(SIZE // 8, 1)
+    image = np.where(inside[..., None], painted, cells)
+    image = image * rng.uniform(0.6, 1.2) + rng.normal(0, rng.uniform(2, 20), image.shape)
+    return image.clip(0, 255).astype(np.uint8)
+
+
+def _write(directory):
+    # In a directory beside it that then takes its name: another process sees all of the set or nothing.
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    temporary = pathlib.Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
+    try:
+        with tqdm(total=sum(SPLITS.values()), desc="drawing textures", unit="image", disable=None) as progress:
+            for split, count in SPLITS.items():
+                shape = (count, SIZE, SIZE, 3)
+                images = np.lib.format.open_memmap(temporary / f"{split}.npy", mode="w+", dtype=np.uint8, shape=shape)
+                for i in range(count):
+                    images[i] = draw(split, i)
+                    progress.update()
+                images.flush()
+                if split == "train":
+                    (temporary / "statistics.json").write_text(json.dumps(_statistics(images)))
+        try:
+            temporary.rename(directory)
+        except OSError:
+            if not directory.exists():  # otherwise another process was first, with the same bytes
+                raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _statistics(images_NxSxSx3):
+    total, products = np.zeros(3), np.zeros((3, 3))
+    for image in images_NxSxSx3:
+        pixels = image.reshape(-1, 3).astype(np.float64)
+        total += pixels.sum(0)
+        products += pixels.T @ pixels
+    count = len(images_NxSxSx3) * SIZE * SIZE
+    mean = total / count
+    variances, axes = np.linalg.eigh(products / count - np.outer(mean, mean))
+    return {"mean": mean.tolist(), "colour_std": np.sqrt(variances).tolist(), "colour_axes": axes.tolist()}

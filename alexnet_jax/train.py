@@ -1,0 +1,231 @@
+"""Training: `train_and_evaluate(config, workdir)`."""
+
+import functools
+import json
+import logging
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from alexnet_jax import (
+    UserError,
+    augment,
+    checkpoint,
+    datasets,
+    evaluate,
+    input_pipeline,
+    metrics,
+    models,
+    optimizer,
+    sharding,
+    visualize,
+)
+
+log = logging.getLogger("alexnet_jax")
+
+# What may change between two runs on one directory: nothing that the steps already taken depend on.
+MAY_CHANGE = ("num_epochs", "mesh.data", "mesh.model", "dataset.root", "log_every", "save_every")
+
+
+def train_and_evaluate(config, workdir):
+    """Trains the net of `config`, evaluates it, and leaves everything in `workdir`.
+
+    Run again on the same directory it goes on from the newest checkpoint, and ends with the same bits as a run that was
+    never interrupted. Between two steps the order is: log, evaluate, save.
+
+    Args:
+      config: a ConfigDict; configs/two_gpu.py has every field.
+      workdir: a directory, made if there is none.
+
+    Returns:
+      the contents of `result.json`: `step`, `num_examples`, `loss`, and `center` and `ten_crop`, each with `top1_error`
+      and `top5_error` as fractions, of the test split.
+
+    Raises:
+      UserError: a setting, a file or the data does not work, or the loss is not finite.
+    """
+    workdir = pathlib.Path(workdir).absolute()
+    check(config)
+    dataset = datasets.load(config.dataset.name, config.dataset.root, augment.stored_size(config.model.image_size))
+    net = models.from_config(config.model, len(dataset.class_names))
+    mesh = sharding.create_mesh(config.mesh.data, config.mesh.model, net.towers)
+    rows = sharding.owned_rows(mesh, config.batch_size)
+    if config.batch_size > len(dataset.train):
+        raise UserError(f"config.batch_size={config.batch_size}: there are only {len(dataset.train)} training images")
+    steps_per_epoch = len(dataset.train) / config.batch_size
+    total_steps = max(1, round(config.num_epochs * steps_per_epoch))
+    keep_config(config, workdir)
+
+    state, schedule = init_state(config, net, mesh), optimizer.init_schedule()
+    train_step = make_train_step(config, net, mesh, dataset)
+    evaluate_validation = evaluate.make_evaluate(net, mesh, dataset.mean, dataset.validation, config.batch_size)
+    with checkpoint.Checkpoints(workdir / "checkpoints") as checkpoints:
+        start = checkpoints.latest_step
+        if start:
+            state, schedule = checkpoints.restore(state)
+        describe(net, mesh, dataset, start, total_steps)
+        batches = input_pipeline.train_batches(dataset.train, config.batch_size, rows, config.seed, start)
+        with (
+            metrics.Writer(workdir, start) as writer,
+            metrics.Progress(start, total_steps, config.batch_size) as progress,
+        ):
+            for step in range(start, total_steps):
+                try:
+                    batch = sharding.put_batch(mesh, next(batches))
+                except UserError:  # a broken image: keep what was learned before it
+                    progress.check()
+                    checkpoints.save(step, state, schedule)
+                    raise
+                rate = optimizer.learning_rate(config.schedule, schedule, step / steps_per_epoch)
+                state, values = train_step(state, batch, step, rate)
+                progress.add(step + 1, values)
+
+                done, epoch = step + 1, (step + 1) / steps_per_epoch
+                due = functools.partial(is_due, done, total_steps)
+                if due(config.log_every):
+                    writer.write(done, epoch, "train", progress.report() | {"learning_rate": rate})
+                if due(config.eval_every * steps_per_epoch):
+                    with progress.pause():
+                        result = evaluate_validation(state["params"])
+                    log.info("epoch %.1f, validation: %s", epoch, evaluate.summary(result))
+                    writer.write(done, epoch, "eval", {"loss": result["loss"]} | result["center"])
+                    schedule = optimizer.observe(config.schedule, schedule, result["center"]["top1_error"])
+                if due(config.save_every):
+                    progress.check()
+                    checkpoints.save(done, state, schedule)
+    return finish(config, workdir, net, mesh, dataset, state["params"], max(start, total_steps))
+
+
+def is_due(step, total_steps, every):
+    """Whether something that happens `every` so many steps (a fraction, perhaps) and at the end happens at `step`."""
+    return step == total_steps or step // every > (step - 1) // every
+
+
+def check(config):
+    """Raises UserError for values that nothing else checks."""
+    if config.fidelity != "paper":
+        raise UserError(f"config.fidelity={config.fidelity!r}: there is only 'paper'")
+    if config.schedule.name not in ("steps", "plateau"):
+        raise UserError(f"config.schedule.name: no schedule {config.schedule.name!r}; there are steps, plateau")
+    for name in ("num_epochs", "log_every", "eval_every", "save_every"):
+        if config[name] <= 0:
+            raise UserError(f"config.{name}={config[name]}: must be above 0")
+
+
+def init_state(config, net, mesh):
+    """Parameters and velocities before the first step, on the mesh."""
+    init = functools.partial(models.init, net)
+    key = jax.random.key(config.seed)
+    shardings = sharding.param_shardings(mesh, jax.eval_shape(init, key))
+    params = jax.jit(init, out_shardings=shardings)(key)
+    return {"params": params, "velocity": optimizer.sgd().init(params)}
+
+
+def make_train_step(config, net, mesh, dataset):
+    """A jitted function (state, batch, step, learning_rate) → (state, metrics), which reuses the old state's memory.
+
+    `batch` is as `input_pipeline.train_batches` makes it, divided over 'data'; metrics are `loss`, `top1_error` and
+    `top5_error`, means over the batch, float32 [].
+    """
+    update = optimizer.sgd().update
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def train_step(state, batch, step, learning_rate):
+        specs = (sharding.param_specs(state["params"]), sharding.BATCH, jax.P())
+        loss = functools.partial(device_loss, config, net, mesh.shape["model"], dataset)
+        loss = jax.shard_map(loss, mesh=mesh, in_specs=specs, out_specs=jax.P())
+        # Outside shard_map: there the sums over 'data' and 'model' are taken once, where they belong.
+        (_, values), grads = jax.value_and_grad(loss, has_aux=True)(state["params"], batch, step)
+        updates, velocity = update(grads, state["velocity"], state["params"], learning_rate=learning_rate)
+        return {"params": optax.apply_updates(state["params"], updates), "velocity": velocity}, values
+
+    return train_step
+
+
+def device_loss(config, net, devices, dataset, params, batch, step):
+    """The mean loss of a global batch and its metrics, from one device's share of the parameters and the examples.
+
+    Runs under the axes 'data' and 'model'. What is random about an example depends on the seed, the step, its place in
+    the global batch and, for dropout, the tower: never on the mesh.
+    """
+    B = len(batch["label"])
+    step_key = jax.random.fold_in(jax.random.key(config.seed), step)
+    places_B = lax.axis_index("data") * B + jnp.arange(B)
+    example_keys_Bx2 = jax.vmap(lambda place: jax.random.split(jax.random.fold_in(step_key, place)))(places_B)
+    towers_T = lax.axis_index("model") * (net.towers // devices) + jnp.arange(net.towers // devices)
+    tower_keys_BxT = jax.vmap(lambda key: jax.vmap(functools.partial(jax.random.fold_in, key))(towers_T))(
+        example_keys_Bx2[:, 1]
+    )
+    x = augment.random_views(
+        batch["image"],
+        example_keys_Bx2[:, 0],
+        net.image_size,
+        dataset.mean,
+        dataset.colour_std,
+        dataset.colour_axes,
+        config.augment.colour_noise,
+    )
+    logits, _ = models.apply(net, devices, params, x, tower_keys_BxT)
+    values = {
+        "loss": optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]),
+        "top1_error": 1 - metrics.correct(logits, batch["label"], 1),
+        "top5_error": 1 - metrics.correct(logits, batch["label"], 5),
+    }
+    means = {name: lax.pmean(value.mean(), "data") for name, value in values.items()}
+    return means["loss"], means
+
+
+def keep_config(config, workdir):
+    """Writes `config.json`. Raises UserError if the directory holds a run of another config."""
+    path = workdir / "config.json"
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            old, new = (dict(flatten(c)) for c in (json.loads(path.read_text()), json.loads(config.to_json())))
+            changed = [name for name in old | new if old.get(name) != new.get(name) and name not in MAY_CHANGE]
+            if changed:
+                values = ", ".join(f"{name} is {old.get(name)!r} there and {new.get(name)!r} here" for name in changed)
+                raise UserError(f"{workdir} holds a run of another config ({values}); use another --workdir")
+        if jax.process_index() == 0:
+            metrics.write_json(path, json.loads(config.to_json()))
+    except (OSError, ValueError) as error:
+        raise UserError(f"--workdir={workdir}: cannot be used ({error})") from error
+
+
+def flatten(tree, prefix=""):
+    """The leaves of nested dicts as ('a.b', value)."""
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            yield from flatten(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def describe(net, mesh, dataset, start, total_steps):
+    """Prints the layers, and logs what is about to happen."""
+    if jax.process_index() == 0:
+        print(models.format_table(net), flush=True)
+    images, classes = f"{len(dataset.train)} training, {len(dataset.validation)} validation", len(dataset.class_names)
+    log.info("%s images of %d classes", images, classes)
+    log.info("%d tower(s) on %s of %s devices", net.towers, dict(mesh.shape), mesh.devices.flat[0].device_kind)
+    log.info("%s at step %d of %d", "continuing" if start else "starting", start, total_steps)
+
+
+def finish(config, workdir, net, mesh, dataset, params, step):
+    """Evaluates the test split by one view and by ten, and writes `result.json` and the pictures; once per run."""
+    path = workdir / "result.json"
+    if path.exists() and json.loads(path.read_text())["step"] == step:
+        result = json.loads(path.read_text())
+    else:
+        log.info("evaluating %d test images, ten views each", len(dataset.test))
+        evaluate_test = evaluate.make_evaluate(net, mesh, dataset.mean, dataset.test, config.batch_size, views=10)
+        result = {"step": step} | evaluate_test(params)
+        visualize.conv1_kernels(params, net.towers, workdir / "conv1.png")
+        visualize.curves(workdir / "metrics.jsonl", workdir / "curves.png")
+        if jax.process_index() == 0:
+            metrics.write_json(path, result)
+    log.info("test: %s; %s", evaluate.summary(result), path)
+    return result
