@@ -1,0 +1,70 @@
+"""Four virtual devices, small configs, and folders of images."""
+
+import os
+
+os.environ["JAX_NUM_CPU_DEVICES"] = "4"
+os.environ["JAX_PLATFORMS"] = "cpu"
+
+import types
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from alexnet_jax import datasets, models, sharding
+from configs import two_gpu
+
+
+@pytest.fixture
+def config(tmp_path):
+    """The paper's recipe on a narrow net, small images and a folder of 26 training and 11 validation images."""
+    config = two_gpu.get_config()
+    config.batch_size = 8
+    config.num_epochs = 2.0
+    config.dataset.name = "folder"
+    config.dataset.root = str(write_images(tmp_path / "images", {"train": (13, 13), "val": (5, 6)}))
+    config.model.width = 1 / 16
+    config.model.image_size = 63
+    config.schedule.learning_rate = 0.001
+    config.log_every = 2
+    config.save_every = 3
+    return config
+
+
+@pytest.fixture
+def small_net():
+    return models.Net(towers=2, maps=(3, 8, 12, 12, 8), units=32, num_classes=5, image_size=67, init_stddev=0.04)
+
+
+@pytest.fixture
+def statistics():
+    """What `train` wants to know of a data set."""
+    return types.SimpleNamespace(
+        mean=datasets.IMAGENET_MEAN,
+        colour_std=datasets.IMAGENET_COLOUR_STD,
+        colour_axes=datasets.IMAGENET_COLOUR_AXES,
+    )
+
+
+def mesh(data, model):
+    return jax.make_mesh((data, model), ("data", "model"), devices=jax.devices()[: data * model])
+
+
+def on(some_mesh, params):
+    """The whole net's parameters, divided over a mesh."""
+    return jax.device_put(params, sharding.param_shardings(some_mesh, params))
+
+
+def write_images(root, counts, size=72):
+    """A folder of PNG images: split/class_0, class_1, … with so many images each."""
+    rng = np.random.default_rng(0)
+    for split, numbers in counts.items():
+        for label, number in enumerate(numbers):
+            directory = root / split / f"class_{label}"
+            directory.mkdir(parents=True)
+            for i in range(number):
+                pixels = rng.integers(0, 156, (size, size, 3), dtype=np.uint8)
+                pixels[..., label % 3] += 100
+                Image.fromarray(pixels).save(directory / f"{i:03}.png")
+    return root

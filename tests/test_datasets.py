@@ -1,0 +1,212 @@
+"""Textures, folders of images of every kind, and TFDS without TensorFlow."""
+
+import io
+import os
+import sys
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from conftest import write_images
+from PIL import Image
+
+from alexnet_jax import UserError, datasets, textures
+
+RAMP = np.broadcast_to(np.linspace(0, 255, 96).astype(np.uint8)[:, None], (96, 96))
+
+
+def encode(image, name, **options):
+    data = io.BytesIO()
+    image.save(data, name, **options)
+    return data.getvalue()
+
+
+def sixteen_bits():
+    return Image.fromarray(RAMP.astype(np.uint16) * 257)
+
+
+@pytest.mark.parametrize(
+    ("kind", "data"),
+    [
+        ("gray JPEG", encode(Image.fromarray(RAMP), "JPEG", quality=95)),
+        ("RGB JPEG", encode(Image.fromarray(RAMP).convert("RGB"), "JPEG", quality=95)),
+        ("CMYK JPEG", encode(Image.fromarray(RAMP).convert("RGB").convert("CMYK"), "JPEG", quality=95)),
+        ("PNG", encode(Image.fromarray(RAMP).convert("RGB"), "PNG")),
+        ("RGBA PNG", encode(Image.fromarray(RAMP).convert("RGBA"), "PNG")),
+        ("palette PNG", encode(Image.fromarray(RAMP).convert("P"), "PNG")),
+        ("transparent palette PNG", encode(Image.fromarray(RAMP).convert("P"), "PNG", transparency=b"\x80" * 256)),
+        ("1-bit PNG", encode(Image.fromarray(RAMP > 127), "PNG")),
+        ("16-bit PNG", encode(sixteen_bits(), "PNG")),
+        ("WebP", encode(Image.fromarray(RAMP).convert("RGB"), "WEBP", quality=95)),
+    ],
+)
+def test_every_kind_of_image_is_decoded_to_rgb(kind, data):
+    image = datasets.decode(data, "image", 96)
+    assert image.shape == (96, 96, 3) and image.dtype == np.uint8
+    expected = np.where(RAMP > 127, 255, 0) if kind == "1-bit PNG" else RAMP
+    assert abs(image.astype(int) - expected[..., None]).max() <= 6
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "text"])
+def test_broken_files_are_named(damage):
+    whole = encode(Image.fromarray(np.random.default_rng(0).integers(0, 256, (96, 96, 3), dtype=np.uint8)), "JPEG")
+    data = {"truncated": whole[: len(whole) // 2], "empty": b"", "text": b"<html></html>"}[damage]
+    with pytest.raises(UserError, match=r"^cats/7.JPEG: not a complete image"):
+        datasets.decode(data, "cats/7.JPEG", 96)
+
+
+def test_shorter_side_is_scaled_and_the_centre_kept():
+    pixels = np.zeros((60, 120, 3), np.uint8)
+    pixels[:, 30:90] = 200  # the square in the middle
+    image = datasets.decode(encode(Image.fromarray(pixels), "PNG"), "image", 60)
+    assert (image == 200).all()
+    checks = np.indices((200, 100)).sum(0) % 2 * np.uint8(200)  # averaging areas turns it into plain grey
+    image = datasets.decode(encode(Image.fromarray(checks.astype(np.uint8)), "PNG"), "image", 50)
+    assert image.shape == (50, 50, 3) and (image == 100).all()
+
+
+@pytest.mark.parametrize("shape", [(1, 500), (500, 1), (3, 2), (255, 257), (256, 256)])
+def test_any_shape_becomes_a_square(shape):
+    image = datasets.decode(encode(Image.fromarray(np.full(shape, 77, np.uint8)), "PNG"), "image", 256)
+    assert image.shape == (256, 256, 3) and (image == 77).all()
+
+
+def test_folder_of_images(tmp_path):
+    write_images(tmp_path, {"train": (3, 4), "val": (2, 1)})
+    (tmp_path / "train" / ".DS_Store").write_text("")
+    (tmp_path / "train" / "class_0" / ".hidden").write_text("")
+    (tmp_path / "train" / "README.txt").write_text("")
+    dataset = datasets.load("folder", str(tmp_path), 64)
+    assert dataset.class_names == ("class_0", "class_1")
+    assert [label for _, label in dataset.train] == [0] * 3 + [1] * 4
+    assert [label for _, label in dataset.validation] == [0, 0, 1]
+    assert dataset.test is dataset.validation
+    image, _ = dataset.train[0]
+    assert image.shape == (64, 64, 3)
+    assert image.mean((0, 1)).argmax() == 0
+    write_images(tmp_path, {"test": (1, 1)})
+    assert len(datasets.load("folder", str(tmp_path), 64).test) == 2
+
+
+def test_incomplete_folders_are_refused(tmp_path):
+    for root in ("", str(tmp_path / "nowhere")):
+        with pytest.raises(UserError, match=r"config.dataset.root: no directory"):
+            datasets.load("folder", root, 64)
+    write_images(tmp_path, {"train": (3, 4)})
+    with pytest.raises(UserError, match=r"val: no such directory"):
+        datasets.load("folder", str(tmp_path), 64)
+    (tmp_path / "val").mkdir()
+    with pytest.raises(UserError, match=r"val: no class folders"):
+        datasets.load("folder", str(tmp_path), 64)
+    (tmp_path / "val" / "class_1").mkdir()
+    with pytest.raises(UserError, match=r"val/class_1: no images in this class folder"):
+        datasets.load("folder", str(tmp_path), 64)
+    write_images(tmp_path, {"val": (1,)})
+    (tmp_path / "val" / "class_1").rename(tmp_path / "val" / "dogs")
+    with pytest.raises(UserError, match=r"val/dogs: a class that train/ does not have"):
+        datasets.load("folder", str(tmp_path), 64)
+
+
+def test_unknown_data_set_is_refused():
+    with pytest.raises(UserError, match=r"no data set 'mnist'; use textures, folder or tfds:NAME"):
+        datasets.load("mnist", "", 64)
+
+
+@pytest.fixture
+def few_textures(monkeypatch):
+    monkeypatch.setattr(textures, "SPLITS", {"train": 40, "validation": 20, "test": 20})
+
+
+def test_textures_are_made_once_whole_and_always_the_same(few_textures, tmp_path, monkeypatch):
+    first = datasets.load("textures", str(tmp_path / "a"), 128)
+    assert [len(s) for s in (first.train, first.validation, first.test)] == [40, 20, 20]
+    assert sorted(os.listdir(tmp_path)) == ["a"]  # nothing temporary is left
+    monkeypatch.setattr(textures, "draw", None)  # a second look must not draw
+    again = datasets.load("textures", str(tmp_path / "a"), 128)
+    monkeypatch.undo()
+    image, label = again.train[25]
+    assert label == 25 % 20 and again.class_names[label] == first.class_names[label]
+    assert (image == textures.draw("train", 25)).all() and image.std() > 20
+    assert not (textures.draw("train", 0) == textures.draw("test", 0)).all()
+    assert again.train[0][0].shape == (128, 128, 3)
+    assert datasets.load("textures", str(tmp_path / "a"), 72).train[0][0].shape == (72, 72, 3)
+
+
+def test_statistics_of_the_textures_are_those_of_their_training_images(few_textures, tmp_path):
+    dataset = datasets.load("textures", str(tmp_path / "a"), 128)
+    pixels = np.stack([image for image, _ in dataset.train]).reshape(-1, 3).astype(np.float64)
+    np.testing.assert_allclose(dataset.mean, pixels.mean(0), rtol=1e-5)
+    covariance = (dataset.colour_axes * dataset.colour_std**2) @ dataset.colour_axes.T
+    np.testing.assert_allclose(covariance, np.cov(pixels.T, bias=True), rtol=1e-3)
+
+
+def test_interrupted_drawing_leaves_nothing(few_textures, tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(textures, "draw", fail)
+    with pytest.raises(UserError, match="No space left"):
+        datasets.load("textures", str(tmp_path / "a"), 128)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_directory_that_holds_something_else_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot make or read the textures here"):
+        datasets.load("textures", str(tmp_path), 128)
+
+
+class Pictures(tfds.core.GeneratorBasedBuilder):
+    """A real TFDS data set of two classes."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    folder = None
+
+    def _info(self):
+        features = {"image": tfds.features.Image(), "label": tfds.features.ClassLabel(names=["cat", "dog"])}
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, dl_manager):
+        return {split: self._generate_examples(split) for split in ("train", "test")}
+
+    def _generate_examples(self, split):
+        for label in (0, 1):
+            for path in sorted((self.folder / split / f"class_{label}").iterdir()):
+                yield f"{label} {path.name}", {"image": path, "label": label}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:tensorflow_datasets|etils")
+@pytest.mark.parametrize("file_format", ["array_record", "tfrecord"])
+def test_tfds_is_read_without_tensorflow(file_format, tmp_path):
+    Pictures.folder = write_images(tmp_path / "images", {"train": (3, 4), "test": (2, 1)})
+    builder = tfds.builder("pictures", data_dir=tmp_path, file_format=file_format)
+    if file_format == "tfrecord":  # cannot even be written without TensorFlow
+        builder.data_path.mkdir(parents=True)
+        builder.info.write_to_directory(builder.data_path)
+        with pytest.raises(UserError, match="--file_format=array_record"):
+            datasets.load("tfds:pictures", str(tmp_path), 64)
+        return
+    builder.download_and_prepare()
+    dataset = datasets.load("tfds:pictures", str(tmp_path), 64)
+    assert (len(dataset.train), len(dataset.validation), dataset.class_names) == (7, 3, ("cat", "dog"))
+    for i in range(7):
+        image, label = dataset.train[i]
+        assert image.shape == (64, 64, 3) and image.dtype == np.uint8
+        assert image.mean((0, 1)).argmax() == label
+    assert "tensorflow" not in sys.modules
+
+
+@pytest.mark.parametrize("name", ["imagenet2012", "no_such_set"])
+def test_missing_tfds_data_says_how_to_get_it(name, tmp_path):
+    with pytest.raises(UserError) as error:
+        datasets.load(f"tfds:{name}", str(tmp_path), 256)
+    message = str(error.value)
+    assert name in message and "\n" not in message
+    assert "tfds build" in message and "configs/quickstart.py" in message
+
+
+def test_imagenets_statistics_are_a_rotation_and_its_scales():
+    axes, std = datasets.IMAGENET_COLOUR_AXES, datasets.IMAGENET_COLOUR_STD
+    np.testing.assert_allclose(axes.T @ axes, np.eye(3), atol=1e-5)
+    # The much-copied figures are the variances of pixels in [0, 1], of other crops of the same images.
+    np.testing.assert_allclose((std / 255) ** 2, [0.0045, 0.0188, 0.2175], rtol=0.35)

@@ -1,0 +1,54 @@
+"""The command line: help, and one clear line for a mistake."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from conftest import write_images
+
+
+def run(*arguments, env=None):
+    command = [sys.executable, "-m", "alexnet_jax.main", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=os.environ | (env or {}))
+
+
+def test_help_does_not_wait_for_jax():
+    code = (
+        "import runpy, sys; sys.argv = ['main', '--help']\n"
+        "try: runpy.run_module('alexnet_jax.main', run_name='__main__')\n"
+        "except SystemExit: print('slow' if {'jax', 'flax', 'numpy'} & set(sys.modules) else 'fast')"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
+    assert "--workdir" in out and out.strip().endswith("fast")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "needs --config=FILE and --workdir=DIR"),
+        (["--config=configs/nope.py"], "--config=configs/nope.py: no such file"),
+        (["--config=configs/quickstart.py", "--config.batchsize=3"], '"batch_size"'),
+        (["--config=configs/quickstart.py", "--config.mesh.rows=3"], "no such field: 'rows'"),
+        (["--config=configs/quickstart.py", "--config.batch_size=many"], "--config.batch_size=many"),
+        (["--config=configs/quickstart.py", "--confg.batch_size=1"], "confg.batch_size"),
+        (["--config=configs/quickstart.py", "batch_size=1"], "unexpected argument 'batch_size=1'"),
+        (["--config=configs/quickstart.py", "--config.fidelity=code"], "config.fidelity"),
+        (["--config=configs/imagenette.py", "--config.dataset.root=/nowhere"], "no directory '/nowhere'"),
+        (["--config=configs/two_gpu.py"], "imagenet2012"),
+        (["--config=configs/one_gpu.py", "--config.mesh.model=2"], "config.mesh.model=2"),
+    ],
+)
+def test_a_mistake_ends_with_one_line(arguments, message, tmp_path):
+    environment = {"TFDS_DATA_DIR": str(tmp_path)}
+    if "dataset.root" not in " ".join(arguments) and "two_gpu" not in " ".join(arguments):
+        write_images(tmp_path / "images", {"train": (130, 1), "val": (1, 1)}, size=8)
+        fields = [f"--config.dataset.root={tmp_path / 'images'}", "--config.dataset.name=folder"]
+        arguments = arguments + (fields if arguments else [])
+    process = run(*arguments, *([f"--workdir={tmp_path / 'run'}"] if arguments else []), env=environment)
+    assert process.returncode != 0
+    assert process.stderr.strip().splitlines()[-1].startswith("alexnet_jax: ")
+    assert "Traceback" not in process.stderr
+    assert len(process.stderr.strip().splitlines()) == 1, process.stderr
+    assert message in process.stderr
+    assert not (tmp_path / "run" / "checkpoints").exists()

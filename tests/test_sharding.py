@@ -1,0 +1,188 @@
+"""What crosses between devices, and that no mesh changes the numbers."""
+
+import functools
+import logging
+import math
+import os
+import re
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import mesh
+
+from alexnet_jax import UserError, models, sharding, train
+
+COLLECTIVE = re.compile(
+    r"= *(?P<results>\(?[^=]*?) "
+    r"(?P<op>all-gather|all-reduce|all-to-all|reduce-scatter|collective-permute|collective-broadcast)(-start)?\("
+    r".*replica_groups=(?P<groups>\{\{.*?\}\}|\[[^ ,]*(?:,[^ ,]*)*\])"
+)
+
+
+def collectives(compiled):
+    """(operation, bytes of its result, replica groups) of every collective in a compiled program."""
+    found = []
+    for line in compiled.as_text().splitlines():
+        if match := COLLECTIVE.search(line):
+            shapes = re.findall(r"f32\[([\d,]*)\]", match["results"])
+            size = sum(4 * math.prod(int(n) for n in shape.split(",") if n) for shape in shapes)
+            found.append((match["op"], size, match["groups"]))
+    words = sum(
+        line.count(f" {op}(") + line.count(f" {op}-start(")
+        for line in compiled.as_text().splitlines()
+        for op in (
+            "all-gather",
+            "all-reduce",
+            "all-to-all",
+            "reduce-scatter",
+            "collective-permute",
+            "collective-broadcast",
+            "ragged-all-to-all",
+        )
+    )
+    assert words == len(found)  # the pattern above missed none
+    return found
+
+
+def abstract(net, on_mesh, batch):
+    params = jax.eval_shape(functools.partial(models.init, net), jax.random.key(0))
+    shardings = sharding.param_shardings(on_mesh, params)
+    params = jax.tree.map(lambda p, s: jax.ShapeDtypeStruct(p.shape, p.dtype, sharding=s), params, shardings)
+    images = jax.ShapeDtypeStruct(
+        (batch, net.image_size, net.image_size, 3), jnp.float32, sharding=jax.NamedSharding(on_mesh, sharding.BATCH)
+    )
+    return params, images
+
+
+# What a device has after each gather, per image: the inputs of conv3, fc6, fc7 and fc8.
+GATHERED = [4 * 13 * 13 * 256, 4 * 6 * 6 * 256, 4 * 4096, 4 * 4096]
+
+
+@pytest.mark.parametrize(("data", "model_axis"), [(1, ("{{0,1}}", "[1,2]<=[2]")), (2, ("{{0,1},{2,3}}", "[2,2]<=[4]"))])
+def test_forward_program_has_the_papers_four_gathers_and_nothing_else(data, model_axis):
+    net, on_mesh = models.NETS["two_gpu"], mesh(data, 2)
+    compiled = (
+        jax.jit(functools.partial(models.forward, net, on_mesh)).lower(*abstract(net, on_mesh, 2 * data)).compile()
+    )
+    found = collectives(compiled)
+    assert [(op, size) for op, size, _ in found] == [("all-gather", 2 * size) for size in GATHERED]
+    assert all(groups in model_axis for _, _, groups in found)
+
+
+def test_backward_program_returns_three_gradients_to_the_other_tower():
+    # fc8 is computed on both devices, so the gradient of its input needs no exchange.
+    net, on_mesh = models.NETS["two_gpu"], mesh(1, 2)
+
+    def loss(params, x):
+        return models.forward(net, on_mesh, params, x)[0].sum()
+
+    compiled = jax.jit(jax.grad(loss)).lower(*abstract(net, on_mesh, 2)).compile()
+    found = [(op, size) for op, size, groups in collectives(compiled) if groups in ("{{0,1}}", "[1,2]<=[2]")]
+    assert sorted(found) == sorted(
+        [("all-gather", 2 * size) for size in GATHERED] + [("reduce-scatter", size) for size in GATHERED[:3]]
+    )
+
+
+@pytest.fixture
+def batch(small_net):
+    rng = np.random.default_rng(0)
+    size = small_net.image_size * 8 // 7
+    images = rng.integers(0, 256, (8, size, size, 3), dtype=np.uint8)
+    return {"image": images, "label": rng.integers(0, 5, 8).astype(np.int32)}
+
+
+def loss_and_grads(config, net, statistics, batch, data, model, step=3):
+    on_mesh = mesh(data, model)
+    params = train.init_state(config, net, on_mesh)["params"]
+    loss = functools.partial(train.device_loss, config, net, model, statistics)
+    specs = (sharding.param_specs(params), sharding.BATCH, jax.P())
+    loss = jax.jit(
+        jax.value_and_grad(jax.shard_map(loss, mesh=on_mesh, in_specs=specs, out_specs=jax.P()), has_aux=True)
+    )
+    (value, _), grads = loss(params, sharding.put_batch(on_mesh, batch), step)
+    return float(value), jax.tree.map(np.asarray, grads)
+
+
+def test_loss_and_gradients_are_the_same_on_every_mesh(config, small_net, statistics, batch):
+    expected_loss, expected = loss_and_grads(config, small_net, statistics, batch, 1, 1)
+    assert 0.5 < expected_loss < 5  # or the comparison would say little
+    for data, model in ((1, 2), (2, 1), (2, 2), (4, 1)):
+        loss, grads = loss_and_grads(config, small_net, statistics, batch, data, model)
+        assert loss == pytest.approx(expected_loss, rel=1e-5)
+        for (path, a), b in zip(jax.tree.leaves_with_path(grads), jax.tree.leaves(expected), strict=True):
+            assert abs(b).max() > 0
+            np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * abs(b).max(), err_msg=jax.tree_util.keystr(path))
+
+
+def test_the_compared_loss_is_random_from_step_to_step(config, small_net, statistics, batch):
+    losses = [loss_and_grads(config, small_net, statistics, batch, 1, 1, step)[0] for step in (3, 4)]
+    assert losses[0] != pytest.approx(losses[1], rel=1e-3)
+
+
+def test_pmap_runs_the_same_function_with_the_same_numbers(config, small_net, statistics, batch):
+    expected_loss, expected = loss_and_grads(config, small_net, statistics, batch, 1, 1)
+    params = jax.tree.map(np.asarray, train.init_state(config, small_net, mesh(1, 1))["params"])
+    shared = sharding.param_specs(params)
+
+    def shares(leaf, spec):  # one for each of two devices
+        return np.stack(np.split(leaf, 2, -1) if "model" in spec else [leaf, leaf])
+
+    one_row = jax.vmap(  # pmap has one axis: 'data', of size 1, is a vmap's
+        functools.partial(train.device_loss, config, small_net, 2, statistics),
+        in_axes=(None, 0, None),
+        out_axes=None,
+        axis_name="data",
+    )
+    two_devices = jax.pmap(
+        jax.value_and_grad(one_row, has_aux=True), "model", in_axes=(0, None, None), devices=jax.devices()[:2]
+    )
+    (losses, _), grads = two_devices(jax.tree.map(shares, params, shared), jax.tree.map(lambda x: x[None], batch), 3)
+    np.testing.assert_allclose(losses, [expected_loss] * 2, rtol=1e-5)
+    for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(jax.tree.map(shares, expected, shared)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * abs(b).max())
+
+
+def test_mesh_takes_what_the_config_says():
+    assert dict(sharding.create_mesh(-1, 2, towers=2).shape) == {"data": 2, "model": 2}
+    assert dict(sharding.create_mesh(1, 2, towers=2).shape) == {"data": 1, "model": 2}
+    assert dict(sharding.create_mesh(-1, 1, towers=1).shape) == {"data": 4, "model": 1}
+
+
+@pytest.mark.parametrize(
+    ("data", "model", "towers", "message"),
+    [(4, 2, 2, "needs 8 devices and there are 4"), (0, 1, 2, "data=0"), (-1, 3, 2, "model=3"), (-1, 2, 1, "1 tower")],
+)
+def test_impossible_meshes_are_refused(data, model, towers, message):
+    with pytest.raises(UserError, match=message):
+        sharding.create_mesh(data, model, towers)
+
+
+def test_both_towers_run_on_one_device_where_there_is_only_one(monkeypatch, caplog):
+    devices = jax.devices()[:1]
+    monkeypatch.setattr(jax, "devices", lambda: devices)
+    with caplog.at_level(logging.INFO, "alexnet_jax"):
+        assert dict(sharding.create_mesh(-1, 2, towers=2).shape) == {"data": 1, "model": 1}
+    assert "all towers run on each device" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("environment", "count"),
+    [({}, 2), ({"JAX_NUM_CPU_DEVICES": "1"}, 1), ({"XLA_FLAGS": "--xla_force_host_platform_device_count=3"}, 3)],
+)
+def test_cpu_machines_get_two_devices_unless_told_otherwise(environment, count):
+    code = "import jax; from alexnet_jax import sharding; sharding.provide_cpu_devices(); print(len(jax.devices()))"
+    inherited = {k: v for k, v in os.environ.items() if k != "JAX_NUM_CPU_DEVICES"}
+    out = subprocess.run([sys.executable, "-c", code], env=inherited | environment, capture_output=True, text=True)
+    assert out.stdout.strip() == str(count), out.stderr
+
+
+def test_rows_of_a_batch():
+    assert sharding.owned_rows(mesh(2, 2), 8) == slice(0, 8)
+    with pytest.raises(UserError, match="multiple of the mesh's 4 data rows"):
+        sharding.owned_rows(mesh(4, 1), 6)
+    placed = sharding.put_batch(mesh(2, 2), np.arange(8))
+    assert [shard.data.tolist() for shard in placed.addressable_shards] == [[0, 1, 2, 3]] * 2 + [[4, 5, 6, 7]] * 2

@@ -1,0 +1,261 @@
+"""Whole runs: what they leave, how they go on, and how they end."""
+
+import functools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import mesh
+from PIL import Image
+
+from alexnet_jax import UserError, checkpoint, metrics, models, train
+
+
+def lines(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def final_params(config, workdir):
+    """The newest checkpoint, as NumPy."""
+    net = models.from_config(config.model, 2)
+    with checkpoint.Checkpoints(workdir / "checkpoints") as checkpoints:
+        state, _ = checkpoints.restore(train.init_state(config, net, mesh(1, 2)))
+        return checkpoints.latest_step, jax.tree.map(np.asarray, state)
+
+
+def assert_same_bits(a, b):
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+def test_a_run_leaves_everything_and_goes_on_when_run_again(config, tmp_path):
+    workdir = tmp_path / "run"
+    result = train.train_and_evaluate(config, workdir)
+    assert json.loads((workdir / "result.json").read_text()) == result
+    assert result["step"] == 6 and result["num_examples"] == 11  # 26 images, batches of 8, two epochs: 6.5 steps
+    for way in ("center", "ten_crop"):
+        assert 0 <= result[way]["top5_error"] <= result[way]["top1_error"] <= 1
+    assert json.loads((workdir / "config.json").read_text())["mesh"] == {"data": -1, "model": 2}
+    assert [(line["step"], line["split"]) for line in lines(workdir)] == [
+        (2, "train"), (4, "train"), (4, "eval"), (6, "train"), (6, "eval")
+    ]  # fmt: skip
+    for line in lines(workdir):
+        expected = {"step", "epoch", "split", "loss", "top1_error", "top5_error"}
+        assert set(line) == expected | ({"learning_rate", "images_per_second"} if line["split"] == "train" else set())
+    for picture in ("conv1.png", "curves.png"):
+        assert Image.open(workdir / picture).size[0] > 100
+    assert list(workdir.glob("events.out.tfevents.*"))
+
+    began = (workdir / "result.json").stat().st_mtime_ns
+    assert train.train_and_evaluate(config, workdir) == result
+    assert (workdir / "result.json").stat().st_mtime_ns == began  # nothing was done again
+
+    config.num_epochs = 3.0
+    assert train.train_and_evaluate(config, workdir)["step"] == 10
+    steps = [line["step"] for line in lines(workdir) if line["split"] == "train"]
+    assert steps == [2, 4, 6, 8, 10]
+
+
+GOLDEN_LOSS = 0.0
+
+
+def test_the_first_step_on_fixed_data_is_what_it_was(config, statistics):
+    """If this fails, every run's trajectory has changed: say so in the changelog."""
+    net = models.from_config(config.model, 2)
+    state = train.init_state(config, net, mesh(1, 1))
+    images = np.random.default_rng(0).integers(0, 256, (8, 72, 72, 3), dtype=np.uint8)
+    batch = {"image": images, "label": np.arange(8, dtype=np.int32) % 2}
+    _, values = train.make_train_step(config, net, mesh(1, 1), statistics)(state, batch, 0, 0.01)
+    assert float(values["loss"]) == pytest.approx(GOLDEN_LOSS, rel=1e-5)
+
+
+def test_a_step_is_the_gradient_under_the_papers_rule(config, statistics):
+    net = models.from_config(config.model, 2)
+    images = np.random.default_rng(0).integers(0, 256, (8, 72, 72, 3), dtype=np.uint8)
+    batch = {"image": images, "label": np.arange(8, dtype=np.int32) % 2}
+    state = train.init_state(config, net, mesh(1, 1))
+    before = jax.tree.map(np.asarray, state["params"])
+    loss = jax.shard_map(
+        functools.partial(train.device_loss, config, net, 1, statistics), mesh=mesh(1, 1), in_specs=jax.P(),
+        out_specs=jax.P(), check_vma=False,
+    )  # fmt: skip
+    gradient = jax.grad(lambda params: loss(params, batch, 5)[0])(before)
+    state, _ = train.make_train_step(config, net, mesh(1, 1), statistics)(state, batch, 5, 0.01)
+    for after, w, g in zip(*map(jax.tree.leaves, (state["params"], before, gradient)), strict=True):
+        np.testing.assert_allclose(after, w - 0.0005 * 0.01 * w - 0.01 * g, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("model", [1, 2])
+def test_training_learns(config, tmp_path, model):
+    config.mesh.model, config.num_epochs, config.schedule.learning_rate = model, 30.0, 0.003
+    result = train.train_and_evaluate(config, tmp_path / "run")
+    assert result["center"]["top1_error"] <= 0.1
+    losses = [line["loss"] for line in lines(tmp_path / "run") if line["split"] == "train"]
+    assert losses[-1] < 0.3 < losses[0]
+
+
+def test_a_checkpoint_goes_on_on_another_mesh(config, tmp_path):
+    train.train_and_evaluate(config, tmp_path / "run")
+    config.num_epochs, config.mesh.data, config.mesh.model = 3.0, 4, 1
+    train.train_and_evaluate(config, tmp_path / "run")
+    straight = config.copy_and_resolve_references()
+    train.train_and_evaluate(straight, tmp_path / "straight")
+    for a, b in zip(
+        *(jax.tree.leaves(final_params(config, tmp_path / run)[1]) for run in ("run", "straight")), strict=True
+    ):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
+
+
+def test_saving_does_not_see_the_steps_after_it(tmp_path):
+    step = jax.jit(lambda x: x + 1, donate_argnums=0)
+    x = jnp.zeros(2_000_000)
+    with checkpoint.Checkpoints(tmp_path) as checkpoints:
+        for i in range(1, 40):
+            x = step(x)
+            if i % 10 == 0:
+                checkpoints.save(i, {"x": x}, {"drops": i})
+    with checkpoint.Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.latest_step == 30
+        state, schedule = checkpoints.restore({"x": x})
+    assert (state["x"] == 30).all() and schedule == {"drops": 30}
+    assert sorted(os.listdir(tmp_path)) == ["20", "30"]
+
+
+def test_a_plateau_survives_a_restart(config, tmp_path):
+    config.schedule.name, config.schedule.patience, config.schedule.learning_rate = "plateau", 1, 1e-9
+    config.eval_every, config.num_epochs = 0.5, 3.0  # nothing is learned, so the rate falls at each evaluation
+    train.train_and_evaluate(config, tmp_path / "straight")
+    config.num_epochs = 1.5
+    train.train_and_evaluate(config, tmp_path / "restarted")
+    config.num_epochs = 3.0
+    train.train_and_evaluate(config, tmp_path / "restarted")
+    rates = {
+        run: {line["step"]: line["learning_rate"] for line in lines(tmp_path / run) if "learning_rate" in line}
+        for run in ("straight", "restarted")
+    }
+    assert rates["straight"][10] == pytest.approx(1e-12)
+    assert rates["restarted"][10] == rates["straight"][10]
+    assert len(set(rates["straight"].values())) == 4
+
+
+def run(config_file, workdir, *overrides):
+    command = [sys.executable, "-m", "alexnet_jax.main", f"--config={config_file}", f"--workdir={workdir}", *overrides]
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "2"}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_a_killed_run_ends_with_the_same_bits(config, tmp_path):
+    config.num_epochs = 12.0
+    overrides = [
+        f"--config.dataset.root={config.dataset.root}", "--config.dataset.name=folder", "--config.model.width=0.0625",
+        "--config.model.image_size=63", "--config.batch_size=8", "--config.num_epochs=12", "--config.save_every=3",
+        "--config.log_every=1", "--config.schedule.learning_rate=0.001",
+    ]  # fmt: skip
+    straight = run("configs/two_gpu.py", tmp_path / "straight", *overrides)
+    assert straight.wait() == 0, straight.stderr.read()
+
+    workdir, kills, seen = tmp_path / "killed", 0, -1
+    for _ in range(3):
+        process = run("configs/two_gpu.py", workdir, *overrides)
+        while process.poll() is None:
+            path = workdir / "metrics.jsonl"
+            step = int(path.read_text().count('"train"')) if path.exists() else 0
+            if step > seen + 5 and kills < 2:
+                process.send_signal(signal.SIGKILL)
+                kills, seen = kills + 1, step
+            time.sleep(0.005)
+        _, errors = process.communicate()
+    assert kills == 2 and process.returncode == 0, errors
+    assert "continuing at step" in errors
+
+    step, state = final_params(config, tmp_path / "straight")
+    assert step == 39
+    killed_step, killed_state = final_params(config, workdir)
+    assert killed_step == step
+    assert_same_bits(state, killed_state)
+    results = [json.loads((tmp_path / name / "result.json").read_text()) for name in ("straight", "killed")]
+    assert results[0] == results[1]
+    timeless = [
+        [{k: v for k, v in line.items() if k != "images_per_second"} for line in lines(tmp_path / name)]
+        for name in ("straight", "killed")
+    ]
+    assert timeless[0] == timeless[1]
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_names_the_step(config, tmp_path):
+    config.schedule.learning_rate = 1e20
+    with pytest.raises(UserError, match=r"^step [2-4]: the training loss is (nan|inf)"):
+        train.train_and_evaluate(config, tmp_path / "run")
+    assert not (tmp_path / "run" / "result.json").exists()
+
+
+def test_a_broken_image_ends_the_run_and_keeps_what_was_learned(config, tmp_path):
+    config.save_every = 1000
+    victim = sorted((tmp_path / "images" / "train" / "class_1").iterdir())[4]
+    whole = victim.read_bytes()
+    victim.write_bytes(whole[:100])
+    with pytest.raises(UserError, match=f"{victim.name}: not a complete image"):
+        train.train_and_evaluate(config, tmp_path / "run")
+    saved, _ = final_params(config, tmp_path / "run")
+    assert 0 < saved < 6
+    victim.write_bytes(whole)
+    assert train.train_and_evaluate(config, tmp_path / "run")["step"] == 6
+
+
+def test_a_directory_of_another_config_is_refused(config, tmp_path):
+    train.keep_config(config, tmp_path / "run")
+    config.batch_size = 16
+    with pytest.raises(UserError, match=r"another config \(batch_size is 8 there and 16 here\); use another --workdir"):
+        train.keep_config(config, tmp_path / "run")
+    config.batch_size = 8
+    config.mesh.model, config.num_epochs = 1, 200.0  # these may differ
+    train.keep_config(config, tmp_path / "run")
+
+
+def test_a_directory_that_cannot_be_one_is_refused(config, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="--workdir"):
+        train.train_and_evaluate(config, tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("fidelity", "code", "only 'paper'"),
+        ("batch_size", 7, "multiple of the mesh's 2 data rows"),
+        ("batch_size", 64, "only 26 training images"),
+        ("batch_size", 0, "batch_size=0"),
+        ("num_epochs", 0.0, "num_epochs"),
+        ("save_every", 0, "save_every"),
+    ],
+)
+def test_impossible_settings_are_refused(config, tmp_path, field, value, message):
+    config[field] = value
+    with pytest.raises(UserError, match=message):
+        train.train_and_evaluate(config, tmp_path / "run")
+
+
+def test_unknown_schedule_is_refused(config, tmp_path):
+    config.schedule.name = "cosine"
+    with pytest.raises(UserError, match="there are steps, plateau"):
+        train.train_and_evaluate(config, tmp_path / "run")
+
+
+def test_lines_after_the_checkpoint_are_written_again(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"st')
+    with metrics.Writer(tmp_path, 2) as writer:
+        writer.write(3, 0.5, "train", {"loss": 1.0})
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2, 3]
+
+
+def test_things_are_due_once_in_their_interval_and_at_the_end():
+    assert [step for step in range(1, 11) if train.is_due(step, 10, 4)] == [4, 8, 10]
+    assert [step for step in range(1, 11) if train.is_due(step, 10, 3.25)] == [4, 7, 10]
