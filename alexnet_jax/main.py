@@ -44,7 +44,7 @@ def parse_flags(argv):
     except (KeyError, AttributeError) as error:  # from ml_collections, with its guess at what was meant
         message = error.args[0].args[0] if isinstance(error.args[0], Exception) else error.args[0]
         sys.exit(f"alexnet_jax: the config has no such field: {' '.join(message.split())}")
-    except (flags.Error, SyntaxError, TypeError, ValueError) as error:
+    except (flags.Error, OSError, SyntaxError, TypeError, ValueError) as error:
         sys.exit(f"alexnet_jax: {' '.join(str(error).split())}")
     if CONFIG.value is None or WORKDIR.value is None:
         sys.exit("alexnet_jax: needs --config=FILE and --workdir=DIR; see --help")

@@ -77,7 +77,7 @@ class Progress:
     """
 
     def __init__(self, start, total, batch_size):
-        self._step, self._total, self._batch_size = start, total, batch_size
+        self._start, self._step, self._total, self._batch_size = start, start, total, batch_size
         self._unread, self._read = [], []
         self._reported, self._began, self._paused = start, time.monotonic(), 0.0
         watched = sys.stderr.isatty() and jax.process_index() == 0
@@ -98,6 +98,8 @@ class Progress:
         self._unread.append((step, values))
         self._bar.update()
         self.check(wait_for=1)
+        if step == self._start + 2:  # the first step was compiled, which says nothing about the speed
+            self._reported, self._began, self._paused = step - 1, time.monotonic(), 0.0
 
     def check(self, wait_for=0):
         """Reads all metrics but the newest `wait_for`. Raises UserError if a loss is not finite; names the step."""
