@@ -1,4 +1,11 @@
-"""The full two-tower net on Imagenette, ten classes of ImageNet."""
+"""The paper's net at full size on Imagenette: ten classes of ImageNet, 9,469 training and 3,925 validation photographs.
+
+  python -m alexnet_jax.main --config=configs/imagenette.py --workdir=/tmp/imagenette --config.dataset.root=DIR
+
+Data: Imagenette, unpacked, in DIR: train/ and val/ with a folder for each class (the version of 160 pixels will do).
+Cost: 2,367 steps; EDIT
+Expected: EDIT
+"""
 
 from configs import two_gpu
 
