@@ -1,7 +1,9 @@
-"""Checkpoints of a run: parameters, velocities and what the schedule knows, as of a step (orbax)."""
+"""Checkpoints of a run: parameters and velocities as of a step, with what the loop has to remember (orbax)."""
 
 import jax
 from orbax.checkpoint import v1 as ocp
+
+from alexnet_jax import UserError
 
 
 class Checkpoints:
@@ -13,9 +15,12 @@ class Checkpoints:
 
     def __init__(self, directory):
         newest_two = ocp.training.preservation_policies.LatestN(2)
-        self._checkpointer = ocp.training.Checkpointer(
-            directory, preservation_policy=newest_two, cleanup_tmp_directories=True
-        )
+        try:
+            self._checkpointer = ocp.training.Checkpointer(
+                directory, preservation_policy=newest_two, cleanup_tmp_directories=True
+            )
+        except (OSError, ValueError) as error:
+            raise UserError(f"{directory}: cannot hold checkpoints ({error})") from error
 
     def __enter__(self):
         return self
@@ -29,18 +34,17 @@ class Checkpoints:
         latest = self._checkpointer.latest
         return latest.step if latest else 0
 
-    def save(self, step, state, schedule):
-        """Starts to save a tree of arrays and a dict of numbers as of `step`, unless they are saved already."""
+    def save(self, step, state, notes):
+        """Starts to save a tree of arrays, and a dict as JSON, as of `step`; nothing if that step is saved already."""
         if step != self.latest_step:
-            self._checkpointer.save_async(step, state, force=True, custom_metadata=schedule)
+            self._checkpointer.save_async(step, state, force=True, custom_metadata=notes)
+
+    def notes(self):
+        """The dict that the newest checkpoint was saved with."""
+        return self._checkpointer.metadata(self.latest_step).custom_metadata
 
     def restore(self, like):
-        """The newest checkpoint's (state, schedule), the state with the shapes and shardings of the tree `like`.
-
-        The mesh may be another than the one it was saved on.
-        """
+        """The newest checkpoint's tree, with the shapes and shardings of the tree `like`: on any mesh."""
         abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like)
-        state = self._checkpointer.load(self.latest_step, abstract)
-        schedule = self._checkpointer.metadata(self.latest_step).custom_metadata
         # Buffers fresh from disk may not be donatable; those that a compiled program returns are.
-        return jax.jit(lambda tree: tree)(state), schedule
+        return jax.jit(lambda tree: tree)(self._checkpointer.load(self.latest_step, abstract))

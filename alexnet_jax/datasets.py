@@ -6,10 +6,11 @@ A `source` is what `input_pipeline` reads: `len(source)`, `source.image_size`, a
 
 import dataclasses
 import io
+import os
 import pathlib
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from alexnet_jax import UserError, textures
 
@@ -32,7 +33,8 @@ class Dataset:
     """Three sources and what is known of the training images.
 
     Attributes:
-      train, validation, test: sources. Where there is no test split, `test` is the validation split.
+      train, validation, test: sources. For TFDS, where test labels may be secret, and for a folder without test/,
+        `test` is the validation split again.
       class_names: a name for each label.
       mean: float32, the mean image [S, S, 3] or, where there is none, the channel means [3].
       colour_std, colour_axes: standard deviations [3] of RGB along its principal axes, the columns of [3, 3].
@@ -61,7 +63,10 @@ def load(name, root, image_size):
     if name == "textures":
         return _textures(root, image_size)
     if name == "folder":
-        return _folder(root, image_size)
+        try:
+            return _folder(root, image_size)
+        except OSError as error:
+            raise UserError(f"{error.filename}: cannot be read ({error.strerror})") from error
     if name.startswith("tfds:"):
         return _tfds(name.removeprefix("tfds:"), root, image_size)
     raise UserError(f"config.dataset.name: no data set {name!r}; use textures, folder or tfds:NAME")
@@ -80,11 +85,15 @@ def decode(data, origin, size):
     """
     try:
         image = Image.open(io.BytesIO(data))
-        if image.mode.startswith("I"):  # 16 bits a pixel, which Pillow's own conversion clips instead of scaling
+        if image.mode.startswith("I;16"):  # Pillow's own conversion clips these instead of scaling them
             image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
         if image.mode == "P":  # a palette may hold transparent colours
             image = image.convert("RGBA")
         return _square(image.convert("RGB"), size)
+    except Image.DecompressionBombError as error:
+        raise UserError(f"{origin}: too large an image ({error}); shrink or remove the file") from error
+    except UnidentifiedImageError as error:
+        raise UserError(f"{origin}: not an image; replace or remove the file") from error
     except (OSError, SyntaxError, ValueError) as error:  # Pillow's ways to say that a file is broken
         raise UserError(f"{origin}: not a complete image ({error}); replace or remove the file") from error
 
@@ -153,9 +162,9 @@ def _textures(root, image_size):
 
 
 def _folder(root, image_size):
+    if not root or not pathlib.Path(root).expanduser().is_dir():
+        raise UserError(f"config.dataset.root: no directory {root!r}; {_FOLDER_LAYOUT}")
     root = pathlib.Path(root).expanduser()
-    if str(root) == "." or not root.is_dir():
-        raise UserError(f"config.dataset.root: no directory {str(root)!r}; {_FOLDER_LAYOUT}")
     class_names = _class_names(root / "train")
     labels = {name: label for label, name in enumerate(class_names)}
 
@@ -192,22 +201,24 @@ def _tfds(name, root, image_size):
     import tensorflow_datasets as tfds  # a slow import that other data sets don't need
 
     how = (
-        f"build it as ArrayRecord (tfds build {name} --file_format=array_record), or use a folder of images "
-        "(--config.dataset.name=folder --config.dataset.root=DIR with train/CLASS/* and val/CLASS/*); "
+        "use images in folders (--config.dataset.name=folder --config.dataset.root=DIR; train/CLASS/*, val/CLASS/*) "
+        f"or build it where TensorFlow is installed (tfds build {name} --file_format=array_record; ImageNet needs its "
+        "two archives in ~/tensorflow_datasets/downloads/manual); "
         "without any data, try python -m alexnet_jax.main --config=configs/quickstart.py --workdir=/tmp/quickstart"
     )
     try:
-        builder = tfds.builder(name, data_dir=root or None)
-    except (tfds.core.DatasetNotFoundError, ValueError) as error:
-        raise UserError(f"config.dataset.name: TFDS has no data set {name!r}; {how}") from error
+        builder = tfds.builder(name, data_dir=os.path.expanduser(root) or None)
+    except (tfds.core.DatasetNotFoundError, ImportError, ValueError) as error:
+        raise UserError(f"config.dataset.name: TFDS has no usable data set {name!r}; {how}") from error
+    if not {"image", "label"} <= set(builder.info.features or ()):
+        raise UserError(f"config.dataset.name: the TFDS data set {name!r} has no `image` and `label`")
     try:
-        splits = builder.info.splits or ("train", "validation")
-        held_out = "validation" if "validation" in splits else "test"
+        held_out = "validation" if "validation" in builder.info.splits else "test"
         decoders = {"image": tfds.decode.SkipDecoding()}
         train, validation = (
             TfdsSource(builder.as_data_source(split, decoders=decoders), f"{name}/{split}", image_size)
             for split in ("train", held_out)
         )
     except (AssertionError, NotImplementedError, ValueError) as error:
-        raise UserError(f"{name} is not prepared in {builder.data_dir}: {how}") from error
+        raise UserError(f"{name} is not prepared as ArrayRecord in {builder.data_dir}: {how}") from error
     return Dataset(train, validation, validation, tuple(builder.info.features["label"].names))

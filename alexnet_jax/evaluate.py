@@ -1,12 +1,15 @@
 """Loss, top-1 and top-5 error of a split, every example exactly once: by the centre view, and by ten (section 4.1)."""
 
 import collections
+import math
+import sys
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from tqdm import tqdm
 
-from alexnet_jax import augment, input_pipeline, metrics, models, sharding
+from alexnet_jax import UserError, augment, input_pipeline, metrics, models, sharding
 
 
 def make_eval_step(net, mesh, mean, views):
@@ -61,10 +64,15 @@ def make_evaluate(net, mesh, mean, source, batch_size, views=1):
     def evaluate(params):
         totals = collections.Counter()
         batches = input_pipeline.eval_batches(source, batch_size, rows)
-        for batch in batches:
+        count, watched = math.ceil(len(source) / batch_size), sys.stderr.isatty() and jax.process_index() == 0
+        for batch in tqdm(batches, "evaluating", count, leave=False, unit="batch", disable=not watched):
             sums = jax.device_get(eval_step(params, sharding.put_batch(mesh, batch)))
             totals.update({name: float(value) for name, value in sums.items()})
         count = totals["weight"]
+        if not math.isfinite(totals["loss"]):
+            raise UserError(
+                f"the loss of the net on {len(source)} images is {totals['loss']}: its weights are unusable"
+            )
         result = {"num_examples": round(count), "loss": totals["loss"] / count}
         for way in ("center", "ten_crop")[: 1 if views == 1 else 2]:
             result[way] = {f"{k}_error": 1 - totals[f"{way}/{k}"] / count for k in ("top1", "top5")}

@@ -8,6 +8,7 @@ Any field of the config can be set: --config.batch_size=64 --config.mesh.model=1
 import logging
 import os
 import sys
+import warnings
 
 from absl import app, flags
 from absl import logging as absl_logging
@@ -24,6 +25,7 @@ def main(argv):
     from alexnet_jax import UserError, sharding, train
 
     absl_logging.set_verbosity(absl_logging.WARNING)  # what libraries have to say
+    warnings.filterwarnings("ignore", module="PIL")  # of files that it reads nevertheless
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     train.log.addHandler(handler)
@@ -46,7 +48,7 @@ def parse_flags(argv):
         sys.exit(f"alexnet_jax: the config has no such field: {' '.join(message.split())}")
     except (flags.Error, OSError, SyntaxError, TypeError, ValueError) as error:
         sys.exit(f"alexnet_jax: {' '.join(str(error).split())}")
-    if CONFIG.value is None or WORKDIR.value is None:
+    if CONFIG.value is None or not WORKDIR.value:
         sys.exit("alexnet_jax: needs --config=FILE and --workdir=DIR; see --help")
     path = config_flags.get_config_filename(flags.FLAGS["config"])
     if not os.path.isfile(path):

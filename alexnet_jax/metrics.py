@@ -1,5 +1,6 @@
-"""What a run says: metrics.jsonl, TensorBoard, and a progress bar or log lines."""
+"""Top-k errors, and what a run says: metrics.jsonl, TensorBoard, and a progress bar or log lines."""
 
+import collections
 import contextlib
 import json
 import logging
@@ -20,6 +21,8 @@ from alexnet_jax import UserError
 
 log = logging.getLogger("alexnet_jax")
 
+DIVERGED = "nothing was saved since the last checkpoint; try a lower --config.schedule.learning_rate in a new --workdir"
+
 
 def correct(scores_BxN, labels_B, k):
     """1 where a label is among the `k` classes of highest score (the first ones, of equals), else 0. float32 [B]."""
@@ -32,6 +35,17 @@ def write_json(path, value):
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(value, indent=2) + "\n")
     os.replace(temporary, path)
+
+
+def read_json(path):
+    """The dict in a JSON file. Raises UserError if there is none."""
+    try:
+        value = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); restore or remove it") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: is not what this program wrote; restore or remove it")
+    return value
 
 
 class Writer:
@@ -53,21 +67,32 @@ class Writer:
             for name, value in values.items():
                 self._board.add_scalar(f"{split}/{name}", value, step)
 
-    def __enter__(self):
-        return self
+    def flush(self):
+        """Puts everything on disk; what comes before a checkpoint is never written again."""
+        if self._file:
+            self._board.flush()
 
-    def __exit__(self, *_):
+    def close(self):
         if self._file:
             self._file.close()
             self._board.close()
 
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
 
 def _drop_after(path, step):
-    if path.exists():
-        whole = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    try:
+        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+        whole = [line for line in lines if line.endswith("\n")]
         temporary = path.with_suffix(".tmp")
         temporary.write_text("".join(line for line in whole if json.loads(line)["step"] <= step))
         os.replace(temporary, path)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: cannot be continued ({error}); restore or remove it") from error
 
 
 class Progress:
@@ -76,9 +101,10 @@ class Progress:
     A step's metrics are read from the device when the next step is under way, so that it never waits.
     """
 
-    def __init__(self, start, total, batch_size):
+    def __init__(self, start, total, batch_size, window):
+        """Goes on from step `start` of `total`, with the `window` of the run that came so far."""
         self._start, self._step, self._total, self._batch_size = start, start, total, batch_size
-        self._unread, self._read = [], []
+        self._unread, self._sums = [], collections.Counter(window)
         self._reported, self._began, self._paused = start, time.monotonic(), 0.0
         watched = sys.stderr.isatty() and jax.process_index() == 0
         self._bar = tqdm(initial=start, total=total, unit="step", dynamic_ncols=True, disable=not watched)
@@ -107,19 +133,23 @@ class Progress:
             step, values = self._unread.pop(0)
             values = {name: float(value) for name, value in jax.device_get(values).items()}
             if not math.isfinite(values["loss"]):
-                raise UserError(
-                    f"step {step}: the training loss is {values['loss']}; nothing of it was saved. "
-                    "Try a lower --config.schedule.learning_rate in a new --workdir"
-                )
-            self._read.append(values)
+                raise UserError(f"step {step}: the training loss is {values['loss']}; {DIVERGED}")
+            self._sums.update(values | {"steps": 1})
+
+    @property
+    def window(self):
+        """The sums of what was read since the last report, for a checkpoint."""
+        return dict(self._sums)
 
     def report(self):
         """Shows and returns the means since the last report, with `images_per_second` (evaluations are not counted)."""
         self.check()
-        means = {name: sum(values[name] for values in self._read) / len(self._read) for name in self._read[0]}
+        steps = self._sums.pop("steps")
+        means = {name: total / steps for name, total in self._sums.items()}
         seconds = time.monotonic() - self._began - self._paused
         means["images_per_second"] = (self._step - self._reported) * self._batch_size / seconds
-        self._reported, self._began, self._paused, self._read = self._step, time.monotonic(), 0.0, []
+        self._sums.clear()
+        self._reported, self._began, self._paused = self._step, time.monotonic(), 0.0
         text = "loss {loss:.4f}, top-1 error {top1_error:.1%}, {images_per_second:.0f} images/s".format(**means)
         self._bar.set_description(text)
         if self._bar.disable:

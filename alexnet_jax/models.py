@@ -26,6 +26,7 @@ class Net:
       units: units of fc6 and of fc7, in one tower.
       num_classes: outputs of fc8.
       image_size: height and width of the input, in pixels.
+      init_stddev: standard deviation of all initial weights.
     """
 
     towers: int
@@ -55,8 +56,8 @@ def from_config(model, num_classes):
     """
     if model.net not in NETS:
         raise UserError(f"config.model.net: no net {model.net!r}; there are {', '.join(NETS)}")
-    if model.width <= 0 or model.image_size < 63:  # 63 pixels leave a last pool of 1×1
-        raise UserError("config.model: width must be above 0 and image_size at least 63")
+    if pool_size(pool_size(conv1_size(model.image_size))) < 3:
+        raise UserError(f"config.model.image_size={model.image_size}: below 52 the last pool has less than one window")
     net = NETS[model.net]
     return dataclasses.replace(
         net,
@@ -167,10 +168,10 @@ def local_response_norm(x_BxHxWxC, towers):
     """b = a / (2 + 10⁻⁴ · Σ a²)^0.75 over 5 neighbouring maps of the same tower (section 3.3 of the paper)."""
     *BxHxW, C = x_BxHxWxC.shape
     x = x_BxHxWxC.reshape(*BxHxW, towers, C // towers)
-    neighbours = abs(jnp.arange(C // towers)[:, None] - jnp.arange(C // towers)) <= 2
-    # The windows' sums as a product with a band matrix, and the power through square roots: several times faster, both
-    # ways, than a sliding window and a general power.
-    root = lax.rsqrt(2 + 1e-4 * (x * x) @ neighbours.astype(x.dtype))
+    band = (abs(jnp.arange(C // towers)[:, None] - jnp.arange(C // towers)) <= 2).astype(x.dtype)
+    # Sums over windows as a product with a band matrix, and the power through square roots: forward and backward twice
+    # as fast on CPU as shifted sums and a general power. Elsewhere products may round to fewer bits unless told not to.
+    root = lax.rsqrt(2 + 1e-4 * jnp.matmul(x * x, band, precision=lax.Precision.HIGHEST))
     return (x * root * jnp.sqrt(root)).reshape(x_BxHxWxC.shape)
 
 

@@ -23,9 +23,10 @@ def _scale_by_learning_rate():
 def init_schedule():
     """What a schedule knows before the first step, as plain numbers that every checkpoint keeps.
 
-    `best_error` is the lowest validation error so far, `stale` the evaluations since, `drops` the divisions by 10.
+    `best_error` is the lowest validation error so far, `stale` the evaluations since, `drops` the divisions by 10, and
+    `evaluated` the step of the last evaluation.
     """
-    return {"best_error": 1.0, "stale": 0, "drops": 0}
+    return {"best_error": 1.0, "stale": 0, "drops": 0, "evaluated": 0}
 
 
 def learning_rate(config, schedule, epoch):
@@ -48,4 +49,4 @@ def observe(config, schedule, error):
         stale = 0
     elif stale >= config.patience and drops < 3:
         stale, drops = 0, drops + 1
-    return {"best_error": best_error, "stale": stale, "drops": drops}
+    return schedule | {"best_error": best_error, "stale": stale, "drops": drops}

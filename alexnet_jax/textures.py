@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from alexnet_jax import UserError
 
+VERSION = 1  # of what `draw` draws
 SIZE = 128
 SEED = 2012
 SPLITS = {"train": 4000, "validation": 400, "test": 400}
@@ -32,7 +33,7 @@ def load(root=""):
     """The images of every split and the statistics of the training split; draws them where they are missing.
 
     Args:
-      root: the directory to keep them in; '' is ~/.cache/alexnet_jax/textures (or under $XDG_CACHE_HOME).
+      root: the directory to keep them in; '' is ~/.cache/alexnet_jax/textures-1 (or under $XDG_CACHE_HOME).
 
     Returns:
       {split: uint8 [N, 128, 128, 3], mapped from its file; example i has label i % 20} and a dict of `mean`,
@@ -42,7 +43,7 @@ def load(root=""):
       UserError: the directory cannot be written, or is not one of these.
     """
     cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
-    directory = pathlib.Path(root) if root else cache / "alexnet_jax" / "textures"
+    directory = pathlib.Path(root).expanduser() if root else cache / "alexnet_jax" / f"textures-{VERSION}"
     try:
         if not directory.exists():
             _write(directory)
@@ -93,6 +94,7 @@ def _write(directory):
     # In a directory beside it that then takes its name: another process sees all of the set or nothing.
     directory.parent.mkdir(parents=True, exist_ok=True)
     temporary = pathlib.Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
+    temporary.chmod(0o755)
     try:
         with tqdm(total=sum(SPLITS.values()), desc="drawing textures", unit="image", disable=None) as progress:
             for split, count in SPLITS.items():

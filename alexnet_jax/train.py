@@ -3,6 +3,7 @@
 import functools
 import json
 import logging
+import math
 import pathlib
 
 import jax
@@ -34,7 +35,7 @@ def train_and_evaluate(config, workdir):
     """Trains the net of `config`, evaluates it, and leaves everything in `workdir`.
 
     Run again on the same directory it goes on from the newest checkpoint, and ends with the same bits as a run that was
-    never interrupted. Between two steps the order is: log, evaluate, save.
+    never interrupted. The order between two steps is: evaluate, next batch, save.
 
     Args:
       config: a ConfigDict; configs/two_gpu.py has every field.
@@ -47,7 +48,7 @@ def train_and_evaluate(config, workdir):
     Raises:
       UserError: a setting, a file or the data does not work, or the loss is not finite.
     """
-    workdir = pathlib.Path(workdir).absolute()
+    workdir = pathlib.Path(workdir).expanduser().absolute()
     check(config)
     dataset = datasets.load(config.dataset.name, config.dataset.root, augment.stored_size(config.model.image_size))
     net = models.from_config(config.model, len(dataset.class_names))
@@ -59,49 +60,68 @@ def train_and_evaluate(config, workdir):
     total_steps = max(1, round(config.num_epochs * steps_per_epoch))
     keep_config(config, workdir)
 
-    state, schedule = init_state(config, net, mesh), optimizer.init_schedule()
+    state, schedule, window = init_state(config, net, mesh), optimizer.init_schedule(), {}
     train_step = make_train_step(config, net, mesh, dataset)
     evaluate_validation = evaluate.make_evaluate(net, mesh, dataset.mean, dataset.validation, config.batch_size)
+    data = {"class_names": list(dataset.class_names), "train_images": len(dataset.train)}
     with checkpoint.Checkpoints(workdir / "checkpoints") as checkpoints:
         start = checkpoints.latest_step
         if start:
-            state, schedule = checkpoints.restore(state)
+            notes = checkpoints.notes()
+            if notes["data"] != data:
+                raise UserError(
+                    f"{workdir} was trained on other classes or another number of images; use a new --workdir"
+                )
+            state, schedule, window = checkpoints.restore(state), notes["schedule"], notes["window"]
         describe(net, mesh, dataset, start, total_steps)
         batches = input_pipeline.train_batches(dataset.train, config.batch_size, rows, config.seed, start)
         with (
             metrics.Writer(workdir, start) as writer,
-            metrics.Progress(start, total_steps, config.batch_size) as progress,
+            metrics.Progress(start, total_steps, config.batch_size, window) as progress,
         ):
-            for step in range(start, total_steps):
+
+            def save(step):
+                progress.check()
+                check_finite(state, step)
+                writer.flush()
+                checkpoints.save(step, state, {"schedule": schedule, "window": progress.window, "data": data})
+
+            for step in range(start, max(start, total_steps) + 1):
+                epoch, last = step / steps_per_epoch, step >= total_steps
+                evaluate_now = is_due(step, config.eval_every * steps_per_epoch)
+                result = None
                 try:
-                    batch = sharding.put_batch(mesh, next(batches))
+                    if (evaluate_now or last) and schedule["evaluated"] != step:
+                        with progress.pause():
+                            result = evaluate_validation(state["params"])
+                    if not last:
+                        batch = sharding.put_batch(mesh, next(batches))
                 except UserError:  # a broken image: keep what was learned before it
-                    progress.check()
-                    checkpoints.save(step, state, schedule)
+                    save(step)
                     raise
-                rate = optimizer.learning_rate(config.schedule, schedule, step / steps_per_epoch)
+                if result:
+                    log.info("epoch %.1f, validation: %s", epoch, evaluate.summary(result))
+                    writer.write(step, epoch, "eval", {"loss": result["loss"]} | result["center"])
+                    schedule = schedule | {"evaluated": step}
+                    if evaluate_now:
+                        schedule = optimizer.observe(config.schedule, schedule, result["center"]["top1_error"])
+                if is_due(step, config.save_every) or last:
+                    save(step)
+                if last:
+                    break
+
+                rate = optimizer.learning_rate(config.schedule, schedule, epoch)
                 state, values = train_step(state, batch, step, rate)
                 progress.add(step + 1, values)
-
-                done, epoch = step + 1, (step + 1) / steps_per_epoch
-                due = functools.partial(is_due, done, total_steps)
-                if due(config.log_every):
-                    writer.write(done, epoch, "train", progress.report() | {"learning_rate": rate})
-                if due(config.eval_every * steps_per_epoch):
-                    with progress.pause():
-                        result = evaluate_validation(state["params"])
-                    log.info("epoch %.1f, validation: %s", epoch, evaluate.summary(result))
-                    writer.write(done, epoch, "eval", {"loss": result["loss"]} | result["center"])
-                    schedule = optimizer.observe(config.schedule, schedule, result["center"]["top1_error"])
-                if due(config.save_every):
-                    progress.check()
-                    checkpoints.save(done, state, schedule)
+                if is_due(step + 1, config.log_every) or step + 1 == total_steps:
+                    report = progress.report() | {"learning_rate": rate}
+                    writer.write(step + 1, (step + 1) / steps_per_epoch, "train", report)
     return finish(config, workdir, net, mesh, dataset, state["params"], max(start, total_steps))
 
 
-def is_due(step, total_steps, every):
-    """Whether something that happens `every` so many steps (a fraction, perhaps) and at the end happens at `step`."""
-    return step == total_steps or step // every > (step - 1) // every
+def is_due(step, every):
+    """Whether something that happens `every` so many steps, perhaps a fraction, happens at `step`."""
+    return step > 0 and step // every > (step - 1) // every
 
 
 def check(config):
@@ -110,9 +130,26 @@ def check(config):
         raise UserError(f"config.fidelity={config.fidelity!r}: there is only 'paper'")
     if config.schedule.name not in ("steps", "plateau"):
         raise UserError(f"config.schedule.name: no schedule {config.schedule.name!r}; there are steps, plateau")
-    for name in ("num_epochs", "log_every", "eval_every", "save_every"):
-        if config[name] <= 0:
-            raise UserError(f"config.{name}={config[name]}: must be above 0")
+    flat = dict(flatten(config.to_dict()))
+    above_zero = ("num_epochs", "log_every", "eval_every", "save_every", "model.width", "schedule.patience")
+    for name in (*above_zero, "schedule.learning_rate", "augment.colour_noise"):
+        if not (0 < flat[name] < math.inf or (name not in above_zero and flat[name] == 0)):
+            raise UserError(f"config.{name}={flat[name]}: must be a number above 0")
+    if not 0 <= config.seed < 2**32:
+        raise UserError(f"config.seed={config.seed}: must be from 0 to 2³² − 1")
+    if not all(isinstance(epoch, (int, float)) for epoch in config.schedule.epochs):
+        raise UserError(f"config.schedule.epochs={config.schedule.epochs}: must be numbers, as (30,60)")
+
+
+def check_finite(state, step):
+    """Raises UserError if a parameter or velocity is not finite: such a state must not be saved."""
+    if not all_finite(state):
+        raise UserError(f"step {step}: the parameters are not finite; {metrics.DIVERGED}")
+
+
+@jax.jit
+def all_finite(tree):
+    return functools.reduce(jnp.logical_and, [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)])
 
 
 def init_state(config, net, mesh):
@@ -181,18 +218,22 @@ def device_loss(config, net, devices, dataset, params, batch, step):
 def keep_config(config, workdir):
     """Writes `config.json`. Raises UserError if the directory holds a run of another config."""
     path = workdir / "config.json"
+    new = json.loads(config.to_json())
+    if path.exists() and any((workdir / "checkpoints").glob("[1-9]*")):
+        old_fields, new_fields = dict(flatten(metrics.read_json(path))), dict(flatten(new))
+        changed = [
+            f"{name} is {old_fields.get(name)!r} there and {new_fields.get(name)!r} here"
+            for name in old_fields | new_fields
+            if old_fields.get(name) != new_fields.get(name) and name not in MAY_CHANGE
+        ]
+        if changed:
+            raise UserError(f"{workdir} holds a run of another config ({', '.join(changed)}); use another --workdir")
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            old, new = (dict(flatten(c)) for c in (json.loads(path.read_text()), json.loads(config.to_json())))
-            changed = [name for name in old | new if old.get(name) != new.get(name) and name not in MAY_CHANGE]
-            if changed:
-                values = ", ".join(f"{name} is {old.get(name)!r} there and {new.get(name)!r} here" for name in changed)
-                raise UserError(f"{workdir} holds a run of another config ({values}); use another --workdir")
         if jax.process_index() == 0:
-            metrics.write_json(path, json.loads(config.to_json()))
-    except (OSError, ValueError) as error:
-        raise UserError(f"--workdir={workdir}: cannot be used ({error})") from error
+            metrics.write_json(path, new)
+    except OSError as error:
+        raise UserError(f"--workdir={workdir}: cannot be written ({error.strerror})") from error
 
 
 def flatten(tree, prefix=""):
@@ -217,9 +258,8 @@ def describe(net, mesh, dataset, start, total_steps):
 def finish(config, workdir, net, mesh, dataset, params, step):
     """Evaluates the test split by one view and by ten, and writes `result.json` and the pictures; once per run."""
     path = workdir / "result.json"
-    if path.exists() and json.loads(path.read_text())["step"] == step:
-        result = json.loads(path.read_text())
-    else:
+    result = metrics.read_json(path) if path.exists() else {}
+    if result.get("step") != step:
         log.info("evaluating %d test images, ten views each", len(dataset.test))
         evaluate_test = evaluate.make_evaluate(net, mesh, dataset.mean, dataset.test, config.batch_size, views=10)
         result = {"step": step} | evaluate_test(params)

@@ -52,3 +52,35 @@ def test_a_mistake_ends_with_one_line(arguments, message, tmp_path):
     assert len(process.stderr.strip().splitlines()) == 1, process.stderr
     assert message in process.stderr
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def folder_run(images, workdir, *arguments):
+    fields = ["dataset.name=folder", f"dataset.root={images}", "model.width=0.0625", "model.image_size=63"]
+    fields += ["batch_size=8", "num_epochs=1", *arguments]
+    overrides = [f"--config.{field}" for field in fields]
+    return run("--config=configs/two_gpu.py", f"--workdir={workdir}", *overrides, env={"JAX_NUM_CPU_DEVICES": "4"})
+
+
+def assert_one_line_at_the_end(process, message):
+    last = process.stderr.strip().splitlines()[-1]
+    assert process.returncode != 0 and last.startswith("alexnet_jax: ") and message in last, process.stderr
+    assert "Traceback" not in process.stderr
+
+
+def test_bad_images_and_directories_end_with_one_line(tmp_path):
+    images = write_images(tmp_path / "images", {"train": (8, 8), "val": (1, 1)})
+    assert_one_line_at_the_end(
+        folder_run(images, tmp_path / "a", "batch_size=7"), "config.batch_size=7: use a multiple"
+    )
+    assert_one_line_at_the_end(folder_run(images, tmp_path / "a", "mesh.data=9"), "config.mesh: data=9")
+
+    good = folder_run(images, tmp_path / "b")
+    assert good.returncode == 0 and "60,965,224" not in good.stdout and "conv5" in good.stdout, good.stderr
+    assert_one_line_at_the_end(folder_run(images, tmp_path / "b", "seed=1"), "seed is 0 there and 1 here")
+
+    victim = images / "train" / "class_1" / "003.png"
+    victim.write_bytes(victim.read_bytes()[:1000])
+    assert_one_line_at_the_end(folder_run(images, tmp_path / "c"), "class_1/003.png: not a complete image")
+    for image in (images / "val" / "class_0").iterdir():
+        image.unlink()
+    assert_one_line_at_the_end(folder_run(images, tmp_path / "c"), "val/class_0: no images in this class folder")
