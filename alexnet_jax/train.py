@@ -73,6 +73,8 @@ def train_and_evaluate(config, workdir):
                     f"{workdir} was trained on other classes or another number of images; use a new --workdir"
                 )
             state, schedule, window = checkpoints.restore(state), notes["schedule"], notes["window"]
+        if start < total_steps:
+            (workdir / "result.json").unlink(missing_ok=True)  # of a shorter run
         describe(net, mesh, dataset, start, total_steps)
         batches = input_pipeline.train_batches(dataset.train, config.batch_size, rows, config.seed, start)
         with (
@@ -131,10 +133,12 @@ def check(config):
     if config.schedule.name not in ("steps", "plateau"):
         raise UserError(f"config.schedule.name: no schedule {config.schedule.name!r}; there are steps, plateau")
     flat = dict(flatten(config.to_dict()))
-    above_zero = ("num_epochs", "log_every", "eval_every", "save_every", "model.width", "schedule.patience")
-    for name in (*above_zero, "schedule.learning_rate", "augment.colour_noise"):
-        if not (0 < flat[name] < math.inf or (name not in above_zero and flat[name] == 0)):
+    for name in ("num_epochs", "log_every", "eval_every", "save_every", "model.width", "schedule.patience"):
+        if not 0 < flat[name] < math.inf:
             raise UserError(f"config.{name}={flat[name]}: must be a number above 0")
+    for name in ("schedule.learning_rate", "augment.colour_noise"):
+        if not 0 <= flat[name] < math.inf:
+            raise UserError(f"config.{name}={flat[name]}: must be a number, 0 or above")
     if not 0 <= config.seed < 2**32:
         raise UserError(f"config.seed={config.seed}: must be from 0 to 2³² − 1")
     if not all(isinstance(epoch, (int, float)) for epoch in config.schedule.epochs):
