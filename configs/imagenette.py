@@ -2,9 +2,11 @@
 
   python -m alexnet_jax.main --config=configs/imagenette.py --workdir=/tmp/imagenette --config.dataset.root=DIR
 
-Data: Imagenette, unpacked, in DIR: train/ and val/ with a folder for each class (the version of 160 pixels will do).
-Cost: 2,367 steps; EDIT
-Expected: EDIT
+Data: Imagenette (https://github.com/fastai/imagenette; the version of 160 pixels will do), unpacked, in DIR: train/ and
+val/ with a folder for each class.
+Cost: 2,367 steps and the evaluations, an hour and a half on two CPU cores (21 images/s).
+Expected: 38.0 % top-1 error by the centre view and 36.7 % by ten; 74.5 % after the first epoch. For a longer run raise
+num_epochs and the epoch at which the rate falls: eight epochs are only what fits into the time.
 """
 
 from configs import two_gpu
@@ -15,7 +17,7 @@ def get_config():
     config.batch_size = 32
     config.num_epochs = 8.0
     config.dataset.name = "folder"
-    config.dataset.root = "imagenette160"
+    config.dataset.root = "imagenette2-160"
     config.schedule.name = "steps"
     config.schedule.learning_rate = 0.01
     config.schedule.epochs = (6.5,)

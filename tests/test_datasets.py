@@ -51,7 +51,7 @@ def test_every_kind_of_image_is_decoded_to_rgb(kind, data):
 def test_broken_files_are_named(damage):
     whole = encode(Image.fromarray(np.random.default_rng(0).integers(0, 256, (96, 96, 3), dtype=np.uint8)), "JPEG")
     data = {"truncated": whole[: len(whole) // 2], "empty": b"", "text": b"<html></html>"}[damage]
-    with pytest.raises(UserError, match=r"^cats/7.JPEG: not a complete image"):
+    with pytest.raises(UserError, match=r"^cats/7.JPEG: not (a complete|an) image"):
         datasets.decode(data, "cats/7.JPEG", 96)
 
 

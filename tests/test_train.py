@@ -55,7 +55,8 @@ def test_a_run_leaves_everything_and_goes_on_when_run_again(config, tmp_path):
         expected = {"step", "epoch", "split", "loss", "top1_error", "top5_error"}
         assert set(line) == expected | ({"learning_rate", "images_per_second"} if line["split"] == "train" else set())
     for picture in ("conv1.png", "curves.png"):
-        assert Image.open(workdir / picture).size[0] > 100
+        with Image.open(workdir / picture) as image:
+            assert image.size[0] > 100
     assert list(workdir.glob("events.out.tfevents.*"))
 
     began = (workdir / "result.json").stat().st_mtime_ns
