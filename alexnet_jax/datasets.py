@@ -163,7 +163,7 @@ def _textures(root, image_size):
 
 def _folder(root, image_size):
     if not root or not pathlib.Path(root).expanduser().is_dir():
-        raise UserError(f"config.dataset.root: no directory {root!r}; {_FOLDER_LAYOUT}")
+        raise UserError(f"config.dataset.root: no directory {root!r}; set it to one: {_FOLDER_LAYOUT}")
     root = pathlib.Path(root).expanduser()
     class_names = _class_names(root / "train")
     labels = {name: label for label, name in enumerate(class_names)}

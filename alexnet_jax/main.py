@@ -21,11 +21,11 @@ WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints, metrics and r
 def main(argv):
     if argv[1:]:
         sys.exit(f"alexnet_jax: unexpected argument {argv[1]!r}; settings look like --config.batch_size=64")
+    absl_logging.set_verbosity(absl_logging.WARNING)  # what libraries have to say
+    warnings.filterwarnings("ignore", module="PIL")  # of files that it reads nevertheless
     # Imported only now: --help need not wait for JAX.
     from alexnet_jax import UserError, sharding, train
 
-    absl_logging.set_verbosity(absl_logging.WARNING)  # what libraries have to say
-    warnings.filterwarnings("ignore", module="PIL")  # of files that it reads nevertheless
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     train.log.addHandler(handler)
@@ -37,6 +37,9 @@ def main(argv):
         train.train_and_evaluate(CONFIG.value, WORKDIR.value)
     except UserError as error:
         sys.exit(f"alexnet_jax: {error}")
+    except KeyboardInterrupt:
+        print("alexnet_jax: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(130)
 
 
 def parse_flags(argv):
@@ -46,7 +49,10 @@ def parse_flags(argv):
     except (KeyError, AttributeError) as error:  # from ml_collections, with its guess at what was meant
         message = error.args[0].args[0] if isinstance(error.args[0], Exception) else error.args[0]
         sys.exit(f"alexnet_jax: the config has no such field: {' '.join(message.split())}")
-    except (flags.Error, OSError, SyntaxError, TypeError, ValueError) as error:
+    except OSError:  # overrides of a config that is not there
+        named = [argument for argument in argv if argument.startswith("--config=")]
+        sys.exit(f"alexnet_jax: {' '.join(named)}: no such file; the project's own are in configs/")
+    except (flags.Error, SyntaxError, TypeError, ValueError) as error:
         sys.exit(f"alexnet_jax: {' '.join(str(error).split())}")
     if CONFIG.value is None or not WORKDIR.value:
         sys.exit("alexnet_jax: needs --config=FILE and --workdir=DIR; see --help")

@@ -46,7 +46,9 @@ def create_mesh(data, model, towers):
         model = 1
     if data == -1:
         data = devices // model
-    if data < 1 or data * model > devices:
+    if data < 1:
+        raise UserError(f"config.mesh.data={data}: use -1 for what the devices allow, or a number above 0")
+    if data * model > devices:
         raise UserError(
             f"config.mesh: data={data} × model={model} needs {data * model} devices and there are {devices}; use "
             "--config.mesh.data=-1 for what there is (on CPU, JAX_NUM_CPU_DEVICES=N gives N virtual devices)"
@@ -77,7 +79,9 @@ def owned_rows(mesh, batch_size):
       UserError: the rows cannot share a batch equally.
     """
     if batch_size < 1 or batch_size % mesh.shape["data"]:
-        raise UserError(f"config.batch_size={batch_size}: use a multiple of the mesh's {mesh.shape['data']} data rows")
+        raise UserError(
+            f"config.batch_size={batch_size}: use a multiple of the mesh's {mesh.shape['data']} data rows, above 0"
+        )
     mine = [
         row for row, devices in enumerate(mesh.devices) if any(d.process_index == jax.process_index() for d in devices)
     ]

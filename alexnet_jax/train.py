@@ -55,7 +55,9 @@ def train_and_evaluate(config, workdir):
     mesh = sharding.create_mesh(config.mesh.data, config.mesh.model, net.towers)
     rows = sharding.owned_rows(mesh, config.batch_size)
     if config.batch_size > len(dataset.train):
-        raise UserError(f"config.batch_size={config.batch_size}: there are only {len(dataset.train)} training images")
+        raise UserError(
+            f"config.batch_size={config.batch_size}: there are only {len(dataset.train)} training images; use less"
+        )
     steps_per_epoch = len(dataset.train) / config.batch_size
     total_steps = max(1, round(config.num_epochs * steps_per_epoch))
     keep_config(config, workdir)

@@ -3,8 +3,8 @@
   python -m alexnet_jax.main --config=configs/quickstart.py --workdir=/tmp/quickstart
 
 Data: 20 classes of coloured textures, 4000 training, 400 validation and 400 test images, drawn on the first run.
-Cost: two minutes on two CPU cores, 240 MB in ~/.cache/alexnet_jax.
-Expected: below 1 % top-1 error on the test split. Rate, epochs and width were chosen on the validation split.
+Cost: two to three minutes on two CPU cores, 240 MB in ~/.cache/alexnet_jax.
+Expected: about 1 % top-1 error on the test split. Rate, epochs and width were chosen on the validation split.
 """
 
 from configs import two_gpu

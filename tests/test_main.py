@@ -27,7 +27,7 @@ def test_help_does_not_wait_for_jax():
     ("arguments", "message"),
     [
         ([], "needs --config=FILE and --workdir=DIR"),
-        (["--config=configs/nope.py"], "configs/nope.py"),
+        (["--config=configs/nope.py"], "--config=configs/nope.py: no such file"),
         (["--config=configs/quickstart.py", "--config.batchsize=3"], '"batch_size"'),
         (["--config=configs/quickstart.py", "--config.mesh.rows=3"], "no such field: 'rows'"),
         (["--config=configs/quickstart.py", "--config.batch_size=many"], "--config.batch_size=many"),
