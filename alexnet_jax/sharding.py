@@ -18,8 +18,8 @@ log = logging.getLogger("alexnet_jax")
 BATCH = PartitionSpec("data")
 
 
-def provide_cpu_devices(count=2):
-    """Gives a machine without accelerators `count` virtual devices, unless its environment sets a number.
+def provide_cpu_devices():
+    """Gives a machine without accelerators two virtual devices, one a tower, unless its environment sets a number.
 
     Call it before anything else asks JAX for devices. Accelerators are untouched.
     """
@@ -27,7 +27,7 @@ def provide_cpu_devices(count=2):
         "XLA_FLAGS", ""
     )
     if not told:
-        jax.config.update("jax_num_cpu_devices", count)
+        jax.config.update("jax_num_cpu_devices", 2)
 
 
 def create_mesh(data, model, towers):

@@ -3,7 +3,6 @@
 import json
 import pathlib
 
-import matplotlib
 import matplotlib.figure
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Two towers of a quarter of the width on the embedded textures: the whole program in two minutes, without a download.
+"""Two towers of a quarter of the width on the embedded textures: the whole program, without a download.
 
   python -m alexnet_jax.main --config=configs/quickstart.py --workdir=/tmp/quickstart
 
