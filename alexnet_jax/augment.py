@@ -14,31 +14,45 @@ def stored_size(image_size):
     return image_size * 8 // 7
 
 
-def random_views(images_BxSxSx3, keys_B, image_size, mean, colour_std_3, colour_axes_3x3, colour_noise):
-    """A random crop and flip of every example, less the mean, plus colour noise.
+def random_views(
+    images_BxSxSx3,
+    crop_keys_B,
+    colour_keys_B,
+    image_size,
+    mean,
+    colour_std_3,
+    colour_axes_3x3,
+    colour_noise,
+    divisor,
+):
+    """A random crop and flip of every example, less the mean, plus colour noise, divided.
 
     Args:
       images_BxSxSx3: uint8.
-      keys_B: a PRNG key for each example; nothing else decides its view.
+      crop_keys_B, colour_keys_B: PRNG keys that decide each example's crop and flip, and its colours.
       image_size: height and width of the crops, in pixels.
       mean: float32, the training set's mean image [S, S, 3] or channel means [3].
       colour_std_3, colour_axes_3x3: standard deviations of the training set's RGB values along their principal axes,
         and these axes as columns.
       colour_noise: standard deviation of the α that section 4.1 multiplies them with (0.1 there; 0: no noise).
+      divisor: of the result; 1 in the paper, 1.1 in the 2012 code.
 
     Returns:
       float32 [B, image_size, image_size, 3], about −128 … 127.
     """
+    offsets = images_BxSxSx3.shape[1] - image_size + 1  # 33 in each direction for 224 of 256: 0 … 32
 
-    def view(image, key):
-        crop_key, flip_key, colour_key = jax.random.split(key, 3)
-        offset = jax.random.randint(crop_key, (2,), 0, image.shape[0] - image_size + 1)
-        x = lax.dynamic_slice(image, (*offset, 0), (image_size, image_size, 3))
+    def view(image, crop_key, colour_key):
+        offset_key, flip_key, _ = jax.random.split(crop_key, 3)
+        x = lax.dynamic_slice(
+            image, (*jax.random.randint(offset_key, (2,), 0, offsets), 0), (image_size, image_size, 3)
+        )
         x = jnp.where(jax.random.bernoulli(flip_key), x[:, ::-1], x).astype(jnp.float32)
-        alpha = colour_noise * jax.random.normal(colour_key, (3,))
+        alpha = colour_noise * jax.random.normal(jax.random.split(colour_key, 3)[2], (3,))
         return x + colour_axes_3x3 @ (alpha * colour_std_3)
 
-    return jax.vmap(view)(images_BxSxSx3, keys_B) - centre_crop(mean, image_size)
+    x = jax.vmap(view)(images_BxSxSx3, crop_keys_B, colour_keys_B)
+    return (x - centre_crop(mean, image_size)) / divisor
 
 
 def fixed_view(images_BxSxSx3, view, image_size, mean):

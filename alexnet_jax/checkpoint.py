@@ -3,7 +3,7 @@
 import jax
 from orbax.checkpoint import v1 as ocp
 
-from alexnet_jax import UserError
+from alexnet_jax import UserError, optimizer
 
 
 class Checkpoints:
@@ -13,11 +13,12 @@ class Checkpoints:
     context manager, leaving it waits for the last save.
     """
 
-    def __init__(self, directory):
+    def __init__(self, directory, write=True):
+        """Without `write`, leaves alone what another process may be saving there just now."""
         newest_two = ocp.training.preservation_policies.LatestN(2)
         try:
             self._checkpointer = ocp.training.Checkpointer(
-                directory, preservation_policy=newest_two, cleanup_tmp_directories=True
+                directory, preservation_policy=newest_two, cleanup_tmp_directories=write
             )
         except (OSError, ValueError) as error:
             raise UserError(f"{directory}: cannot hold checkpoints ({error})") from error
@@ -45,6 +46,18 @@ class Checkpoints:
 
     def restore(self, like):
         """The newest checkpoint's tree, with the shapes and shardings of the tree `like`: on any mesh."""
-        abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like)
         # Buffers fresh from disk may not be donatable; those that a compiled program returns are.
-        return jax.jit(lambda tree: tree)(self._checkpointer.load(self.latest_step, abstract))
+        return jax.jit(lambda tree: tree)(self._checkpointer.load(self.latest_step, _abstract(like)))
+
+    def restore_params(self, step, like):
+        """The parameters alone of the checkpoint of `step`, as `restore`. Raises UserError if they cannot be read."""
+        velocity = jax.tree.map(lambda _: ocp.PLACEHOLDER, jax.eval_shape(optimizer.sgd().init, like))
+        try:
+            return self._checkpointer.load(step, {"params": _abstract(like), "velocity": velocity})["params"]
+        except Exception as error:  # of many kinds, from the libraries beneath
+            why = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise UserError(f"{self._checkpointer.directory / str(step)}: cannot be read ({why[:200]})") from error
+
+
+def _abstract(tree):
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree)

@@ -1,18 +1,22 @@
-"""Where images come from: the embedded textures, a folder of images, or TFDS.
+"""Where images come from: a prepared set, TFDS, a folder of images, or the embedded textures.
 
-A `source` is what `input_pipeline` reads: `len(source)`, `source.image_size`, and `source[i]`, an image
-[image_size, image_size, 3] uint8 with its label.
+A `source` is a split as `input_pipeline` reads it: `len(source)`, `source.image_size`, `source[i]`, an image
+[image_size, image_size, 3] uint8 with its label, and `source.name(i)` to tell people which image that is. Sources of
+encoded images also have `source.read(i)`, the bytes with their label, `source.part(start, stop)`, a smaller source, and
+`source.listing`, which tells sources of other images or labels apart.
 """
 
 import dataclasses
-import io
+import functools
+import importlib.resources
+import json
 import os
 import pathlib
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from alexnet_jax import UserError, textures
+from alexnet_jax import UserError, images, textures
 
 # ImageNet's 256×256 training images, 0–255, from cuda-convnet2's published metadata: the channel means, and the
 # standard deviations (the paper's λ) along the principal axes of RGB (the columns).
@@ -33,8 +37,8 @@ class Dataset:
     """Three sources and what is known of the training images.
 
     Attributes:
-      train, validation, test: sources. For TFDS, where test labels may be secret, and for a folder without test/,
-        `test` is the validation split again.
+      train, validation, test: sources. For a TFDS data set, whose test labels may be secret, and where there are no
+        test images, `test` is the validation split again.
       class_names: a name for each label.
       mean: float32, the mean image [S, S, 3] or, where there is none, the channel means [3].
       colour_std, colour_axes: standard deviations [3] of RGB along its principal axes, the columns of [3, 3].
@@ -53,65 +57,93 @@ def load(name, root, image_size):
     """The data set that `config.dataset` names.
 
     Args:
-      name: 'textures' (embedded; made once, in a cache directory), 'folder' or 'tfds:NAME'.
-      root: for `folder` the directory with train/ and val/, otherwise '' for the default place or the directory to use.
+      name: 'prepared' (by alexnet_jax.prepare), 'tfds:NAME', 'folder', or 'textures' (embedded).
+      root: for `prepared` and `folder` the directory, for the others '' for the default place or the directory to use.
       image_size: height and width of the stored images to deliver, in pixels.
 
     Raises:
       UserError: there is no such data set, or it is incomplete.
     """
+    train, class_names = load_split(name, root, "train", image_size)
+    validation, test = held_out(name, root)
+    sources = {
+        split: relabelled(*load_split(name, root, split, image_size), class_names)
+        for split in dict.fromkeys([validation, test])
+    }
+    return Dataset(train, sources[validation], sources[test], class_names, **_statistics(name, root, image_size))
+
+
+def held_out(name, root):
+    """The splits that serve for validation and for the final test; see `Dataset`. Raises UserError if there is none."""
+    there = splits(name, root)
+    if there and not {"validation", "test"} & set(there):
+        raise UserError(f"{root or name}: no validation or test images to measure with, only {', '.join(there)}")
+    validation = "validation" if "validation" in there else "test"
+    test = "test" if "test" in there and not name.startswith("tfds:") else validation
+    return validation, test
+
+
+def splits(name, root):
+    """The names of the splits that a data set has."""
     if name == "textures":
-        return _textures(root, image_size)
+        return tuple(textures.SPLITS)
     if name == "folder":
-        try:
-            return _folder(root, image_size)
-        except OSError as error:
-            raise UserError(f"{error.filename}: cannot be read ({error.strerror})") from error
-    if name.startswith("tfds:"):
-        return _tfds(name.removeprefix("tfds:"), root, image_size)
-    raise UserError(f"config.dataset.name: no data set {name!r}; use textures, folder or tfds:NAME")
+        return tuple(split for split, directory in _FOLDERS.items() if (_directory(root) / directory).is_dir())
+    return tuple(_builder(name, root).info.splits)
 
 
-def decode(data, origin, size):
-    """An encoded image of any format and mode as the paper's: shorter side to `size`, then the centre (section 2).
+def load_split(name, root, split, image_size):
+    """A split of a data set, and the names that its labels stand for; arguments and errors as for `load`.
 
-    Areas are averaged when it shrinks and cubics fitted when it grows.
-
-    Returns:
-      uint8 [size, size, 3].
-
-    Raises:
-      UserError: the bytes are no complete image; names `origin`.
+    Args:
+      split: 'train', 'validation' or 'test'; for a prepared set or TFDS any of theirs, also 'train[:10%]'.
     """
-    try:
-        image = Image.open(io.BytesIO(data))
-        if image.mode.startswith("I;16"):  # Pillow's own conversion clips these instead of scaling them
-            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-        if image.mode == "P":  # a palette may hold transparent colours
-            image = image.convert("RGBA")
-        return _square(image.convert("RGB"), size)
-    except Image.DecompressionBombError as error:
-        raise UserError(f"{origin}: too large an image ({error}); shrink or remove the file") from error
-    except UnidentifiedImageError as error:
-        raise UserError(f"{origin}: not an image; replace or remove the file") from error
-    except (OSError, SyntaxError, ValueError) as error:  # Pillow's ways to say that a file is broken
-        raise UserError(f"{origin}: not a complete image ({error}); replace or remove the file") from error
+    if name == "textures":
+        arrays, _ = textures.load(root)
+        if split not in arrays:
+            raise UserError(f"textures have no split {split!r}, but {', '.join(arrays)}")
+        source = ArraySource(arrays[split], split, len(textures.CLASS_NAMES), image_size)
+        return source, textures.CLASS_NAMES
+    if name == "folder":
+        return _folder(root, split, image_size)
+    return _tfds(name, root, split, image_size)
 
 
-def _square(image, size):
-    shorter = min(image.size)
-    width, height = (max(size, round(side * size / shorter)) for side in image.size)
-    if image.size != (width, height):
-        image = image.resize((width, height), Image.Resampling.BOX if size < shorter else Image.Resampling.BICUBIC)
-    left, top = (width - size) // 2, (height - size) // 2
-    return np.asarray(image.crop((left, top, left + size, top + size)))
+def relabelled(source, class_names, new_class_names):
+    """A source with labels that stand for `new_class_names`. Raises UserError if one of its names is not there."""
+    if tuple(class_names) == tuple(new_class_names):
+        return source
+    missing = sorted(set(class_names) - set(new_class_names))
+    if missing:
+        shown = ", ".join(missing[:3]) + (", …" if missing[3:] else "")
+        raise UserError(
+            f"{source.origin}: {len(missing)} of its classes ({shown}) are not among the {len(new_class_names)} of the "
+            "training images; rename or remove them"
+        )
+    labels = {new_name: label for label, new_name in enumerate(new_class_names)}
+    return Relabelled(source, [labels[old_name] for old_name in class_names])
+
+
+@functools.cache
+def _imagenet_names():
+    text = importlib.resources.files("alexnet_jax").joinpath("imagenet_classes.tsv").read_text()
+    return dict(line.split("\t") for line in text.splitlines())
+
+
+def readable(class_name):
+    """A class name for people: 'n02102040 English springer' for 'n02102040', others as they are.
+
+    The names are torchvision's, for the 1000 classes of ILSVRC2012.
+    """
+    words = _imagenet_names().get(class_name)
+    return f"{class_name} {words}" if words else class_name
 
 
 class ArraySource:
     """Images in one array [N, S, S, 3], uint8; the labels go round the classes."""
 
-    def __init__(self, images, num_classes, image_size):
-        self.images, self.num_classes, self.image_size = images, num_classes, image_size
+    def __init__(self, images, origin, num_classes, image_size):
+        self.images, self.origin, self.num_classes, self.image_size = images, origin, num_classes, image_size
 
     def __len__(self):
         return len(self.images)
@@ -119,106 +151,195 @@ class ArraySource:
     def __getitem__(self, i):
         image = self.images[i]
         if len(image) != self.image_size:
-            image = _square(Image.fromarray(image), self.image_size)
+            image = np.asarray(images.square(Image.fromarray(image), self.image_size))
         return image, i % self.num_classes
+
+    def name(self, i):
+        return f"{self.origin}/{i}"
 
 
 class FileSource:
-    """Image files and their labels."""
+    """Image files in a directory, as (path below it, label)."""
 
-    def __init__(self, files, image_size):
-        self.files, self.image_size = files, image_size
+    def __init__(self, origin, files, image_size):
+        self.origin, self.files, self.image_size = origin, files, image_size
+        self.listing = files
 
     def __len__(self):
         return len(self.files)
 
     def __getitem__(self, i):
-        path, label = self.files[i]
+        data, label = self.read(i)
+        return images.decode(data, os.path.join(self.origin, self.name(i)), self.image_size), label
+
+    def name(self, i):
+        return self.files[i][0]
+
+    def read(self, i):
+        name, label = self.files[i]
+        path = os.path.join(self.origin, name)
         try:
-            data = path.read_bytes()
+            with open(path, "rb") as file:
+                return file.read(), label
         except OSError as error:
             raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-        return decode(data, path, self.image_size), label
+
+    def part(self, start, stop):
+        return FileSource(self.origin, self.files[start:stop], self.image_size)
 
 
 class TfdsSource:
-    """A split of a TFDS data set whose examples have an encoded `image` and a `label`."""
+    """Examples of a TFDS data set that have an encoded `image`, a `label` and perhaps a `file_name`."""
 
-    def __init__(self, data_source, origin, image_size):
+    def __init__(self, data_source, origin, image_size, start=0, stop=None):
         self.data_source, self.origin, self.image_size = data_source, origin, image_size
+        self.start, self.stop = start, len(data_source) if stop is None else stop
+        self.listing = (origin, self.start, self.stop)
 
     def __len__(self):
-        return len(self.data_source)
+        return self.stop - self.start
 
     def __getitem__(self, i):
-        example = self.data_source[i]
-        return decode(example["image"], f"{self.origin}, example {i}", self.image_size), example["label"]
+        data, label = self.read(i)
+        return images.decode(data, f"{self.origin}, example {self.start + i}", self.image_size), label
+
+    def name(self, i):
+        example = self.data_source[self.start + i]
+        file_name = example.get("file_name", f"{self.origin}/{self.start + i}")
+        return file_name.decode() if isinstance(file_name, bytes) else str(file_name)
+
+    def read(self, i):
+        example = self.data_source[self.start + i]
+        if example["label"] < 0:
+            raise UserError(f"{self.origin}: its labels are secret; use another split")
+        return example["image"], int(example["label"])
+
+    def part(self, start, stop):
+        return TfdsSource(self.data_source, self.origin, self.image_size, self.start + start, self.start + stop)
 
 
-def _textures(root, image_size):
-    arrays, statistics = textures.load(root)
-    splits = {split: ArraySource(images, len(textures.CLASS_NAMES), image_size) for split, images in arrays.items()}
-    return Dataset(**splits, class_names=textures.CLASS_NAMES, **statistics)
+class Relabelled:
+    """A source whose label l becomes labels[l]."""
+
+    def __init__(self, source, labels):
+        self.source, self.labels = source, labels
+        self.origin, self.image_size, self.name = source.origin, source.image_size, source.name
+        self.listing = (labels, source.listing)
+
+    def __len__(self):
+        return len(self.source)
+
+    def __getitem__(self, i):
+        image, label = self.source[i]
+        return image, self.labels[label]
+
+    def read(self, i):
+        data, label = self.source.read(i)
+        return data, self.labels[label]
+
+    def part(self, start, stop):
+        return Relabelled(self.source.part(start, stop), self.labels)
 
 
-def _folder(root, image_size):
-    if not root or not pathlib.Path(root).expanduser().is_dir():
-        raise UserError(f"config.dataset.root: no directory {root!r}; set it to one: {_FOLDER_LAYOUT}")
-    root = pathlib.Path(root).expanduser()
-    class_names = _class_names(root / "train")
-    labels = {name: label for label, name in enumerate(class_names)}
-
-    def source(split):
-        files = []
-        for name in _class_names(root / split):
-            directory = root / split / name
-            if name not in labels:
-                raise UserError(f"{directory}: a class that train/ does not have; remove it or add it there")
-            images = sorted(p for p in directory.iterdir() if p.is_file() and not p.name.startswith("."))
-            if not images:
-                raise UserError(f"{directory}: no images in this class folder; add some or remove it")
-            files += [(image, labels[name]) for image in images]
-        return FileSource(files, image_size)
-
-    train, validation = source("train"), source("val")
-    test = source("test") if (root / "test").is_dir() else validation
-    return Dataset(train, validation, test, class_names)
-
-
+_FOLDERS = {"train": "train", "validation": "val", "test": "test"}
 _FOLDER_LAYOUT = "a folder of images holds train/CLASS/* and val/CLASS/*"
 
 
-def _class_names(directory):
-    if not directory.is_dir():
-        raise UserError(f"{directory}: no such directory; {_FOLDER_LAYOUT}")
-    names = tuple(sorted(p.name for p in directory.iterdir() if p.is_dir() and not p.name.startswith(".")))
-    if not names:
-        raise UserError(f"{directory}: no class folders; {_FOLDER_LAYOUT}")
-    return names
+def _folder(root, split, image_size):
+    if not root or not _directory(root).is_dir():
+        raise UserError(f"config.dataset.root: no directory {root!r}; set it to one: {_FOLDER_LAYOUT}")
+    directory = _directory(root) / _FOLDERS.get(split, split)
+    try:
+        if not directory.is_dir():
+            raise UserError(f"{directory}: no such directory; {_FOLDER_LAYOUT}")
+        class_names = tuple(sorted(entry.name for entry in _visible(directory) if entry.is_dir()))
+        if not class_names:
+            raise UserError(f"{directory}: no class folders; {_FOLDER_LAYOUT}")
+        files = []
+        for label, class_name in enumerate(class_names):
+            names = sorted(entry.name for entry in _visible(directory / class_name) if entry.is_file())
+            if not names:
+                raise UserError(f"{directory / class_name}: no images in this class folder; add some or remove it")
+            files += [(os.path.join(class_name, name), label) for name in names]
+    except OSError as error:
+        raise UserError(f"{error.filename}: cannot be read ({error.strerror})") from error
+    return FileSource(str(directory), files, image_size), class_names
 
 
-def _tfds(name, root, image_size):
+def _visible(directory):
+    with os.scandir(directory) as entries:
+        return [entry for entry in entries if not entry.name.startswith(".")]
+
+
+def _directory(root):
+    return pathlib.Path(root).expanduser()
+
+
+def _tfds(name, root, split, image_size):
     import tensorflow_datasets as tfds  # a slow import that other data sets don't need
 
-    how = (
-        "use images in folders (--config.dataset.name=folder --config.dataset.root=DIR; train/CLASS/*, val/CLASS/*) "
-        f"or build it where TensorFlow is installed (tfds build {name} --file_format=array_record; ImageNet needs its "
-        "two archives in ~/tensorflow_datasets/downloads/manual); "
+    builder = _builder(name, root)
+    if not {"image", "label"} <= set(builder.info.features or ()):
+        raise UserError(f"config.dataset.name: the data set {name!r} has no `image` and `label`")
+    try:
+        data_source = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
+    except (AssertionError, NotImplementedError, ValueError, OSError, RuntimeError) as error:
+        if builder.info.splits and split.partition("[")[0] not in builder.info.splits:
+            there = ", ".join(builder.info.splits)
+            raise UserError(f"{name} has no split {split!r}, but {there}") from error
+        stored = f", but as {builder.info.file_format.value}" if builder.info.splits else ""
+        raise UserError(
+            f"{name} is not stored as ArrayRecord in {builder.data_dir}{stored}: {_how_to_get(name)}"
+        ) from error
+    return TfdsSource(data_source, f"{name}/{split}", image_size), tuple(builder.info.features["label"].names)
+
+
+def _builder(name, root):
+    import tensorflow_datasets as tfds
+
+    if name == "prepared":
+        directory = _directory(root)
+        if not (directory / "dataset_info.json").is_file() or not (directory / "statistics.json").is_file():
+            raise UserError(
+                f"config.dataset.root={root!r}: there is no (finished) prepared set; make one by "
+                "python -m alexnet_jax.prepare --output=DIR, or, without any data, try "
+                "python -m alexnet_jax.main --config=configs/quickstart.py --workdir=/tmp/quickstart"
+            )
+        return tfds.builder_from_directory(directory)
+    if not name.startswith("tfds:"):
+        raise UserError(f"config.dataset.name: no data set {name!r}; use prepared, tfds:NAME, folder or textures")
+    try:
+        return tfds.builder(name.removeprefix("tfds:"), data_dir=os.path.expanduser(root) or None)
+    except (tfds.core.DatasetNotFoundError, ImportError, ValueError) as error:
+        raise UserError(f"config.dataset.name: no usable data set {name!r}; {_how_to_get(name)}") from error
+
+
+def _how_to_get(name):
+    name = name.removeprefix("tfds:")
+    return (
+        "build it where TensorFlow is (pip install '.[tfds-build]'; python -c \"import tensorflow_datasets as tfds; "
+        f"tfds.builder('{name}', file_format='array_record').download_and_prepare()\"; ImageNet itself needs none: "
+        "python -m alexnet_jax.prepare --dataset=imagenet), "
+        "or use folders (--config.dataset.name=folder --config.dataset.root=DIR; train/CLASS/*, val/CLASS/*); "
         "without any data, try python -m alexnet_jax.main --config=configs/quickstart.py --workdir=/tmp/quickstart"
     )
+
+
+def _statistics(name, root, image_size):
+    if name == "textures":
+        return textures.load(root)[1]
+    if name != "prepared":
+        return {}
+    directory = _directory(root)
     try:
-        builder = tfds.builder(name, data_dir=os.path.expanduser(root) or None)
-    except (tfds.core.DatasetNotFoundError, ImportError, ValueError) as error:
-        raise UserError(f"config.dataset.name: TFDS has no usable data set {name!r}; {how}") from error
-    if not {"image", "label"} <= set(builder.info.features or ()):
-        raise UserError(f"config.dataset.name: the TFDS data set {name!r} has no `image` and `label`")
-    try:
-        held_out = "validation" if "validation" in builder.info.splits else "test"
-        decoders = {"image": tfds.decode.SkipDecoding()}
-        train, validation = (
-            TfdsSource(builder.as_data_source(split, decoders=decoders), f"{name}/{split}", image_size)
-            for split in ("train", held_out)
-        )
-    except (AssertionError, NotImplementedError, ValueError) as error:
-        raise UserError(f"{name} is not prepared as ArrayRecord in {builder.data_dir}: {how}") from error
-    return Dataset(train, validation, validation, tuple(builder.info.features["label"].names))
+        statistics = json.loads((directory / "statistics.json").read_text())
+        mean_image = np.load(directory / "mean_image.npy")
+        variances, axes = np.linalg.eigh(np.array(statistics["rgb_covariance"]))
+        mean = mean_image if len(mean_image) == image_size else np.array(statistics["rgb_mean"])
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{directory}: its statistics cannot be read ({error}); prepare the set again") from error
+    return {
+        "mean": mean.astype(np.float32),
+        "colour_std": np.sqrt(np.maximum(variances, 0)).astype(np.float32),
+        "colour_axes": axes.astype(np.float32),
+    }

@@ -1,84 +1,120 @@
-"""Loss, top-1 and top-5 error of a split, every example exactly once: by the centre view, and by ten (section 4.1)."""
+"""Loss, top-1 and top-5 error of trained nets on any split of any data set, every example exactly once (section 4.1).
 
-import collections
+  python -m alexnet_jax.evaluate --workdir=DIR [--workdir=DIR2 …] [--split=validation]
+
+By the centre view, and by the paper's ten: four corners and the centre, each with its mirror image, their softmax
+probabilities averaged. The probabilities of several nets are averaged too: an ensemble.
+"""
+
 import math
+import pathlib
 import sys
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from tqdm import tqdm
 
-from alexnet_jax import UserError, augment, input_pipeline, metrics, models, sharding
+from alexnet_jax import (
+    UserError,
+    augment,
+    commands,
+    datasets,
+    ensemble,
+    files,
+    input_pipeline,
+    models,
+    sharding,
+)
+
+BEST = 5  # classes of highest probability
 
 
-def make_eval_step(net, mesh, mean, views):
-    """A jitted function from (params, batch) to sums over the batch's real examples.
+def make_classify(nets, mesh, means, views):
+    """A jitted function from (a list of parameters, batch) to what the nets together make of every example.
 
     Args:
-      mean: what to subtract, [S, S, 3] or [3].
-      views: 1 for the centre view, 10 for the paper's ten.
+      nets: one, or an ensemble; their probabilities are averaged.
+      means: what to subtract for each of them, [S, S, 3] or [3].
+      views: 1 for the centre view, 10 for the paper's ten as well.
 
     Returns:
-      sums of `weight`, `loss` (of the centre view), `center/top1`, `center/top5`, `ten_crop/top1` and `ten_crop/top5`
-      (correct examples; those of ten_crop, whose softmax probabilities are averaged, only with views=10), float32 [].
+      a dict of `label` and `weight` of the batch and, for each way to look at an image (`center`, with views=10
+      `ten_crop`), a dict of `loss` [B], `classes` [B, 5], the most likely first, and their `probabilities` [B, 5].
+      On every device the same.
     """
 
-    def sums(params, batch):
-        labels, weight = batch["label"], batch["weight"]
+    def classify(all_params, batch):
+        def log_probabilities(net, params, mean):
+            def of_view(view):
+                x = augment.fixed_view(batch["image"], view, net.image_size, mean)
+                logits, _ = models.apply(net, mesh.shape["model"], params, x)
+                return jax.nn.log_softmax(logits)
 
-        def log_probabilities(view):
-            x = augment.fixed_view(batch["image"], view, net.image_size, mean)
-            logits, _ = models.apply(net, mesh.shape["model"], params, x)
-            return jax.nn.log_softmax(logits)
+            return lax.map(of_view, jnp.arange(views))  # one view's memory at a time
 
-        log_probs_VxBxN = lax.map(log_probabilities, jnp.arange(views))  # one view's memory at a time
-        centre_BxN = log_probs_VxBxN[0]
-        values = {"weight": weight, "loss": -jnp.take_along_axis(centre_BxN, labels[:, None], 1)[:, 0]}
-        scores = {"center": centre_BxN}
-        if views == 10:
-            scores["ten_crop"] = jnp.exp(log_probs_VxBxN).mean(0)
-        for name, scores_BxN in scores.items():
-            values[f"{name}/top1"] = metrics.correct(scores_BxN, labels, 1)
-            values[f"{name}/top5"] = metrics.correct(scores_BxN, labels, 5)
-        # `where`, not a product: a blank's loss must not matter even if it is infinite.
-        return {name: lax.psum(jnp.where(weight > 0, value, 0).sum(), "data") for name, value in values.items()}
+        members = zip(nets, all_params, means, strict=True)
+        log_probs_ExVxBxN = jnp.stack([log_probabilities(*member) for member in members])
+        outputs = {"label": batch["label"], "weight": batch["weight"]}
+        for way, shown in {"center": 1, "ten_crop": 10}.items():
+            if shown <= views:
+                log_probs_BxN = jax.nn.logsumexp(log_probs_ExVxBxN[:, :shown], (0, 1)) - math.log(len(nets) * shown)
+                best, classes = lax.top_k(log_probs_BxN, min(BEST, log_probs_BxN.shape[1]))
+                loss_B = -jnp.take_along_axis(log_probs_BxN, batch["label"][:, None], 1)[:, 0]
+                outputs[way] = {"loss": loss_B, "classes": classes, "probabilities": jnp.exp(best)}
+        return jax.tree.map(lambda x: lax.all_gather(x, "data", tiled=True, to="invarying"), outputs)
 
     @jax.jit
-    def eval_step(params, batch):
-        specs = (sharding.param_specs(params), sharding.BATCH)
-        return jax.shard_map(sums, mesh=mesh, in_specs=specs, out_specs=jax.P())(params, batch)
+    def classify_batch(all_params, batch):
+        specs = ([sharding.param_specs(params) for params in all_params], sharding.BATCH)
+        return jax.shard_map(classify, mesh=mesh, in_specs=specs, out_specs=jax.P())(all_params, batch)
 
-    return eval_step
+    return classify_batch
 
 
-def make_evaluate(net, mesh, mean, source, batch_size, views=1):
-    """A function from parameters to their evaluation on every example of `source`; see `make_eval_step`.
-
-    It returns a dict: `num_examples`, `loss`, and for each way to look at an image (`center`, with views=10 `ten_crop`)
-    a dict of `top1_error` and `top5_error` as fractions.
-    """
-    eval_step = make_eval_step(net, mesh, mean, views)
+def classify_all(classify, all_params, mesh, source, batch_size):
+    """The outputs of `make_classify` for every example of `source`, in its order, as NumPy arrays."""
     rows = sharding.owned_rows(mesh, batch_size)
+    batches = input_pipeline.eval_batches(source, batch_size, rows)
+    watched = sys.stderr.isatty() and jax.process_index() == 0
+    outputs = []
+    for batch in tqdm(
+        batches, "evaluating", math.ceil(len(source) / batch_size), leave=False, unit="batch", disable=not watched
+    ):
+        outputs.append(classify(all_params, sharding.put_batch(mesh, batch)))
+        if len(outputs) > 1:  # the device has its next batch while this one's outputs travel
+            outputs[-2] = jax.device_get(outputs[-2])
+    outputs = jax.tree.map(lambda *x: np.concatenate(x), *jax.device_get(outputs))
+    return jax.tree.map(lambda x: x[outputs["weight"] > 0], outputs)
 
-    def evaluate(params):
-        totals = collections.Counter()
-        batches = input_pipeline.eval_batches(source, batch_size, rows)
-        count, watched = math.ceil(len(source) / batch_size), sys.stderr.isatty() and jax.process_index() == 0
-        for batch in tqdm(batches, "evaluating", count, leave=False, unit="batch", disable=not watched):
-            sums = jax.device_get(eval_step(params, sharding.put_batch(mesh, batch)))
-            totals.update({name: float(value) for name, value in sums.items()})
-        count = totals["weight"]
-        if not math.isfinite(totals["loss"]):
-            raise UserError(
-                f"the loss of the net on {len(source)} images is {totals['loss']}: its weights are unusable"
-            )
-        result = {"num_examples": round(count), "loss": totals["loss"] / count}
-        for way in ("center", "ten_crop")[: 1 if views == 1 else 2]:
-            result[way] = {f"{k}_error": 1 - totals[f"{way}/{k}"] / count for k in ("top1", "top5")}
-        return result
 
-    return evaluate
+def errors(outputs):
+    """The evaluation of `classify_all`'s outputs.
+
+    Returns:
+      a dict of `num_examples`, `loss` (of the centre view) and for each way a dict of `top1_error`, `top5_error` (as
+      fractions) and `loss`.
+    """
+    label_Nx1 = outputs["label"][:, None]
+    result = {"num_examples": len(label_Nx1), "loss": float(outputs["center"]["loss"].mean(dtype=np.float64))}
+    for way in ("center", "ten_crop"):
+        if way in outputs:
+            right_Nx5 = outputs[way]["classes"] == label_Nx1
+            result[way] = {
+                "top1_error": float(1 - right_Nx5[:, 0].mean()),
+                "top5_error": float(1 - right_Nx5.any(1).mean()),
+                "loss": float(outputs[way]["loss"].mean(dtype=np.float64)),
+            }
+    if not math.isfinite(result["loss"]):
+        raise UserError(f"the loss of the net on {len(label_Nx1)} images is {result['loss']}: its weights are unusable")
+    return result
+
+
+def make_evaluate(nets, mesh, means, source, batch_size, views=1):
+    """A function from a list of parameters to their `errors` on every example of `source`; see `make_classify`."""
+    classify = make_classify(nets, mesh, means, views)
+    return lambda all_params: errors(classify_all(classify, all_params, mesh, source, batch_size))
 
 
 def summary(result):
@@ -89,3 +125,122 @@ def summary(result):
         if isinstance(r, dict)
     )
     return f"loss {result['loss']:.4f}, {'; '.join(ways)}"
+
+
+def by_class(outputs, class_names):
+    """Examples and errors of every class: the `errors` of its examples, with `class` and `confused_with`.
+
+    `confused_with` is the most frequent wrong answer by the last way to look, with how often it was given; None if
+    there was none.
+    """
+    ways = [way for way in ("center", "ten_crop") if way in outputs]
+    rows = []
+    for label, class_name in enumerate(class_names):
+        mine = jax.tree.map(lambda x, label=label: x[outputs["label"] == label], outputs)
+        if len(mine["label"]):
+            answers = mine[ways[-1]]["classes"][:, 0]
+            wrong, counts = np.unique(answers[answers != label], return_counts=True)
+            confused = [class_names[wrong[counts.argmax()]], int(counts.max())] if len(wrong) else None
+            rows.append({"class": class_name} | errors(mine) | {"confused_with": confused})
+    return rows
+
+
+def wrong_examples(outputs, source, class_names):
+    """Every example whose most likely class, by the last way to look, is not its own: names and probabilities."""
+    way = "ten_crop" if "ten_crop" in outputs else "center"
+    return [
+        {
+            "image": source.name(int(i)),
+            "class": class_names[outputs["label"][i]],
+            "predictions": predictions(outputs[way], i, class_names),
+        }
+        for i in np.flatnonzero(outputs[way]["classes"][:, 0] != outputs["label"])
+    ]
+
+
+def predictions(outputs, i, class_names):
+    """The most likely classes of example `i`, best first: dicts of `class`, `name` (for people) and `probability`."""
+    return [
+        {
+            "class": class_names[label],
+            "name": datasets.readable(class_names[label]),
+            "probability": round(float(probability), 6),
+        }
+        for label, probability in zip(outputs["classes"][i], outputs["probabilities"][i], strict=True)
+    ]
+
+
+def print_table(result):
+    """An evaluation, and if it has them its classes and wrong examples."""
+    print(f"{'view':10} {'loss':>8} {'top-1 error':>12} {'top-5 error':>12}")
+    for way, name in {"center": "centre", "ten_crop": "ten views"}.items():
+        r = result[way]
+        print(f"{name:10} {r['loss']:8.4f} {r['top1_error']:12.2%} {r['top5_error']:12.2%}")
+    if "classes" in result:
+        print(f"\n{'images':>6} {'top-1':>8} {'top-5':>8}  class, and what it is most often taken for (ten views)")
+        for row in sorted(result["classes"], key=lambda row: -row["ten_crop"]["top1_error"]):
+            r, confused = row["ten_crop"], row["confused_with"]
+            taken_for = f" ← {confused[1]}× {datasets.readable(confused[0])}" if confused else ""
+            name = datasets.readable(row["class"])
+            print(f"{row['num_examples']:6} {r['top1_error']:8.2%} {r['top5_error']:8.2%}  {name}{taken_for}")
+    if "wrong" in result:
+        print(f"\n{len(result['wrong'])} wrong by ten views: image, its class, the net's")
+        for row in result["wrong"]:
+            best = row["predictions"][0]
+            print(f"{row['image']}\t{datasets.readable(row['class'])}\t{best['name']} {best['probability']:.1%}")
+
+
+def main():
+    parser = commands.Parser("alexnet_jax.evaluate", __doc__)
+    parser.add_argument("--workdir", action="append", required=True, help="of a training run; several: an ensemble")
+    parser.add_argument("--split", help="train, validation, test, for TFDS also others; otherwise as training's test")
+    parser.add_argument("--dataset", help="as config.dataset.name; otherwise what the (first) net was trained on")
+    parser.add_argument("--root", help="as config.dataset.root; otherwise that of the training")
+    parser.add_argument("--batch_size", type=int, default=128, help="images at a time, all devices together (128)")
+    parser.add_argument("--per_class", action="store_true", help="a table of the classes as well")
+    parser.add_argument("--wrong", action="store_true", help="a list of the wrong examples as well")
+    parser.add_argument("--json", help="where everything goes as JSON (evaluation.json in the first --workdir)")
+    args = parser.parse_args()
+    if args.batch_size < 1:
+        parser.error("--batch_size must be above 0")
+    commands.set_up_jax()
+    with commands.one_line_errors("nothing was written"):
+        evaluate(args)
+
+
+def evaluate(args):
+    """Loads, evaluates, prints and writes what the flags of `main` ask for."""
+    trained = ensemble.load(args.workdir)
+    config = trained.members[0].config
+    name = args.dataset or config.dataset.name
+    root = args.root if args.root is not None else "" if args.dataset else config.dataset.root
+    split = {"val": "validation"}.get(args.split, args.split) or datasets.held_out(name, root)[1]
+    size = augment.stored_size(trained.nets[0].image_size)
+    source = datasets.relabelled(*datasets.load_split(name, root, split, size), trained.class_names)
+    classify = make_classify(trained.nets, trained.mesh, trained.means, views=10)
+    batch_size = trained.batch_size(min(args.batch_size, len(source)))
+    outputs = classify_all(classify, trained.params, trained.mesh, source, batch_size)
+    result = {
+        "workdirs": [str(member.workdir) for member in trained.members],
+        "steps": [member.step for member in trained.members],
+        "dataset": name,
+        "root": root,
+        "split": split,
+    } | errors(outputs)
+    if args.per_class:
+        result["classes"] = by_class(outputs, trained.class_names)
+    if args.wrong:
+        result["wrong"] = wrong_examples(outputs, source, trained.class_names)
+    nets = f"{len(trained.members)} nets" if len(trained.members) > 1 else f"step {trained.members[0].step}"
+    print(f"{nets}, {result['num_examples']:,} {split} images of {name} {root}")
+    print_table(result)
+    path = pathlib.Path(args.json) if args.json else trained.members[0].workdir / "evaluation.json"
+    try:
+        files.write_json(path, result)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}); set --json to another file") from error
+    print(f"\nwritten to {path}")
+
+
+if __name__ == "__main__":
+    main()

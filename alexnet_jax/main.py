@@ -5,14 +5,13 @@
 Any field of the config can be set: --config.batch_size=64 --config.mesh.model=1
 """
 
-import logging
 import os
 import sys
-import warnings
 
 from absl import app, flags
-from absl import logging as absl_logging
 from ml_collections import config_flags
+
+from alexnet_jax import commands
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="A file from configs/.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints, metrics and results go; made if there is none.")
@@ -21,25 +20,11 @@ WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints, metrics and r
 def main(argv):
     if argv[1:]:
         sys.exit(f"alexnet_jax: unexpected argument {argv[1]!r}; settings look like --config.batch_size=64")
-    absl_logging.set_verbosity(absl_logging.WARNING)  # what libraries have to say
-    warnings.filterwarnings("ignore", module="PIL")  # of files that it reads nevertheless
-    # Imported only now: --help need not wait for JAX.
-    from alexnet_jax import UserError, sharding, train
+    commands.set_up_jax()
+    from alexnet_jax import train  # only now: --help need not wait for JAX
 
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-    train.log.addHandler(handler)
-    train.log.setLevel(logging.INFO)
-    train.log.propagate = False
-
-    sharding.provide_cpu_devices()
-    try:
+    with commands.one_line_errors("the same command goes on from the last checkpoint"):
         train.train_and_evaluate(CONFIG.value, WORKDIR.value)
-    except UserError as error:
-        sys.exit(f"alexnet_jax: {error}")
-    except KeyboardInterrupt:
-        print("alexnet_jax: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
-        sys.exit(130)
 
 
 def parse_flags(argv):

@@ -30,24 +30,6 @@ def correct(scores_BxN, labels_B, k):
     return (best_Bxk == labels_B[:, None]).any(1).astype(jnp.float32)
 
 
-def write_json(path, value):
-    """Writes a file of JSON whole or not at all."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(value, indent=2) + "\n")
-    os.replace(temporary, path)
-
-
-def read_json(path):
-    """The dict in a JSON file. Raises UserError if there is none."""
-    try:
-        value = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); restore or remove it") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: is not what this program wrote; restore or remove it")
-    return value
-
-
 class Writer:
     """Appends to `metrics.jsonl` and TensorBoard in a working directory; only process 0 writes."""
 

@@ -8,6 +8,7 @@ import pathlib
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import lax
 
@@ -17,6 +18,7 @@ from alexnet_jax import (
     checkpoint,
     datasets,
     evaluate,
+    files,
     input_pipeline,
     metrics,
     models,
@@ -61,10 +63,11 @@ def train_and_evaluate(config, workdir):
     steps_per_epoch = len(dataset.train) / config.batch_size
     total_steps = max(1, round(config.num_epochs * steps_per_epoch))
     keep_config(config, workdir)
+    keep_mean(dataset.mean, workdir)
 
     state, schedule, window = init_state(config, net, mesh), optimizer.init_schedule(), {}
     train_step = make_train_step(config, net, mesh, dataset)
-    evaluate_validation = evaluate.make_evaluate(net, mesh, dataset.mean, dataset.validation, config.batch_size)
+    evaluate_validation = evaluate.make_evaluate([net], mesh, [dataset.mean], dataset.validation, config.batch_size)
     data = {"class_names": list(dataset.class_names), "train_images": len(dataset.train)}
     with checkpoint.Checkpoints(workdir / "checkpoints") as checkpoints:
         start = checkpoints.latest_step
@@ -97,7 +100,7 @@ def train_and_evaluate(config, workdir):
                 try:
                     if (evaluate_now or last) and schedule["evaluated"] != step:
                         with progress.pause():
-                            result = evaluate_validation(state["params"])
+                            result = evaluate_validation([state["params"]])
                     if not last:
                         batch = sharding.put_batch(mesh, next(batches))
                 except UserError:  # a broken image: keep what was learned before it
@@ -135,12 +138,22 @@ def check(config):
     if config.schedule.name not in ("steps", "plateau"):
         raise UserError(f"config.schedule.name: no schedule {config.schedule.name!r}; there are steps, plateau")
     flat = dict(flatten(config.to_dict()))
-    for name in ("num_epochs", "log_every", "eval_every", "save_every", "model.width", "schedule.patience"):
+    for name in (
+        "num_epochs",
+        "log_every",
+        "eval_every",
+        "save_every",
+        "model.width",
+        "augment.divisor",
+        "schedule.patience",
+    ):
         if not 0 < flat[name] < math.inf:
             raise UserError(f"config.{name}={flat[name]}: must be a number above 0")
     for name in ("schedule.learning_rate", "augment.colour_noise"):
         if not 0 <= flat[name] < math.inf:
             raise UserError(f"config.{name}={flat[name]}: must be a number, 0 or above")
+    if config.augment.crop_group < 1:
+        raise UserError(f"config.augment.crop_group={config.augment.crop_group}: must be 1 or above")
     if not 0 <= config.seed < 2**32:
         raise UserError(f"config.seed={config.seed}: must be from 0 to 2³² − 1")
     if not all(isinstance(epoch, (int, float)) for epoch in config.schedule.epochs):
@@ -197,19 +210,23 @@ def device_loss(config, net, devices, dataset, params, batch, step):
     B = len(batch["label"])
     step_key = jax.random.fold_in(jax.random.key(config.seed), step)
     places_B = lax.axis_index("data") * B + jnp.arange(B)
-    example_keys_Bx2 = jax.vmap(lambda place: jax.random.split(jax.random.fold_in(step_key, place)))(places_B)
+    example_keys = jax.vmap(lambda place: jax.random.split(jax.random.fold_in(step_key, place)))
+    view_keys_B, dropout_keys_B = jnp.unstack(example_keys(places_B), axis=1)
+    first_in_group_B = places_B - places_B % config.augment.crop_group
     towers_T = lax.axis_index("model") * (net.towers // devices) + jnp.arange(net.towers // devices)
     tower_keys_BxT = jax.vmap(lambda key: jax.vmap(functools.partial(jax.random.fold_in, key))(towers_T))(
-        example_keys_Bx2[:, 1]
+        dropout_keys_B
     )
     x = augment.random_views(
         batch["image"],
-        example_keys_Bx2[:, 0],
+        example_keys(first_in_group_B)[:, 0],
+        view_keys_B,
         net.image_size,
         dataset.mean,
         dataset.colour_std,
         dataset.colour_axes,
         config.augment.colour_noise,
+        config.augment.divisor,
     )
     logits, _ = models.apply(net, devices, params, x, tower_keys_BxT)
     values = {
@@ -226,7 +243,7 @@ def keep_config(config, workdir):
     path = workdir / "config.json"
     new = json.loads(config.to_json())
     if path.exists() and any((workdir / "checkpoints").glob("[1-9]*")):
-        old_fields, new_fields = dict(flatten(metrics.read_json(path))), dict(flatten(new))
+        old_fields, new_fields = dict(flatten(files.read_json(path))), dict(flatten(new))
         changed = [
             f"{name} is {old_fields.get(name)!r} there and {new_fields.get(name)!r} here"
             for name in old_fields | new_fields
@@ -237,9 +254,18 @@ def keep_config(config, workdir):
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         if jax.process_index() == 0:
-            metrics.write_json(path, new)
+            files.write_json(path, new)
     except OSError as error:
         raise UserError(f"--workdir={workdir}: cannot be written ({error.strerror})") from error
+
+
+def keep_mean(mean, workdir):
+    """Writes `mean.npy`, which is subtracted from whatever the net will ever see."""
+    if jax.process_index() == 0:
+        try:
+            np.save(workdir / "mean.npy", mean)
+        except OSError as error:
+            raise UserError(f"--workdir={workdir}: cannot be written ({error.strerror})") from error
 
 
 def flatten(tree, prefix=""):
@@ -264,14 +290,14 @@ def describe(net, mesh, dataset, start, total_steps):
 def finish(config, workdir, net, mesh, dataset, params, step):
     """Evaluates the test split by one view and by ten, and writes `result.json` and the pictures; once per run."""
     path = workdir / "result.json"
-    result = metrics.read_json(path) if path.exists() else {}
+    result = files.read_json(path) if path.exists() else {}
     if result.get("step") != step:
         log.info("evaluating %d test images, ten views each", len(dataset.test))
-        evaluate_test = evaluate.make_evaluate(net, mesh, dataset.mean, dataset.test, config.batch_size, views=10)
-        result = {"step": step} | evaluate_test(params)
+        evaluate_test = evaluate.make_evaluate([net], mesh, [dataset.mean], dataset.test, config.batch_size, views=10)
+        result = {"step": step} | evaluate_test([params])
         visualize.conv1_kernels(params, net.towers, workdir / "conv1.png")
         visualize.curves(workdir / "metrics.jsonl", workdir / "curves.png")
         if jax.process_index() == 0:
-            metrics.write_json(path, result)
+            files.write_json(path, result)
     log.info("test: %s; %s", evaluate.summary(result), path)
     return result

@@ -2,8 +2,10 @@
 
   python -m alexnet_jax.main --config=configs/two_gpu.py --workdir=/tmp/two_gpu
 
-Data: ImageNet as TFDS has it (tfds build imagenet2012 --file_format=array_record), or any folder of images with
---config.dataset.name=folder --config.dataset.root=DIR.
+Data: ImageNet, prepared from its two official archives in DIR into the directory imagenet256:
+
+  python -m alexnet_jax.prepare --dataset=imagenet --root=DIR --output=imagenet256
+
 Cost: 0.9 million steps, 115 million images; the paper took five to six days on two GTX 580.
 Expected: 40.7 % top-1 and 18.2 % top-5 error on the validation images with ten views (paper, Table 2). Not run yet.
 """
@@ -23,8 +25,8 @@ def get_config():
     config.mesh.model = 2  # devices for the towers
 
     config.dataset = ConfigDict()
-    config.dataset.name = "tfds:imagenet2012"  # or textures, folder
-    config.dataset.root = ""  # folder: the directory with train/ and val/; others: '' is the default place
+    config.dataset.name = "prepared"  # by alexnet_jax.prepare; or folder, tfds:NAME, textures
+    config.dataset.root = "imagenet256"  # its directory; for tfds:NAME and textures '' is the default place
 
     config.model = ConfigDict()
     config.model.net = "two_gpu"  # or one_gpu
@@ -33,6 +35,8 @@ def get_config():
 
     config.augment = ConfigDict()
     config.augment.colour_noise = 0.1  # standard deviation of α in section 4.1; 0: none
+    config.augment.divisor = 1.0  # of crops with their noise; 1.1 in the 2012 code
+    config.augment.crop_group = 1  # consecutive examples of a batch that share crop and flip; 32 in the 2012 code
 
     config.schedule = ConfigDict()
     config.schedule.name = "plateau"  # ÷10 when the validation error stops improving, three times; or steps

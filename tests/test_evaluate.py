@@ -1,6 +1,4 @@
-"""Errors and probabilities beside NumPy, whatever the batch size and the devices."""
-
-import functools
+"""Errors and probabilities beside NumPy, whatever the batch size, the devices and the number of nets."""
 
 import jax
 import numpy as np
@@ -10,9 +8,12 @@ from conftest import mesh, on
 
 from alexnet_jax import datasets, evaluate, metrics, models
 
+MEANS = [datasets.IMAGENET_MEAN, np.random.default_rng(0).uniform(0, 255, (76, 76, 3)).astype(np.float32)]
+CLASS_NAMES = tuple("abcdefg")
+
 
 class Source:
-    """23 noisy images, labels of five classes."""
+    """23 noisy images of seven classes."""
 
     image_size = 76
 
@@ -23,47 +24,107 @@ class Source:
         rng = np.random.default_rng(i)
         return rng.integers(0, 256, (76, 76, 3), dtype=np.uint8), i % 7
 
-
-@pytest.fixture
-def params(small_net):
-    params = jax.tree.map(lambda p: 2 * p, models.init(small_net, jax.random.key(0)))
-    return jax.tree.map(np.asarray, params)
+    def name(self, i):
+        return f"image {i}"
 
 
-@pytest.fixture
-def small_net():
+IMAGES, LABELS = (np.stack(x) for x in zip(*(Source()[i] for i in range(23)), strict=True))
+
+
+@pytest.fixture(scope="module")
+def net():
     return models.Net(towers=2, maps=(3, 8, 12, 12, 8), units=32, num_classes=7, image_size=67, init_stddev=0.04)
 
 
-def top_errors(scores, labels):
-    ranks = (scores > scores[np.arange(len(labels)), labels][:, None]).sum(1)
-    return {"top1_error": (ranks >= 1).mean(), "top5_error": (ranks >= 5).mean()}
+@pytest.fixture(scope="module")
+def all_params(net):
+    """Of two nets."""
+    return [jax.tree.map(lambda p: np.asarray(2 * p), models.init(net, jax.random.key(seed))) for seed in (0, 1)]
 
 
-@pytest.mark.parametrize(("data", "model", "batch_size"), [(1, 1, 23), (1, 2, 5), (2, 1, 8), (2, 2, 32), (4, 1, 4)])
-def test_errors_and_loss_equal_numpy(small_net, params, data, model, batch_size):
-    images, labels = (np.stack(x) for x in zip(*(Source()[i] for i in range(23)), strict=True))
-    probabilities = []
+@pytest.fixture(scope="module")
+def expected(all_params):
+    """float64 probabilities of every net, view and example, by the reference; the centre's views come first."""
+    views = []
     for top, left in ((4, 4), (0, 0), (0, 9), (9, 0), (9, 9)):
-        crop = images[:, top : top + 67, left : left + 67] - datasets.IMAGENET_MEAN
-        for view in (crop, crop[:, :, ::-1]):
-            logits, _ = reference.forward(params, view)
-            exponentials = np.exp(logits - logits.max(1, keepdims=True))
-            probabilities.append(exponentials / exponentials.sum(1, keepdims=True))
+        window = slice(top, top + 67), slice(left, left + 67)
+        views += [(window, False), (window, True)]
+    probabilities = []
+    for params, mean in zip(all_params, MEANS, strict=True):
+        centre = mean if mean.ndim == 1 else mean[4:71, 4:71]
+        crops = [IMAGES[:, rows, columns] for (rows, columns), _ in views]
+        x = [crop[:, :, ::-1] if flip else crop for crop, (_, flip) in zip(crops, views, strict=True)]
+        logits = np.stack([reference.forward(params, crop - centre)[0] for crop in x])
+        exponentials = np.exp(logits - logits.max(-1, keepdims=True))
+        probabilities.append(exponentials / exponentials.sum(-1, keepdims=True))
+    return np.stack(probabilities)
 
+
+def errors(probabilities_NxK):
+    mine = probabilities_NxK[np.arange(23), LABELS]
+    ranks = (probabilities_NxK > mine[:, None]).sum(1)
+    return {"top1_error": (ranks >= 1).mean(), "top5_error": (ranks >= 5).mean(), "loss": -np.log(mine).mean()}
+
+
+@pytest.mark.parametrize("nets", [1, 2])
+@pytest.mark.parametrize(("data", "model", "batch_size"), [(1, 1, 23), (1, 2, 5), (2, 1, 8), (2, 2, 32), (4, 1, 4)])
+def test_every_example_counts_once_as_in_numpy(net, all_params, expected, nets, data, model, batch_size):
     some_mesh = mesh(data, model)
-    make_evaluate = functools.partial(evaluate.make_evaluate, small_net, some_mesh, datasets.IMAGENET_MEAN, Source())
-    result = make_evaluate(batch_size, views=10)(on(some_mesh, params))
-    assert result["num_examples"] == 23
-    assert result["loss"] == pytest.approx(-np.log(probabilities[0][np.arange(23), labels]).mean(), rel=1e-4)
-    assert result["center"] == pytest.approx(top_errors(probabilities[0], labels))
-    assert result["ten_crop"] == pytest.approx(top_errors(np.mean(probabilities, 0), labels))
-    assert 0 < result["center"]["top5_error"] < result["center"]["top1_error"] < 1
+    params = [on(some_mesh, p) for p in all_params[:nets]]
+    classify = evaluate.make_classify([net] * nets, some_mesh, MEANS[:nets], views=10)
+    outputs = evaluate.classify_all(classify, params, some_mesh, Source(), batch_size)
+    np.testing.assert_array_equal(outputs["label"], LABELS)
+    for way, probabilities in (("center", expected[:nets, 0].mean(0)), ("ten_crop", expected[:nets].mean((0, 1)))):
+        np.testing.assert_array_equal(outputs[way]["classes"], (-probabilities).argsort(1)[:, :5])
+        np.testing.assert_allclose(outputs[way]["probabilities"], -np.sort(-probabilities)[:, :5], rtol=1e-4)
+        result = evaluate.errors(outputs)
+        assert result["num_examples"] == 23
+        assert result[way] == pytest.approx(errors(probabilities), rel=1e-5)
+        assert 0 < result[way]["top5_error"] < result[way]["top1_error"] < 1
+    assert result["loss"] == result["center"]["loss"]
 
-    one_view = make_evaluate(batch_size)(on(some_mesh, params))
-    assert "ten_crop" not in one_view
-    assert one_view["center"] == result["center"]
-    assert one_view["loss"] == pytest.approx(result["loss"], rel=1e-5)
+
+def test_the_centre_view_alone_gives_the_same(net, all_params):
+    some_mesh, source = mesh(1, 2), Source()
+    params = [on(some_mesh, all_params[0])]
+    one, ten = (evaluate.make_evaluate([net], some_mesh, MEANS[:1], source, 8, views)(params) for views in (1, 10))
+    assert "ten_crop" not in one
+    assert one["center"] == pytest.approx(ten["center"], rel=1e-5)
+
+
+@pytest.fixture
+def outputs():
+    """Three examples of class a, right, wrong and wrong, and one of class c, right."""
+    classes = np.array([[0, 1, 2], [1, 0, 2], [1, 2, 0], [2, 1, 0]])
+    way = {
+        "loss": np.array([0.1, 0.2, 0.3, 0.4]),
+        "classes": classes,
+        "probabilities": np.full((4, 3), [0.5, 0.3, 0.2]),
+    }
+    return {"label": np.array([0, 0, 0, 2]), "weight": np.ones(4), "center": way, "ten_crop": way}
+
+
+def test_errors_by_class(outputs):
+    a, c = evaluate.by_class(outputs, CLASS_NAMES)
+    assert (a["class"], a["num_examples"], a["confused_with"]) == ("a", 3, ["b", 2])
+    assert a["ten_crop"] == pytest.approx({"top1_error": 2 / 3, "top5_error": 0, "loss": 0.2})
+    assert (c["class"], c["num_examples"], c["confused_with"]) == ("c", 1, None)
+    assert c["center"]["top1_error"] == 0
+
+
+def test_wrong_examples_have_names(outputs):
+    wrong = evaluate.wrong_examples(outputs, Source(), CLASS_NAMES)
+    assert [(row["image"], row["class"]) for row in wrong] == [("image 1", "a"), ("image 2", "a")]
+    assert wrong[1]["predictions"][:2] == [
+        {"class": "b", "name": "b", "probability": 0.5},
+        {"class": "c", "name": "c", "probability": 0.3},
+    ]
+
+
+def test_classes_of_imagenet_are_readable():
+    assert datasets.readable("n02102040") == "n02102040 English springer"
+    assert datasets.readable("n12267677") == "n12267677 acorn"
+    assert datasets.readable("dogs") == "dogs"
 
 
 def test_a_net_without_an_opinion_is_not_right():

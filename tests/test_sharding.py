@@ -108,6 +108,7 @@ def loss_and_grads(config, net, statistics, batch, data, model, step=3):
 
 
 def test_loss_and_gradients_are_the_same_on_every_mesh(config, small_net, statistics, batch):
+    config.augment.crop_group = 3  # of which some span two devices
     expected_loss, expected = loss_and_grads(config, small_net, statistics, batch, 1, 1)
     assert 0.5 < expected_loss < 5  # or the comparison would say little
     for data, model in ((1, 2), (2, 1), (2, 2), (4, 1)):
@@ -121,6 +122,14 @@ def test_loss_and_gradients_are_the_same_on_every_mesh(config, small_net, statis
 def test_the_compared_loss_is_random_from_step_to_step(config, small_net, statistics, batch):
     losses = [loss_and_grads(config, small_net, statistics, batch, 1, 1, step)[0] for step in (3, 4)]
     assert losses[0] != pytest.approx(losses[1], rel=1e-3)
+
+
+def test_as_many_examples_as_the_config_says_share_crop_and_flip(config, small_net, statistics, batch):
+    losses = {}
+    for config.augment.crop_group in (1, 4, 8, 16):
+        losses[config.augment.crop_group] = loss_and_grads(config, small_net, statistics, batch, 1, 1)[0]
+    assert losses[8] == losses[16]  # all eight examples share
+    assert len(set(losses.values())) == 3
 
 
 def test_pmap_runs_the_same_function_with_the_same_numbers(config, small_net, statistics, batch):

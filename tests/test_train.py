@@ -19,7 +19,7 @@ import pytest
 from conftest import mesh
 from PIL import Image
 
-from alexnet_jax import UserError, checkpoint, metrics, models, sharding, train
+from alexnet_jax import UserError, checkpoint, files, metrics, models, sharding, train
 from configs import imagenette
 
 
@@ -312,7 +312,7 @@ def test_impossible_settings_of_a_part_are_refused(config, part, field, value, m
 @pytest.mark.parametrize("text", ["", "[]\n", "{}\n", '{"step": 1', "\0\0\n"])
 def test_damaged_files_are_named_or_written_again(name, text, tmp_path):
     (tmp_path / name).write_text(text)
-    read = metrics.read_json if name != "metrics.jsonl" else lambda path: metrics.Writer(path.parent, 3).close()
+    read = files.read_json if name != "metrics.jsonl" else lambda path: metrics.Writer(path.parent, 3).close()
     if (name, text) in [
         ("metrics.jsonl", ""),
         ("metrics.jsonl", '{"step": 1'),

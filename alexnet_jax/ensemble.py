@@ -1,0 +1,98 @@
+"""Trained nets, one or several, loaded from the directories that they were trained in."""
+
+import dataclasses
+import functools
+import pathlib
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from alexnet_jax import UserError, checkpoint, files, models, sharding
+
+
+@dataclasses.dataclass(frozen=True)
+class Member:
+    """A trained net as of its newest checkpoint."""
+
+    workdir: pathlib.Path
+    config: ConfigDict
+    net: models.Net
+    class_names: tuple[str, ...]
+    mean: np.ndarray  # to be subtracted from its images
+    step: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Ensemble:
+    """Nets of the same classes and image size, with their parameters on a mesh."""
+
+    members: list[Member]
+    params: list
+    mesh: jax.sharding.Mesh
+
+    @property
+    def class_names(self):
+        return self.members[0].class_names
+
+    @property
+    def nets(self):
+        return [member.net for member in self.members]
+
+    @property
+    def means(self):
+        return [member.mean for member in self.members]
+
+    def batch_size(self, at_least):
+        """The next number of examples that the mesh can divide."""
+        rows = self.mesh.shape["data"]
+        return -(-at_least // rows) * rows
+
+
+def load(workdirs):
+    """The nets that were trained in some directories, on all devices.
+
+    Raises:
+      UserError: there is no net in one of them, or they do not go together.
+    """
+    members = [_read(pathlib.Path(workdir).expanduser().absolute()) for workdir in workdirs]
+    first = members[0]
+    for other in members[1:]:
+        if (other.class_names, other.net.image_size) != (first.class_names, first.net.image_size):
+            raise UserError(
+                f"--workdir={other.workdir}: its net knows other classes or another image size than that in "
+                f"{first.workdir}; evaluate them one by one"
+            )
+    mesh = sharding.create_mesh(
+        -1, min(member.config.mesh.model for member in members), min(member.net.towers for member in members)
+    )
+    return Ensemble(members, [_restore(member, mesh) for member in members], mesh)
+
+
+def _read(workdir):
+    if not (workdir / "config.json").is_file() or not (workdir / "checkpoints").is_dir():
+        raise UserError(f"--workdir={workdir}: no net was trained there; that is done by python -m alexnet_jax.main")
+    config = ConfigDict(files.read_json(workdir / "config.json"))
+    with checkpoint.Checkpoints(workdir / "checkpoints", write=False) as checkpoints:
+        step = checkpoints.latest_step
+        if not step:
+            raise UserError(f"--workdir={workdir}: no checkpoint there yet; wait for the first")
+        class_names = tuple(checkpoints.notes()["data"]["class_names"])
+    try:
+        mean = np.load(workdir / "mean.npy")
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{workdir / 'mean.npy'}: cannot be read; run the training command again to write it"
+        ) from error
+    return Member(workdir, config, models.from_config(config.model, len(class_names)), class_names, mean, step)
+
+
+def _restore(member, mesh):
+    shapes = jax.eval_shape(functools.partial(models.init, member.net), jax.random.key(0))
+    like = jax.tree.map(
+        lambda shape, s: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=s),
+        shapes,
+        sharding.param_shardings(mesh, shapes),
+    )
+    with checkpoint.Checkpoints(member.workdir / "checkpoints", write=False) as checkpoints:
+        return checkpoints.restore_params(member.step, like)

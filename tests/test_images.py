@@ -1,0 +1,67 @@
+"""Images of every kind and shape, whole and broken."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from alexnet_jax import UserError, images
+
+RAMP = np.broadcast_to(np.linspace(0, 255, 96).astype(np.uint8)[:, None], (96, 96))
+
+
+def encode(image, name, **options):
+    data = io.BytesIO()
+    image.save(data, name, **options)
+    return data.getvalue()
+
+
+def sixteen_bits():
+    return Image.fromarray(RAMP.astype(np.uint16) * 257)
+
+
+@pytest.mark.parametrize(
+    ("kind", "data"),
+    [
+        ("gray JPEG", encode(Image.fromarray(RAMP), "JPEG", quality=95)),
+        ("RGB JPEG", encode(Image.fromarray(RAMP).convert("RGB"), "JPEG", quality=95)),
+        ("CMYK JPEG", encode(Image.fromarray(RAMP).convert("RGB").convert("CMYK"), "JPEG", quality=95)),
+        ("PNG", encode(Image.fromarray(RAMP).convert("RGB"), "PNG")),
+        ("RGBA PNG", encode(Image.fromarray(RAMP).convert("RGBA"), "PNG")),
+        ("palette PNG", encode(Image.fromarray(RAMP).convert("P"), "PNG")),
+        ("transparent palette PNG", encode(Image.fromarray(RAMP).convert("P"), "PNG", transparency=b"\x80" * 256)),
+        ("1-bit PNG", encode(Image.fromarray(RAMP > 127), "PNG")),
+        ("16-bit PNG", encode(sixteen_bits(), "PNG")),
+        ("WebP", encode(Image.fromarray(RAMP).convert("RGB"), "WEBP", quality=95)),
+    ],
+)
+def test_every_kind_of_image_is_decoded_to_rgb(kind, data):
+    image = images.decode(data, "image", 96)
+    assert image.shape == (96, 96, 3) and image.dtype == np.uint8
+    expected = np.where(RAMP > 127, 255, 0) if kind == "1-bit PNG" else RAMP
+    assert abs(image.astype(int) - expected[..., None]).max() <= 6
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "text"])
+def test_broken_files_are_named(damage):
+    whole = encode(Image.fromarray(np.random.default_rng(0).integers(0, 256, (96, 96, 3), dtype=np.uint8)), "JPEG")
+    data = {"truncated": whole[: len(whole) // 2], "empty": b"", "text": b"<html></html>"}[damage]
+    with pytest.raises(UserError, match=r"^cats/7.JPEG: not (a complete|an) image"):
+        images.decode(data, "cats/7.JPEG", 96)
+
+
+def test_shorter_side_is_scaled_and_the_centre_kept():
+    pixels = np.zeros((60, 120, 3), np.uint8)
+    pixels[:, 30:90] = 200  # the square in the middle
+    image = images.decode(encode(Image.fromarray(pixels), "PNG"), "image", 60)
+    assert (image == 200).all()
+    checks = np.indices((200, 100)).sum(0) % 2 * np.uint8(200)  # averaging areas turns it into plain grey
+    image = images.decode(encode(Image.fromarray(checks.astype(np.uint8)), "PNG"), "image", 50)
+    assert image.shape == (50, 50, 3) and (image == 100).all()
+
+
+@pytest.mark.parametrize("shape", [(1, 500), (500, 1), (3, 2), (255, 257), (256, 256)])
+def test_any_shape_becomes_a_square(shape):
+    image = images.decode(encode(Image.fromarray(np.full(shape, 77, np.uint8)), "PNG"), "image", 256)
+    assert image.shape == (256, 256, 3) and (image == 77).all()
