@@ -7,6 +7,7 @@ import tarfile
 
 from alexnet_jax import UserError, images
 
+RECORD = 2**20  # more than the zeros at the end of an archive: tar fills up to 10 kB, other tools a little more
 TRAIN, VALIDATION = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
 
 
@@ -106,6 +107,11 @@ def _members(path, within=None):
                         raise tarfile.ReadError(f"{member.name} goes beyond its end")
                     if member.isfile():
                         yield member
+                # tarfile takes any block that is no header for the end. The true one is zeros, a record of them.
+                file.seek(archive.offset)
+                rest = file.read(min(end - archive.offset, RECORD + 1))
+            if not tarfile.BLOCKSIZE <= len(rest) <= RECORD or rest.strip(b"\0"):
+                raise tarfile.ReadError(f"damaged at byte {archive.offset}")
     except tarfile.TarError as error:
         where = f"{path}, {within.name}" if within else path
         raise UserError(f"{where}: not a complete archive ({error}); download it again") from error

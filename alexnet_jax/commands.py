@@ -27,6 +27,7 @@ class Parser(argparse.ArgumentParser):
 @contextlib.contextmanager
 def one_line_errors(interrupted):
     """Ends the program with one line for what a user can mend, and with `interrupted` for Ctrl-C."""
+    sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be text
     try:
         yield
     except UserError as error:

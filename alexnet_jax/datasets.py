@@ -14,7 +14,6 @@ import os
 import pathlib
 
 import numpy as np
-from PIL import Image
 
 from alexnet_jax import UserError, images, textures
 
@@ -30,6 +29,9 @@ IMAGENET_COLOUR_AXES = np.array(
     ],
     np.float32,
 )
+
+
+DEFAULT_PREPARED = "imagenet256"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +60,8 @@ def load(name, root, image_size):
 
     Args:
       name: 'prepared' (by alexnet_jax.prepare), 'tfds:NAME', 'folder', or 'textures' (embedded).
-      root: for `prepared` and `folder` the directory, for the others '' for the default place or the directory to use.
+      root: the directory; '' is imagenet256 in the current one for `prepared`, ~/tensorflow_datasets for TFDS, a cache
+        for `textures`.
       image_size: height and width of the stored images to deliver, in pixels.
 
     Raises:
@@ -151,7 +154,7 @@ class ArraySource:
     def __getitem__(self, i):
         image = self.images[i]
         if len(image) != self.image_size:
-            image = np.asarray(images.square(Image.fromarray(image), self.image_size))
+            image = images.square(image, self.image_size)
         return image, i % self.num_classes
 
     def name(self, i):
@@ -163,7 +166,13 @@ class FileSource:
 
     def __init__(self, origin, files, image_size):
         self.origin, self.files, self.image_size = origin, files, image_size
-        self.listing = files
+
+    @property
+    def listing(self):
+        try:
+            return [(name, label, os.path.getsize(os.path.join(self.origin, name))) for name, label in self.files]
+        except OSError as error:
+            raise UserError(f"{error.filename}: cannot be read ({error.strerror})") from error
 
     def __len__(self):
         return len(self.files)
@@ -188,13 +197,20 @@ class FileSource:
         return FileSource(self.origin, self.files[start:stop], self.image_size)
 
 
+class SecretLabelsError(UserError):
+    """A test set whose answers are not published."""
+
+
 class TfdsSource:
     """Examples of a TFDS data set that have an encoded `image`, a `label` and perhaps a `file_name`."""
 
-    def __init__(self, data_source, origin, image_size, start=0, stop=None):
-        self.data_source, self.origin, self.image_size = data_source, origin, image_size
+    def __init__(self, data_source, origin, identity, image_size, start=0, stop=None):
+        self.data_source, self.origin, self.identity, self.image_size = data_source, origin, identity, image_size
         self.start, self.stop = start, len(data_source) if stop is None else stop
-        self.listing = (origin, self.start, self.stop)
+
+    @property
+    def listing(self):
+        return self.identity, self.start, self.stop
 
     def __len__(self):
         return self.stop - self.start
@@ -203,19 +219,29 @@ class TfdsSource:
         data, label = self.read(i)
         return images.decode(data, f"{self.origin}, example {self.start + i}", self.image_size), label
 
+    def _example(self, i):
+        try:
+            return self.data_source[self.start + i]
+        except (OSError, RuntimeError, TypeError, ValueError) as error:
+            why = str(error).splitlines()[0][:200]
+            raise UserError(
+                f"{self.origin}, example {self.start + i}: cannot be read ({why}); build it again"
+            ) from error
+
     def name(self, i):
-        example = self.data_source[self.start + i]
+        example = self._example(i)
         file_name = example.get("file_name", f"{self.origin}/{self.start + i}")
         return file_name.decode() if isinstance(file_name, bytes) else str(file_name)
 
     def read(self, i):
-        example = self.data_source[self.start + i]
+        example = self._example(i)
         if example["label"] < 0:
-            raise UserError(f"{self.origin}: its labels are secret; use another split")
+            raise SecretLabelsError(f"{self.origin}: its labels are secret; use another split")
         return example["image"], int(example["label"])
 
     def part(self, start, stop):
-        return TfdsSource(self.data_source, self.origin, self.image_size, self.start + start, self.start + stop)
+        start, stop = self.start + start, self.start + stop
+        return TfdsSource(self.data_source, self.origin, self.identity, self.image_size, start, stop)
 
 
 class Relabelled:
@@ -224,7 +250,10 @@ class Relabelled:
     def __init__(self, source, labels):
         self.source, self.labels = source, labels
         self.origin, self.image_size, self.name = source.origin, source.image_size, source.name
-        self.listing = (labels, source.listing)
+
+    @property
+    def listing(self):
+        return self.labels, self.source.listing
 
     def __len__(self):
         return len(self.source)
@@ -261,6 +290,10 @@ def _folder(root, split, image_size):
             if not names:
                 raise UserError(f"{directory / class_name}: no images in this class folder; add some or remove it")
             files += [(os.path.join(class_name, name), label) for name in names]
+        for class_name in class_names:
+            class_name.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{directory}: a class folder's name is not UTF-8 ({error.object!a}); rename it") from error
     except OSError as error:
         raise UserError(f"{error.filename}: cannot be read ({error.strerror})") from error
     return FileSource(str(directory), files, image_size), class_names
@@ -279,38 +312,53 @@ def _tfds(name, root, split, image_size):
     import tensorflow_datasets as tfds  # a slow import that other data sets don't need
 
     builder = _builder(name, root)
-    if not {"image", "label"} <= set(builder.info.features or ()):
-        raise UserError(f"config.dataset.name: the data set {name!r} has no `image` and `label`")
+    features = builder.info.features or {}
+    if not {"image", "label"} <= set(features) or not isinstance(features["label"], tfds.features.ClassLabel):
+        raise UserError(f"config.dataset.name: the data set {name!r} has no `image` with a `label` that is a class")
+    there = builder.info.splits
+    if there and split.partition("[")[0] not in there:
+        raise UserError(f"{name} has no split {split!r}, but {', '.join(there)}")
+    if name == "prepared" and there:
+        lost = [path for path in there[split.partition("[")[0]].filepaths if not os.path.exists(path)]
+        if lost:
+            raise UserError(f"{root}: has lost {os.path.basename(lost[0])}; prepare the set again in a new directory")
     try:
         data_source = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
     except (AssertionError, NotImplementedError, ValueError, OSError, RuntimeError) as error:
-        if builder.info.splits and split.partition("[")[0] not in builder.info.splits:
-            there = ", ".join(builder.info.splits)
-            raise UserError(f"{name} has no split {split!r}, but {there}") from error
-        stored = f", but as {builder.info.file_format.value}" if builder.info.splits else ""
+        if "[" in split:
+            raise UserError(
+                f"{name}: the split {split!r} is empty or no such slice; they look like train[:10%]"
+            ) from error
+        if name == "prepared":
+            raise UserError(f"{root}: the prepared set is damaged; prepare it again in another directory") from error
+        stored = f", but as {builder.info.file_format.value}" if there else ""
         raise UserError(
             f"{name} is not stored as ArrayRecord in {builder.data_dir}{stored}: {_how_to_get(name)}"
         ) from error
-    return TfdsSource(data_source, f"{name}/{split}", image_size), tuple(builder.info.features["label"].names)
+    identity = builder.info.full_name, [(s.name, s.num_bytes, s.shard_lengths) for s in there.values()]
+    return TfdsSource(data_source, f"{name}/{split}", identity, image_size), tuple(features["label"].names)
 
 
 def _builder(name, root):
     import tensorflow_datasets as tfds
 
     if name == "prepared":
-        directory = _directory(root)
+        directory = _directory(root or DEFAULT_PREPARED)
         if not (directory / "dataset_info.json").is_file() or not (directory / "statistics.json").is_file():
             raise UserError(
-                f"config.dataset.root={root!r}: there is no (finished) prepared set; make one by "
+                f"config.dataset.root={root!r}: no (finished) prepared set in {directory}; make one by "
                 "python -m alexnet_jax.prepare --output=DIR, or, without any data, try "
                 "python -m alexnet_jax.main --config=configs/quickstart.py --workdir=/tmp/quickstart"
             )
-        return tfds.builder_from_directory(directory)
+        try:
+            return tfds.builder_from_directory(directory)
+        except Exception as error:  # of many kinds, from the libraries beneath
+            raise UserError(f"{directory}: its dataset_info.json cannot be read; prepare the set again") from error
     if not name.startswith("tfds:"):
         raise UserError(f"config.dataset.name: no data set {name!r}; use prepared, tfds:NAME, folder or textures")
     try:
         return tfds.builder(name.removeprefix("tfds:"), data_dir=os.path.expanduser(root) or None)
-    except (tfds.core.DatasetNotFoundError, ImportError, ValueError) as error:
+    except (tfds.core.DatasetNotFoundError, AssertionError, ImportError, ValueError) as error:
         raise UserError(f"config.dataset.name: no usable data set {name!r}; {_how_to_get(name)}") from error
 
 
@@ -330,7 +378,7 @@ def _statistics(name, root, image_size):
         return textures.load(root)[1]
     if name != "prepared":
         return {}
-    directory = _directory(root)
+    directory = _directory(root or DEFAULT_PREPARED)
     try:
         statistics = json.loads((directory / "statistics.json").read_text())
         mean_image = np.load(directory / "mean_image.npy")

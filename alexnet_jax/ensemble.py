@@ -80,11 +80,15 @@ def _read(workdir):
         class_names = tuple(checkpoints.notes()["data"]["class_names"])
     try:
         mean = np.load(workdir / "mean.npy")
-    except (OSError, ValueError) as error:
+    except (EOFError, OSError, ValueError) as error:
         raise UserError(
             f"{workdir / 'mean.npy'}: cannot be read; run the training command again to write it"
         ) from error
-    return Member(workdir, config, models.from_config(config.model, len(class_names)), class_names, mean, step)
+    try:
+        net = models.from_config(config.model, len(class_names))
+    except AttributeError as error:
+        raise UserError(f"{workdir / 'config.json'}: is not what training wrote; restore it") from error
+    return Member(workdir, config, net, class_names, mean, step)
 
 
 def _restore(member, mesh):

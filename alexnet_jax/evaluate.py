@@ -209,14 +209,21 @@ def main():
 
 
 def evaluate(args):
-    """Loads, evaluates, prints and writes what the flags of `main` ask for."""
+    """Loads, evaluates, writes and prints what the flags of `main` ask for."""
     trained = ensemble.load(args.workdir)
+    path = pathlib.Path(args.json) if args.json else trained.members[0].workdir / "evaluation.json"
+    if path.suffix != ".json" or not path.parent.is_dir():
+        raise UserError(f"--json={path}: must be a file of that suffix, in a directory that is there")
     config = trained.members[0].config
     name = args.dataset or config.dataset.name
     root = args.root if args.root is not None else "" if args.dataset else config.dataset.root
-    split = {"val": "validation"}.get(args.split, args.split) or datasets.held_out(name, root)[1]
+    split = args.split or datasets.held_out(name, root)[1]
+    if split == "val" and split not in datasets.splits(name, root):
+        split = "validation"
     size = augment.stored_size(trained.nets[0].image_size)
     source = datasets.relabelled(*datasets.load_split(name, root, split, size), trained.class_names)
+    nets = f"{len(trained.members)} nets" if len(trained.members) > 1 else f"step {trained.members[0].step}"
+    print(f"{nets}, {len(source):,} {split} images of {name} {root}", flush=True)
     classify = make_classify(trained.nets, trained.mesh, trained.means, views=10)
     batch_size = trained.batch_size(min(args.batch_size, len(source)))
     outputs = classify_all(classify, trained.params, trained.mesh, source, batch_size)
@@ -231,10 +238,7 @@ def evaluate(args):
         result["classes"] = by_class(outputs, trained.class_names)
     if args.wrong:
         result["wrong"] = wrong_examples(outputs, source, trained.class_names)
-    nets = f"{len(trained.members)} nets" if len(trained.members) > 1 else f"step {trained.members[0].step}"
-    print(f"{nets}, {result['num_examples']:,} {split} images of {name} {root}")
     print_table(result)
-    path = pathlib.Path(args.json) if args.json else trained.members[0].workdir / "evaluation.json"
     try:
         files.write_json(path, result)
     except OSError as error:

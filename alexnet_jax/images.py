@@ -1,19 +1,25 @@
 """Image files of any kind as the paper's square arrays of pixels (section 2)."""
 
+import contextlib
 import io
+import struct
 
+import cv2
 import numpy as np
 import simplejpeg
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from alexnet_jax import UserError
 
+cv2.setNumThreads(1)  # images are decoded in parallel, each by one thread
+
 
 def decode(data, origin, size):
     """An encoded image of any format and mode as the paper's: shorter side to `size`, then the centre (section 2).
 
-    Areas are averaged when it shrinks and cubics fitted when it grows. Pixels are taken as they are stored: a tag that
-    says how a camera was held is left aside, as it always was with ImageNet.
+    Areas are averaged when it shrinks and cubics fitted when it grows, both by OpenCV, as the authors' own tools did.
+    Pixels are taken as they are stored: a tag that says how a camera was held is left aside, as it always was with
+    ImageNet.
 
     Returns:
       uint8 [size, size, 3].
@@ -22,20 +28,14 @@ def decode(data, origin, size):
       UserError: the bytes are no complete image; names `origin`.
     """
     pixels = _decode_jpeg(data)
-    if pixels is not None and pixels.shape == (size, size, 3):
-        return pixels
-    return np.asarray(_square(data, origin, size, pixels))
+    return square(open_image(data, origin) if pixels is None else pixels, size)
 
 
 def encode(data, origin, size, quality):
     """What `decode` gives, as JPEG. Raises as `decode`."""
     encoded = io.BytesIO()
-    _square(data, origin, size, _decode_jpeg(data)).save(encoded, "JPEG", quality=quality)
+    Image.fromarray(decode(data, origin, size)).save(encoded, "JPEG", quality=quality)
     return encoded.getvalue()
-
-
-def _square(data, origin, size, pixels):
-    return square(open_image(data, origin) if pixels is None else Image.fromarray(pixels), size)
 
 
 def _decode_jpeg(data):
@@ -51,33 +51,41 @@ def _decode_jpeg(data):
 
 
 def open_image(data, origin, upright=False):
-    """Encoded bytes as a Pillow image of mode RGB; `upright` turns it as its camera says. Raises as `decode`."""
+    """Encoded bytes as RGB, uint8 [height, width, 3]; `upright` turns them as the camera says. Raises as `decode`."""
     try:
         image = Image.open(io.BytesIO(data))
+        if image.mode == "F":
+            raise ValueError("its pixels are floating-point numbers")
+        image.load()
         if upright:
-            image = ImageOps.exif_transpose(image)
-        if image.mode.startswith("I;16"):  # Pillow's own conversion clips these instead of scaling them
-            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+            with contextlib.suppress(struct.error, SyntaxError, TypeError, ValueError):  # a broken tag says nothing
+                image = ImageOps.exif_transpose(image)
+        if image.mode[0] == "I":  # 16 bits, which Pillow's own conversion would clip instead of scaling
+            image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
         if image.mode == "P":  # a palette may hold transparent colours
             image = image.convert("RGBA")
-        return image.convert("RGB")
+        return np.asarray(image.convert("RGB"))
     except Image.DecompressionBombError as error:
         raise UserError(f"{origin}: too large an image ({error}); shrink or remove the file") from error
     except UnidentifiedImageError as error:
         raise UserError(f"{origin}: not an image; replace or remove the file") from error
-    except (OSError, SyntaxError, ValueError) as error:  # Pillow's ways to say that a file is broken
+    except MemoryError:
+        raise
+    except Exception as error:  # each of Pillow's formats has its own ways to say that a file is broken
         raise UserError(f"{origin}: not a complete image ({error}); replace or remove the file") from error
 
 
-def square(image, size):
-    """The centre of an RGB Pillow image whose shorter side was brought to `size`, as another one."""
-    shorter = min(image.size)
-    width, height = (max(size, round(side * size / shorter)) for side in image.size)
-    left, top = (width - size) // 2, (height - size) // 2
-    if image.size == (width, height):
-        return image.crop((left, top, left + size, top + size))
-    # What falls outside of the centre need not be computed.
-    x, y = image.width / width, image.height / height
-    box = (left * x, top * y, (left + size) * x, (top + size) * y)
-    method = Image.Resampling.BOX if size < shorter else Image.Resampling.BICUBIC
-    return image.resize((size, size), method, box)
+def square(pixels, size):
+    """The centre, [size, size, 3], of uint8 pixels [height, width, 3] whose shorter side was brought to `size`."""
+    shorter = min(pixels.shape[:2])
+    pixels = _centre(pixels, *(min(side, 4 * shorter) for side in pixels.shape[:2]))  # most of a strip never shows
+    height, width = (max(size, round(side * size / shorter)) for side in pixels.shape[:2])
+    if pixels.shape[:2] != (height, width):
+        method = cv2.INTER_AREA if size < shorter else cv2.INTER_CUBIC
+        pixels = cv2.resize(pixels, (width, height), interpolation=method)
+    return _centre(pixels, size, size)
+
+
+def _centre(pixels, height, width):
+    top, left = (pixels.shape[0] - height) // 2, (pixels.shape[1] - width) // 2
+    return pixels[top : top + height, left : left + width]

@@ -19,6 +19,7 @@ import multiprocessing
 import os
 import pathlib
 import shutil
+import signal
 import time
 
 import numpy as np
@@ -72,15 +73,16 @@ def prepare(dataset, root, output, size=256, workers=None, max_undecodable=0.01)
         "simplejpeg": simplejpeg.__version__,
     }
     try:
-        with claimed(output, description) as complete:
+        with claimed(output, description, plan) as complete:
             if complete:
                 print(f"{output} is complete already")
                 return
-            missing = [shard for shard in plan if not shard.notes.exists()]
-            done = [shard for shard in plan if shard.notes.exists()]
+            missing = [shard for shard in plan if not shard.done]
+            done = [shard for shard in plan if shard.done]
             undecodable = list_undecodable(done, output)
             check_space(plan, missing)
             total = sum(len(shard.source) for shard in plan)
+            check_undecodable(len(undecodable), total, max_undecodable, output)
             run(missing, total, len(undecodable), workers or available_cores(), max_undecodable)
             finish(plan)
     except OSError as error:
@@ -98,8 +100,11 @@ def find(dataset, root, size):
     for split in ("validation", "test"):
         if split in datasets.splits(dataset, root):
             source = datasets.relabelled(*datasets.load_split(dataset, root, split, size), class_names)
-            with contextlib.suppress(UserError):  # secret labels
+            try:
                 source.read(0)
+            except datasets.SecretLabelsError:
+                print(f"leaving out {split}: its labels are secret")
+            else:
                 sources[split] = source
     return sources, class_names
 
@@ -122,7 +127,7 @@ def fingerprint(splits, class_names):
 
 
 @contextlib.contextmanager
-def claimed(output, description):
+def claimed(output, description, plan):
     """Holds the directory for this process and this description. Gives whether it has the whole set already."""
     path = output / "prepare.json"
     if path.exists():
@@ -132,10 +137,13 @@ def claimed(output, description):
                 "(see its prepare.json); use another directory or remove it"
             )
         if (output / "statistics.json").exists():
+            lost = [shard.path.name for shard in plan if not shard.path.exists()]
+            if lost:
+                raise UserError(f"--output={output}: has lost {lost[0]}; remove the directory and start again")
             shutil.rmtree(shards.work_directory(output), ignore_errors=True)
             yield True
             return
-    elif output.exists() and any(output.iterdir()):
+    elif output.exists() and {path.name for path in output.iterdir()} - {".prepare", "prepare.tmp"}:
         raise UserError(f"--output={output}: is not empty; use another directory")
     work = shards.work_directory(output)
     work.mkdir(parents=True, exist_ok=True)
@@ -144,8 +152,11 @@ def claimed(output, description):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UserError(f"--output={output}: another process is preparing it; wait or stop that") from error
+        if (output / "statistics.json").exists():  # another process was just finishing
+            yield True
+            return
         for temporary in work.glob("*.tmp"):  # of a killed run
-            temporary.unlink()
+            temporary.unlink(missing_ok=True)
         files.write_json(path, description)
         yield False
 
@@ -197,17 +208,16 @@ def run(plan, total, failed_before, workers, max_undecodable):
     pool = concurrent.futures.ProcessPoolExecutor(min(workers, len(plan)), context, shards.start_worker, (shared,))
     with tqdm(total=count, unit="image", desc="preparing", disable=None, smoothing=0.05) as bar:
         try:
+            # Ctrl-C reaches workers too, and some while they start: the parent alone says what to do.
+            handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
             running = {pool.submit(shards.make_shard, shard) for shard in plan}
+            signal.signal(signal.SIGINT, handler)
             while running:
                 finished, running = concurrent.futures.wait(running, 0.2, concurrent.futures.FIRST_COMPLETED)
                 most_memory = max([most_memory, *(future.result() for future in finished)])
                 done, failed, _ = shared
                 bar.update(done - bar.n)
-                if failed + failed_before > max_undecodable * total:
-                    raise UserError(
-                        f"{failed + failed_before} of {total} images cannot be decoded, more than "
-                        f"--max_undecodable={max_undecodable}; {plan[0].output / 'undecodable.tsv'} lists them"
-                    )
+                check_undecodable(failed + failed_before, total, max_undecodable, plan[0].output)
                 now = time.monotonic()
                 if bar.disable and (now - reported > 30 or not running):
                     left = tqdm.format_interval((now - began) * (count - done) / max(done, 1))
@@ -221,10 +231,19 @@ def run(plan, total, failed_before, workers, max_undecodable):
     print(f"a worker took at most {most_memory / 1e6:.0f} MB of memory")
 
 
+def check_undecodable(count, total, greatest_part, output):
+    """Raises UserError if too many images cannot be decoded."""
+    if count > greatest_part * total:
+        raise UserError(
+            f"{count} of {total} images cannot be decoded, more than --max_undecodable={greatest_part}; "
+            f"{output / 'undecodable.tsv'} lists them: raise that, or mend them and start again without the directory"
+        )
+
+
 def list_undecodable(plan, output):
     """Writes `undecodable.tsv` of the shards that are done, and returns its rows."""
     rows = [row for shard in plan for row in shard.read_notes("undecodable")[0].tolist()]
-    with (output / "undecodable.tsv").open("w") as file:
+    with (output / "undecodable.tsv").open("w", encoding="utf-8") as file:
         writer = csv.writer(file, "excel-tab", lineterminator="\n")
         writer.writerows([("split", "file_name", "reason"), *rows])
     return rows
@@ -294,8 +313,11 @@ def main():
         "--max_undecodable", type=float, default=0.01, help="stop if a greater part cannot be decoded (0.01)"
     )
     args = parser.parse_args()
-    if args.size < 1 or args.workers < 1 or not 0 <= args.max_undecodable <= 1:
-        parser.error("--size and --workers must be above 0, --max_undecodable from 0 to 1")
+    if not args.root and not args.dataset.startswith("tfds:"):
+        parser.error(f"--dataset={args.dataset} needs --root=DIR")
+    if not 1 <= args.size <= 4096 or args.workers < 1 or not 0 <= args.max_undecodable <= 1:
+        parser.error("--size must be from 1 to 4096, --workers above 0, --max_undecodable from 0 to 1")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with commands.one_line_errors("the same command goes on"):
         prepare(**vars(args))
 

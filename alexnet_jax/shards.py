@@ -6,10 +6,10 @@ import multiprocessing
 import os
 import pathlib
 import resource
-import signal
 import sys
 import threading
 import warnings
+import zipfile
 
 import numpy as np
 import simplejpeg
@@ -47,6 +47,15 @@ class Shard:
         with np.load(self.notes) as notes:
             return [notes[name] for name in names]
 
+    @property
+    def done(self):
+        """Whether the shard and its notes are there, whole."""
+        try:
+            (bytes_on_disk,) = self.read_notes("bytes_on_disk")
+            return self.path.stat().st_size == bytes_on_disk
+        except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile):
+            return False
+
 
 def work_directory(output):
     """What is needed until the set is complete."""
@@ -57,7 +66,6 @@ def start_worker(shared):
     """Prepares a process to make shards. `shared` counts images and undecodable ones, and says when to stop."""
     global _shared
     _shared = shared
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the parent says what to do
     warnings.filterwarnings("ignore", module="PIL")
     threading.Thread(target=_exit_with_parent, daemon=True).start()
 
@@ -90,7 +98,7 @@ def make_shard(shard):
                 except UserError as error:
                     reason = str(error).removeprefix(f"{name}: ").partition("; ")[0]
                     undecodable.append((shard.split, name, reason))
-                    with (shard.output / "undecodable.tsv").open("a") as file:
+                    with (shard.output / "undecodable.tsv").open("a", encoding="utf-8") as file:
                         csv.writer(file, "excel-tab", lineterminator="\n").writerow(undecodable[-1])
                     with _shared.get_lock():
                         _shared[1] += 1
@@ -102,10 +110,12 @@ def make_shard(shard):
                     _shared[0] += 1
         finally:
             writer.close()
-        os.replace(temporary, shard.path)
+        bytes_on_disk = temporary.stat().st_size
+        replace(temporary, shard.path)
         with temporary.open("wb") as file:
-            np.savez(file, undecodable=np.array(undecodable, str).reshape(-1, 3), **vars(sums))
-        os.replace(temporary, shard.notes)
+            rows = np.array(undecodable, str).reshape(-1, 3)
+            np.savez(file, bytes_on_disk=bytes_on_disk, undecodable=rows, **vars(sums))
+        replace(temporary, shard.notes)
     except RuntimeError as error:  # of ArrayRecord
         raise UserError(
             f"--output={shard.output}: cannot be written ({str(error).partition(';')[0]}); {GOES_ON}"
@@ -113,6 +123,13 @@ def make_shard(shard):
     finally:
         temporary.unlink(missing_ok=True)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RESOURCE_UNIT
+
+
+def replace(temporary, path):
+    """Gives a file its name once it is on the disk, whatever happens to the power."""
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
 
 
 class Sums:

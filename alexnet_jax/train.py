@@ -62,8 +62,7 @@ def train_and_evaluate(config, workdir):
         )
     steps_per_epoch = len(dataset.train) / config.batch_size
     total_steps = max(1, round(config.num_epochs * steps_per_epoch))
-    keep_config(config, workdir)
-    keep_mean(dataset.mean, workdir)
+    check_config(config, workdir)
 
     state, schedule, window = init_state(config, net, mesh), optimizer.init_schedule(), {}
     train_step = make_train_step(config, net, mesh, dataset)
@@ -78,6 +77,7 @@ def train_and_evaluate(config, workdir):
                     f"{workdir} was trained on other classes or another number of images; use a new --workdir"
                 )
             state, schedule, window = checkpoints.restore(state), notes["schedule"], notes["window"]
+        keep(config, dataset.mean, start, workdir)
         if start < total_steps:
             (workdir / "result.json").unlink(missing_ok=True)  # of a shorter run
         describe(net, mesh, dataset, start, total_steps)
@@ -238,12 +238,12 @@ def device_loss(config, net, devices, dataset, params, batch, step):
     return means["loss"], means
 
 
-def keep_config(config, workdir):
-    """Writes `config.json`. Raises UserError if the directory holds a run of another config."""
+def check_config(config, workdir):
+    """Makes the directory. Raises UserError if it cannot be written, or holds a run of another config."""
     path = workdir / "config.json"
-    new = json.loads(config.to_json())
     if path.exists() and any((workdir / "checkpoints").glob("[1-9]*")):
-        old_fields, new_fields = dict(flatten(files.read_json(path))), dict(flatten(new))
+        old_fields = dict(flatten(files.read_json(path)))
+        new_fields = dict(flatten(json.loads(config.to_json())))
         changed = [
             f"{name} is {old_fields.get(name)!r} there and {new_fields.get(name)!r} here"
             for name in old_fields | new_fields
@@ -253,19 +253,29 @@ def keep_config(config, workdir):
             raise UserError(f"{workdir} holds a run of another config ({', '.join(changed)}); use another --workdir")
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        if jax.process_index() == 0:
-            files.write_json(path, new)
     except OSError as error:
         raise UserError(f"--workdir={workdir}: cannot be written ({error.strerror})") from error
 
 
-def keep_mean(mean, workdir):
-    """Writes `mean.npy`, which is subtracted from whatever the net will ever see."""
-    if jax.process_index() == 0:
-        try:
-            np.save(workdir / "mean.npy", mean)
-        except OSError as error:
-            raise UserError(f"--workdir={workdir}: cannot be written ({error.strerror})") from error
+def keep(config, mean, start, workdir):
+    """Writes `config.json`, and `mean.npy`, which is subtracted from whatever the net will ever see.
+
+    Raises UserError if the run so far subtracted another mean, or the directory cannot be written.
+    """
+    path = workdir / "mean.npy"
+    try:
+        if start and path.exists() and not np.array_equal(np.load(path), mean):
+            raise UserError(f"{workdir} was trained on images with another mean; use a new --workdir")
+        if jax.process_index() == 0:
+            files.write_json(workdir / "config.json", json.loads(config.to_json()))
+            temporary = workdir / "mean.tmp"
+            with temporary.open("wb") as file:
+                np.save(file, mean)
+            temporary.replace(path)
+    except (EOFError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); remove it") from error
+    except OSError as error:
+        raise UserError(f"--workdir={workdir}: cannot be written ({error.strerror})") from error
 
 
 def flatten(tree, prefix=""):

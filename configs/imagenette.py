@@ -17,7 +17,6 @@ def get_config():
     config.batch_size = 32
     config.num_epochs = 8.0
     config.dataset.name = "folder"
-    config.dataset.root = "imagenette2-160"
     config.schedule.name = "steps"
     config.schedule.learning_rate = 0.01
     config.schedule.epochs = (6.5,)

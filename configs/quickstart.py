@@ -15,7 +15,6 @@ def get_config():
     config.batch_size = 32
     config.num_epochs = 16.0
     config.dataset.name = "textures"
-    config.dataset.root = ""
     config.model.width = 0.25
     config.model.image_size = 112
     config.schedule.name = "steps"

@@ -26,7 +26,7 @@ def get_config():
 
     config.dataset = ConfigDict()
     config.dataset.name = "prepared"  # by alexnet_jax.prepare; or folder, tfds:NAME, textures
-    config.dataset.root = "imagenet256"  # its directory; for tfds:NAME and textures '' is the default place
+    config.dataset.root = ""  # the directory; '' is imagenet256, for tfds:NAME ~/tensorflow_datasets
 
     config.model = ConfigDict()
     config.model.net = "two_gpu"  # or one_gpu

@@ -33,6 +33,7 @@ def sixteen_bits():
         ("transparent palette PNG", encode(Image.fromarray(RAMP).convert("P"), "PNG", transparency=b"\x80" * 256)),
         ("1-bit PNG", encode(Image.fromarray(RAMP > 127), "PNG")),
         ("16-bit PNG", encode(sixteen_bits(), "PNG")),
+        ("16-bit PGM", encode(Image.fromarray(RAMP.astype(np.int32) * 257), "PPM")),
         ("WebP", encode(Image.fromarray(RAMP).convert("RGB"), "WEBP", quality=95)),
     ],
 )
@@ -49,6 +50,25 @@ def test_broken_files_are_named(damage):
     data = {"truncated": whole[: len(whole) // 2], "empty": b"", "text": b"<html></html>"}[damage]
     with pytest.raises(UserError, match=r"^cats/7.JPEG: not (a complete|an) image"):
         images.decode(data, "cats/7.JPEG", 96)
+
+
+def area_average(side, size):
+    """[size, side]: the part of every source pixel in every target pixel."""
+    edges = np.arange(size + 1) * side / size
+    lower, upper = edges[:-1, None], edges[1:, None]
+    overlap = np.minimum(upper, np.arange(1, side + 1)) - np.maximum(lower, np.arange(side))
+    return overlap.clip(0) * size / side
+
+
+@pytest.mark.parametrize("shape", [(375, 375), (500, 375), (375, 499), (384, 384), (512, 700)])
+def test_areas_are_averaged_as_in_numpy(shape):
+    pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    height, width = (round(side * 256 / min(shape)) for side in shape)
+    rows, columns = area_average(shape[0], height), area_average(shape[1], width)
+    expected = np.einsum("ab,bcd,ec->aed", rows, pixels.astype(np.float64), columns, optimize=True)
+    top, left = (height - 256) // 2, (width - 256) // 2
+    image = images.decode(encode(Image.fromarray(pixels), "PNG"), "image", 256)
+    assert abs(image - expected[top : top + 256, left : left + 256]).max() <= 1
 
 
 def test_shorter_side_is_scaled_and_the_centre_kept():

@@ -244,6 +244,43 @@ def test_an_output_of_something_else_is_left_alone(folder, uninterrupted, imagen
         prepare.prepare("folder", str(folder), uninterrupted, size=49)
 
 
+def test_lost_shards_are_made_again(folder, uninterrupted, tmp_path):
+    process = start(*flags(folder, tmp_path / "set", "--workers=1"))
+    while len(list((tmp_path / "set").glob(".prepare/*.npz"))) < 5:
+        time.sleep(0.005)
+    process.kill()
+    process.communicate()
+    first, second, *_ = sorted((tmp_path / "set").glob("*.array_record-*"))
+    first.unlink()
+    second.write_bytes(second.read_bytes()[:1000])
+    min((tmp_path / "set").glob(".prepare/train-00002.npz")).write_bytes(b"")
+    assert run(*flags(folder, tmp_path / "set"))[0] == 0
+    assert checksums(tmp_path / "set") == checksums(uninterrupted)
+
+
+def test_the_limit_holds_when_all_shards_are_there(tmp_path):
+    root = write_images(tmp_path / "images", {"train": (8, 8), "val": (2, 2)})
+    for image in sorted((root / "train" / "class_1").iterdir())[-3:]:
+        image.write_text("<html>")
+    for _ in range(3):
+        assert_one_line(run(*flags(root, tmp_path / "set")), "3 of 20 images cannot be decoded, more than")
+
+
+def test_other_images_under_the_same_names_are_noticed(uninterrupted, folder, tmp_path):
+    other = shutil.copytree(folder, tmp_path / "other")
+    Image.new("RGB", (90, 90)).save(other / "val" / "class_0" / "000.png")
+    with pytest.raises(UserError, match="holds a set from other images"):
+        prepare.prepare("folder", str(other), uninterrupted, size=48)
+
+
+def test_a_finished_set_that_lost_a_shard_is_named(folder, uninterrupted, tmp_path):
+    output = shutil.copytree(uninterrupted, tmp_path / "set")
+    next(output.glob("*train*")).unlink()
+    assert_one_line(run(*flags(folder, output)), "has lost folder_48-train.array_record-")
+    with pytest.raises(UserError, match="has lost folder_48-train.array_record-"):
+        datasets.load("prepared", str(output), 48)
+
+
 def test_two_processes_on_one_output(folder, uninterrupted, tmp_path):
     first = start(*flags(folder, tmp_path / "set", "--workers=1"))
     while not list((tmp_path / "set").glob(".prepare/*.npz")):
@@ -283,6 +320,18 @@ def test_missing_and_broken_archives(tmp_path):
     for part in (0.3, 0.5, 0.97):
         train.write_bytes(whole[train][: int(part * len(whole[train]))])
         attempt(r"_train.tar.*: not a complete archive .*; download it again")
+    with tarfile.open(fileobj=io.BytesIO(whole[validation])) as archive:
+        third = archive.getmembers()[2].offset
+    for damaged in (
+        whole[validation][:third],  # between two images
+        whole[validation][: third + 100],
+        whole[validation][:third] + bytes(512) + whole[validation][third + 512 :],
+        whole[validation][:third] + bytes(2**21),  # a download with its space reserved
+    ):
+        validation.write_bytes(damaged)
+        train.write_bytes(whole[train])
+        attempt(r"_val.tar: not a complete archive .*damaged at byte .*; download it again")
+    validation.write_bytes(whole[validation])
     train.write_bytes(whole[validation])
     attempt(r"ILSVRC2012_val_\d*.JPEG is no class of ILSVRC2012")
     with tarfile.open(train, "w") as archive:
@@ -326,6 +375,10 @@ def test_tfds_is_prepared(tmp_path):
     secret, _ = datasets.load_split("tfds:shapes", str(tmp_path), "test", 32)
     with pytest.raises(UserError, match="shapes/test: its labels are secret"):
         secret[0]
+    shard = next((tmp_path / "shapes" / "1.0.0").glob("shapes-train*"))
+    shard.write_bytes(shard.read_bytes()[:2000])
+    with pytest.raises(UserError, match="tfds:shapes.*(damaged|cannot be read|not stored)"):
+        prepare.prepare("tfds:shapes", str(tmp_path), tmp_path / "again", size=32, workers=1)
 
 
 @pytest.mark.parametrize(
@@ -333,9 +386,10 @@ def test_tfds_is_prepared(tmp_path):
     [
         (["--output=x"], "the following arguments are required: --dataset; see --help"),
         (["--dataset=folder", "--output=x", "--root=/nowhere"], "no directory '/nowhere'"),
-        (["--dataset=mnist", "--output=x"], "--dataset=mnist: use imagenet, folder or tfds:NAME"),
+        (["--dataset=folder", "--output=x"], "--dataset=folder needs --root=DIR"),
+        (["--dataset=mnist", "--output=x", "--root=y"], "--dataset=mnist: use imagenet, folder or tfds:NAME"),
         (["--dataset=tfds:no_such_set", "--output=x"], "no usable data set 'tfds:no_such_set'"),
-        (["--dataset=folder", "--output=x", "--size=0"], "--size and --workers must be above 0"),
+        (["--dataset=folder", "--output=x", "--root=y", "--size=0"], "--size must be from 1 to 4096"),
         (["--dataset=folder", "--output=x", "--worker=2"], "unrecognized arguments: --worker=2"),
     ],
 )

@@ -252,17 +252,27 @@ def test_parameters_that_are_not_finite_are_not_saved():
 
 
 def test_a_directory_of_another_config_is_refused(config, tmp_path):
-    train.keep_config(config, tmp_path / "run")
-    (tmp_path / "run" / "checkpoints" / "3").mkdir(parents=True)
+    run, mean = tmp_path / "run", np.ones(3, np.float32)
+    train.check_config(config, run)
+    train.keep(config, mean, 0, run)
+    (run / "checkpoints" / "3").mkdir(parents=True)
     config.batch_size = 16
     with pytest.raises(UserError, match=r"another config \(batch_size is 8 there and 16 here\); use another --workdir"):
-        train.keep_config(config, tmp_path / "run")
+        train.check_config(config, run)
     config.batch_size = 8
     config.mesh.model, config.num_epochs = 1, 200.0  # these may differ
-    train.keep_config(config, tmp_path / "run")
-    (tmp_path / "run" / "checkpoints" / "3").rmdir()  # and everything as long as nothing was learned
+    train.check_config(config, run)
+    (run / "checkpoints" / "3").rmdir()  # and everything as long as nothing was learned
     config.batch_size = 16
-    train.keep_config(config, tmp_path / "run")
+    train.check_config(config, run)
+
+
+def test_the_mean_of_a_run_never_changes(config, tmp_path):
+    train.keep(config, np.ones(3, np.float32), 0, tmp_path)
+    with pytest.raises(UserError, match="was trained on images with another mean"):
+        train.keep(config, np.zeros(3, np.float32), 7, tmp_path)
+    assert (np.load(tmp_path / "mean.npy") == 1).all()
+    train.keep(config, np.ones(3, np.float32), 7, tmp_path)
 
 
 def test_a_directory_that_cannot_be_one_is_refused(config, tmp_path):

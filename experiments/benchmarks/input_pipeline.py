@@ -5,12 +5,12 @@
 
 Both work on the same images, in turn, several times, on the same one or two cores; medians are reported, of the ratios
 those of each pair. Process start-up counts. --root is a folder of images (train/CLASS/*, val/CLASS/*),
-of which --images are taken.
+of which at least --images are taken, evenly.
 
   prepare        to a shorter side of 256, the centre, JPEG of quality 95, with mean image and covariance of the result;
                  DataLoader's own process writes the bytes to one file.
-  JPEGs alone    the same for prepare; DataLoader leaves the statistics out.
-  ... of 375     both, of images enlarged to a shorter side of 375: 500×375 is the most frequent size in ImageNet.
+  ... of 375     the same, of images enlarged to a shorter side of 375: 500×375 is the most frequent size in ImageNet.
+  JPEGs of 375   the same for prepare; DataLoader leaves the statistics out.
   train          prepared images as uint8 batches of 128; cropping is the device's business.
   train, crops   the same for us; DataLoader also crops, flips and subtracts the mean, as its users do on the host.
 """
@@ -23,8 +23,12 @@ import os
 import pathlib
 import shutil
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
+
+os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")  # of NumPy in every process: one a core
 
 import numpy as np
 import torch
@@ -111,8 +115,9 @@ def loader(paths, work, cores, collate=None):
 
 def our_preparation(root, workers):
     with tempfile.TemporaryDirectory() as directory:
+        command = [sys.executable, "-m", "alexnet_jax.prepare", "--dataset=folder", f"--root={root}"]
         began = time.perf_counter()
-        prepare.prepare("folder", root, pathlib.Path(directory) / "set", workers=workers)
+        subprocess.run([*command, f"--output={directory}/set", f"--workers={workers}"], check=True)
         return time.perf_counter() - began
 
 
@@ -166,14 +171,7 @@ def main():
         for cores in (1, 2):
             os.sched_setaffinity(0, all_cores[:cores])
             for name, ours, theirs, theirs_paths, collate in (
-                (
-                    "prepare",
-                    lambda n: our_preparation(small, n),
-                    prepared_with_statistics,
-                    paths(args.root),
-                    add_up,
-                ),
-                ("JPEGs alone", lambda n: our_preparation(small, n), prepared_bytes, paths(small), bytes_alone),
+                ("prepare", lambda n: our_preparation(small, n), prepared_with_statistics, paths(small), add_up),
                 ("prepare of 375", lambda n: our_preparation(large, n), prepared_with_statistics, paths(large), add_up),
                 ("JPEGs of 375", lambda n: our_preparation(large, n), prepared_bytes, paths(large), bytes_alone),
                 ("train", lambda _: our_batches(source), as_uint8, files, None),
