@@ -6,7 +6,6 @@ import io
 import json
 import os
 import pathlib
-import resource
 import shutil
 import signal
 import subprocess
@@ -29,8 +28,8 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:tensorflow_d
 SMALL_SHARDS = "import sys; from alexnet_jax import prepare; prepare.IMAGES_PER_SHARD = 8; prepare.main()"
 
 
-def start(*flags, **options):
-    command = [sys.executable, "-c", SMALL_SHARDS, *map(str, flags)]
+def start(*flags, code=SMALL_SHARDS, **options):
+    command = [sys.executable, "-c", code, *map(str, flags)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
 
 
@@ -209,11 +208,9 @@ def test_too_many_undecodable_images_stop_the_run_and_nothing_is_lost(folder, un
 
 
 def test_a_full_disk_ends_with_one_line_and_nothing_is_lost(folder, uninterrupted, tmp_path):
-    def limit_files_to_8_kilobytes():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))
-
+    small_files = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192)); "
     output = tmp_path / "set"
-    result = run(*flags(folder, output, "--workers=1"), preexec_fn=limit_files_to_8_kilobytes)
+    result = run(*flags(folder, output, "--workers=1"), code=small_files + SMALL_SHARDS)
     assert_one_line(result, f"--output={output}: cannot be written (write() failed: File too large)")
     assert not list(output.glob("*.array_record*")) and not list(output.glob(".prepare/*.tmp"))
     assert run(*flags(folder, output))[0] == 0
