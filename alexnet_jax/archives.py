@@ -5,40 +5,10 @@ import pathlib
 import re
 import tarfile
 
-from alexnet_jax import UserError, images
+from alexnet_jax import UserError, sources
 
 RECORD = 2**20  # more than the zeros at the end of an archive: tar fills up to 10 kB, other tools a little more
 TRAIN, VALIDATION = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
-
-
-class ArchiveSource:
-    """Members of a tar file, as (offset, bytes, name, label)."""
-
-    def __init__(self, origin, members, image_size):
-        self.origin, self.members, self.image_size = origin, members, image_size
-        self.listing = members
-
-    def __len__(self):
-        return len(self.members)
-
-    def __getitem__(self, i):
-        data, label = self.read(i)
-        return images.decode(data, f"{self.origin}, {self.name(i)}", self.image_size), label
-
-    def name(self, i):
-        return self.members[i][2]
-
-    def read(self, i):
-        offset, size, name, label = self.members[i]
-        try:
-            with open(self.origin, "rb") as archive:
-                data = os.pread(archive.fileno(), size, offset)
-        except OSError as error:
-            raise UserError(f"{self.origin}: cannot be read ({error.strerror})") from error
-        return data, label
-
-    def part(self, start, stop):
-        return ArchiveSource(self.origin, self.members[start:stop], self.image_size)
 
 
 def imagenet(root, image_size):
@@ -82,15 +52,14 @@ def imagenet(root, image_size):
                 raise UserError(f"{root / VALIDATION}: {image.name} is no image of ILSVRC2012; is this the archive?")
             yield image.offset_data, image.size, os.path.basename(image.name), labels[answers[int(number[1]) - 1]]
 
-    found = {"train": list(training_images()), "validation": list(validation_images())}
-    sources = {
-        split: ArchiveSource(str(root / archive), found[split], image_size)
-        for split, archive in (("train", TRAIN), ("validation", VALIDATION))
+    splits = {
+        "train": sources.ArchiveSource(str(root / TRAIN), list(training_images()), image_size),
+        "validation": sources.ArchiveSource(str(root / VALIDATION), list(validation_images()), image_size),
     }
-    for source in sources.values():
+    for source in splits.values():
         if not len(source):
             raise UserError(f"{source.origin}: holds no images; download it again")
-    return sources, class_names
+    return splits, class_names
 
 
 def _members(path, within=None):

@@ -1,5 +1,7 @@
 """Checkpoints of a run: parameters and velocities as of a step, with what the loop has to remember (orbax)."""
 
+import contextlib
+
 import jax
 from orbax.checkpoint import v1 as ocp
 
@@ -41,22 +43,36 @@ class Checkpoints:
             self._checkpointer.save_async(step, state, force=True, custom_metadata=notes)
 
     def notes(self):
-        """The dict that the newest checkpoint was saved with."""
-        return self._checkpointer.metadata(self.latest_step).custom_metadata
+        """The dict that the newest checkpoint was saved with. Raises UserError if it cannot be read."""
+        with self._reading(self.latest_step):
+            notes = self._checkpointer.metadata(self.latest_step).custom_metadata
+            if not notes:
+                raise ValueError("no metadata")
+            return notes
 
     def restore(self, like):
-        """The newest checkpoint's tree, with the shapes and shardings of the tree `like`: on any mesh."""
+        """The newest checkpoint's tree, with the shapes and shardings of the tree `like`: on any mesh.
+
+        Raises UserError if it cannot be read.
+        """
+        with self._reading(self.latest_step):
+            tree = self._checkpointer.load(self.latest_step, _abstract(like))
         # Buffers fresh from disk may not be donatable; those that a compiled program returns are.
-        return jax.jit(lambda tree: tree)(self._checkpointer.load(self.latest_step, _abstract(like)))
+        return jax.jit(lambda tree: tree)(tree)
 
     def restore_params(self, step, like):
         """The parameters alone of the checkpoint of `step`, as `restore`. Raises UserError if they cannot be read."""
         velocity = jax.tree.map(lambda _: ocp.PLACEHOLDER, jax.eval_shape(optimizer.sgd().init, like))
-        try:
+        with self._reading(step):
             return self._checkpointer.load(step, {"params": _abstract(like), "velocity": velocity})["params"]
-        except Exception as error:  # of many kinds, from the libraries beneath
-            why = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise UserError(f"{self._checkpointer.directory / str(step)}: cannot be read ({why[:200]})") from error
+
+    @contextlib.contextmanager
+    def _reading(self, step):
+        try:
+            yield
+        except (OSError, LookupError, ValueError) as error:
+            why = str(error).partition("\n")[0][:200]
+            raise UserError(f"{self._checkpointer.directory / str(step)}: cannot be read ({why})") from error
 
 
 def _abstract(tree):

@@ -1,9 +1,6 @@
 """Where images come from: a prepared set, TFDS, a folder of images, or the embedded textures.
 
-A `source` is a split as `input_pipeline` reads it: `len(source)`, `source.image_size`, `source[i]`, an image
-[image_size, image_size, 3] uint8 with its label, and `source.name(i)` to tell people which image that is. Sources of
-encoded images also have `source.read(i)`, the bytes with their label, `source.part(start, stop)`, a smaller source, and
-`source.listing`, which tells sources of other images or labels apart.
+A split of a data set is a source; see `sources`.
 """
 
 import dataclasses
@@ -14,8 +11,9 @@ import os
 import pathlib
 
 import numpy as np
+from google.protobuf import json_format
 
-from alexnet_jax import UserError, images, textures
+from alexnet_jax import UserError, sources, textures
 
 # ImageNet's 256×256 training images, 0–255, from cuda-convnet2's published metadata: the channel means, and the
 # standard deviations (the paper's λ) along the principal axes of RGB (the columns).
@@ -29,7 +27,6 @@ IMAGENET_COLOUR_AXES = np.array(
     ],
     np.float32,
 )
-
 
 DEFAULT_PREPARED = "imagenet256"
 
@@ -69,11 +66,11 @@ def load(name, root, image_size):
     """
     train, class_names = load_split(name, root, "train", image_size)
     validation, test = held_out(name, root)
-    sources = {
+    held = {
         split: relabelled(*load_split(name, root, split, image_size), class_names)
         for split in dict.fromkeys([validation, test])
     }
-    return Dataset(train, sources[validation], sources[test], class_names, **_statistics(name, root, image_size))
+    return Dataset(train, held[validation], held[test], class_names, **_statistics(name, root, image_size))
 
 
 def held_out(name, root):
@@ -105,7 +102,7 @@ def load_split(name, root, split, image_size):
         arrays, _ = textures.load(root)
         if split not in arrays:
             raise UserError(f"textures have no split {split!r}, but {', '.join(arrays)}")
-        source = ArraySource(arrays[split], split, len(textures.CLASS_NAMES), image_size)
+        source = sources.ArraySource(arrays[split], split, len(textures.CLASS_NAMES), image_size)
         return source, textures.CLASS_NAMES
     if name == "folder":
         return _folder(root, split, image_size)
@@ -124,7 +121,7 @@ def relabelled(source, class_names, new_class_names):
             "training images; rename or remove them"
         )
     labels = {new_name: label for label, new_name in enumerate(new_class_names)}
-    return Relabelled(source, [labels[old_name] for old_name in class_names])
+    return sources.Relabelled(source, [labels[old_name] for old_name in class_names])
 
 
 @functools.cache
@@ -140,134 +137,6 @@ def readable(class_name):
     """
     words = _imagenet_names().get(class_name)
     return f"{class_name} {words}" if words else class_name
-
-
-class ArraySource:
-    """Images in one array [N, S, S, 3], uint8; the labels go round the classes."""
-
-    def __init__(self, images, origin, num_classes, image_size):
-        self.images, self.origin, self.num_classes, self.image_size = images, origin, num_classes, image_size
-
-    def __len__(self):
-        return len(self.images)
-
-    def __getitem__(self, i):
-        image = self.images[i]
-        if len(image) != self.image_size:
-            image = images.square(image, self.image_size)
-        return image, i % self.num_classes
-
-    def name(self, i):
-        return f"{self.origin}/{i}"
-
-
-class FileSource:
-    """Image files in a directory, as (path below it, label)."""
-
-    def __init__(self, origin, files, image_size):
-        self.origin, self.files, self.image_size = origin, files, image_size
-
-    @property
-    def listing(self):
-        try:
-            return [(name, label, os.path.getsize(os.path.join(self.origin, name))) for name, label in self.files]
-        except OSError as error:
-            raise UserError(f"{error.filename}: cannot be read ({error.strerror})") from error
-
-    def __len__(self):
-        return len(self.files)
-
-    def __getitem__(self, i):
-        data, label = self.read(i)
-        return images.decode(data, os.path.join(self.origin, self.name(i)), self.image_size), label
-
-    def name(self, i):
-        return self.files[i][0]
-
-    def read(self, i):
-        name, label = self.files[i]
-        path = os.path.join(self.origin, name)
-        try:
-            with open(path, "rb") as file:
-                return file.read(), label
-        except OSError as error:
-            raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-
-    def part(self, start, stop):
-        return FileSource(self.origin, self.files[start:stop], self.image_size)
-
-
-class SecretLabelsError(UserError):
-    """A test set whose answers are not published."""
-
-
-class TfdsSource:
-    """Examples of a TFDS data set that have an encoded `image`, a `label` and perhaps a `file_name`."""
-
-    def __init__(self, data_source, origin, identity, image_size, start=0, stop=None):
-        self.data_source, self.origin, self.identity, self.image_size = data_source, origin, identity, image_size
-        self.start, self.stop = start, len(data_source) if stop is None else stop
-
-    @property
-    def listing(self):
-        return self.identity, self.start, self.stop
-
-    def __len__(self):
-        return self.stop - self.start
-
-    def __getitem__(self, i):
-        data, label = self.read(i)
-        return images.decode(data, f"{self.origin}, example {self.start + i}", self.image_size), label
-
-    def _example(self, i):
-        try:
-            return self.data_source[self.start + i]
-        except (OSError, RuntimeError, TypeError, ValueError) as error:
-            why = str(error).splitlines()[0][:200]
-            raise UserError(
-                f"{self.origin}, example {self.start + i}: cannot be read ({why}); build it again"
-            ) from error
-
-    def name(self, i):
-        example = self._example(i)
-        file_name = example.get("file_name", f"{self.origin}/{self.start + i}")
-        return file_name.decode() if isinstance(file_name, bytes) else str(file_name)
-
-    def read(self, i):
-        example = self._example(i)
-        if example["label"] < 0:
-            raise SecretLabelsError(f"{self.origin}: its labels are secret; use another split")
-        return example["image"], int(example["label"])
-
-    def part(self, start, stop):
-        start, stop = self.start + start, self.start + stop
-        return TfdsSource(self.data_source, self.origin, self.identity, self.image_size, start, stop)
-
-
-class Relabelled:
-    """A source whose label l becomes labels[l]."""
-
-    def __init__(self, source, labels):
-        self.source, self.labels = source, labels
-        self.origin, self.image_size, self.name = source.origin, source.image_size, source.name
-
-    @property
-    def listing(self):
-        return self.labels, self.source.listing
-
-    def __len__(self):
-        return len(self.source)
-
-    def __getitem__(self, i):
-        image, label = self.source[i]
-        return image, self.labels[label]
-
-    def read(self, i):
-        data, label = self.source.read(i)
-        return data, self.labels[label]
-
-    def part(self, start, stop):
-        return Relabelled(self.source.part(start, stop), self.labels)
 
 
 _FOLDERS = {"train": "train", "validation": "val", "test": "test"}
@@ -296,7 +165,7 @@ def _folder(root, split, image_size):
         raise UserError(f"{directory}: a class folder's name is not UTF-8 ({error.object!a}); rename it") from error
     except OSError as error:
         raise UserError(f"{error.filename}: cannot be read ({error.strerror})") from error
-    return FileSource(str(directory), files, image_size), class_names
+    return sources.FileSource(str(directory), files, image_size), class_names
 
 
 def _visible(directory):
@@ -336,7 +205,7 @@ def _tfds(name, root, split, image_size):
             f"{name} is not stored as ArrayRecord in {builder.data_dir}{stored}: {_how_to_get(name)}"
         ) from error
     identity = builder.info.full_name, [(s.name, s.num_bytes, s.shard_lengths) for s in there.values()]
-    return TfdsSource(data_source, f"{name}/{split}", identity, image_size), tuple(features["label"].names)
+    return sources.TfdsSource(data_source, f"{name}/{split}", identity, image_size), tuple(features["label"].names)
 
 
 def _builder(name, root):
@@ -352,7 +221,7 @@ def _builder(name, root):
             )
         try:
             return tfds.builder_from_directory(directory)
-        except Exception as error:  # of many kinds, from the libraries beneath
+        except (json_format.ParseError, OSError, ValueError) as error:
             raise UserError(f"{directory}: its dataset_info.json cannot be read; prepare the set again") from error
     if not name.startswith("tfds:"):
         raise UserError(f"config.dataset.name: no data set {name!r}; use prepared, tfds:NAME, folder or textures")

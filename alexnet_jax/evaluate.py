@@ -212,8 +212,8 @@ def evaluate(args):
     """Loads, evaluates, writes and prints what the flags of `main` ask for."""
     trained = ensemble.load(args.workdir)
     path = pathlib.Path(args.json) if args.json else trained.members[0].workdir / "evaluation.json"
-    if path.suffix != ".json" or not path.parent.is_dir():
-        raise UserError(f"--json={path}: must be a file of that suffix, in a directory that is there")
+    if not path.parent.is_dir() or path.exists() and not path.is_file():
+        raise UserError(f"--json={path}: must be a file in a directory that is there")
     config = trained.members[0].config
     name = args.dataset or config.dataset.name
     root = args.root if args.root is not None else "" if args.dataset else config.dataset.root

@@ -1,16 +1,30 @@
 """Small files that are there whole or not at all."""
 
+import contextlib
 import json
 import os
 
 from alexnet_jax import UserError
 
 
+@contextlib.contextmanager
+def whole(path, mode="w"):
+    """A file to write that takes the name `path` when it is complete and on the disk."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with temporary.open(mode) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def write_json(path, value):
-    """Writes a dict as JSON."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(value, indent=2) + "\n")
-    os.replace(temporary, path)
+    """Writes a dict as JSON, whole or not at all."""
+    with whole(path) as file:
+        file.write(json.dumps(value, indent=2) + "\n")
 
 
 def read_json(path):

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import struct
+import zlib
 
 import cv2
 import numpy as np
@@ -10,6 +11,12 @@ import simplejpeg
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from alexnet_jax import UserError
+
+# What Pillow's formats raise for a broken file, each in its own way.
+BROKEN = (
+    *(ArithmeticError, LookupError, OSError, RuntimeError, SyntaxError, TypeError, ValueError),
+    *(struct.error, zlib.error),
+)
 
 cv2.setNumThreads(1)  # images are decoded in parallel, each by one thread
 
@@ -69,9 +76,7 @@ def open_image(data, origin, upright=False):
         raise UserError(f"{origin}: too large an image ({error}); shrink or remove the file") from error
     except UnidentifiedImageError as error:
         raise UserError(f"{origin}: not an image; replace or remove the file") from error
-    except MemoryError:
-        raise
-    except Exception as error:  # each of Pillow's formats has its own ways to say that a file is broken
+    except BROKEN as error:
         raise UserError(f"{origin}: not a complete image ({error}); replace or remove the file") from error
 
 

@@ -5,7 +5,6 @@ import contextlib
 import json
 import logging
 import math
-import os
 import pathlib
 import sys
 import time
@@ -17,7 +16,7 @@ from jax import lax
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from alexnet_jax import UserError
+from alexnet_jax import UserError, files
 
 log = logging.getLogger("alexnet_jax")
 
@@ -70,9 +69,9 @@ def _drop_after(path, step):
     try:
         lines = path.read_text().splitlines(keepends=True) if path.exists() else []
         whole = [line for line in lines if line.endswith("\n")]
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(line for line in whole if json.loads(line)["step"] <= step))
-        os.replace(temporary, path)
+        kept = [line for line in whole if json.loads(line)["step"] <= step]
+        with files.whole(path) as file:
+            file.writelines(kept)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: cannot be continued ({error}); restore or remove it") from error
 

@@ -27,7 +27,7 @@ import PIL
 import simplejpeg
 from tqdm import tqdm
 
-from alexnet_jax import UserError, archives, commands, datasets, files, images, shards
+from alexnet_jax import UserError, archives, commands, datasets, files, images, shards, sources
 
 IMAGES_PER_SHARD = 256  # or more, as a reader keeps every shard open: at most 256 of them for training, 16 elsewhere
 
@@ -96,17 +96,17 @@ def find(dataset, root, size):
     if dataset != "folder" and not dataset.startswith("tfds:"):
         raise UserError(f"--dataset={dataset}: use imagenet, folder or tfds:NAME")
     train, class_names = datasets.load_split(dataset, root, "train", size)
-    sources = {"train": train}
+    splits = {"train": train}
     for split in ("validation", "test"):
         if split in datasets.splits(dataset, root):
             source = datasets.relabelled(*datasets.load_split(dataset, root, split, size), class_names)
             try:
                 source.read(0)
-            except datasets.SecretLabelsError:
+            except sources.SecretLabelsError:
                 print(f"leaving out {split}: its labels are secret")
             else:
-                sources[split] = source
-    return sources, class_names
+                splits[split] = source
+    return splits, class_names
 
 
 def divide(source, most):
@@ -143,7 +143,7 @@ def claimed(output, description, plan):
             shutil.rmtree(shards.work_directory(output), ignore_errors=True)
             yield True
             return
-    elif output.exists() and {path.name for path in output.iterdir()} - {".prepare", "prepare.tmp"}:
+    elif output.exists() and {path.name for path in output.iterdir()} - {".prepare", "prepare.json.tmp"}:
         raise UserError(f"--output={output}: is not empty; use another directory")
     work = shards.work_directory(output)
     work.mkdir(parents=True, exist_ok=True)
@@ -164,12 +164,11 @@ def claimed(output, description, plan):
 def check_space(plan, missing):
     """Says how much disk the set takes. Raises UserError if that is not there."""
     size, output = plan[0].size, plan[0].output
-    sources = [shard.source for shard in plan]
-    picked = [sources[len(sources) * i // 64] for i in range(64)]
+    spread = [plan[len(plan) * i // 64].source for i in range(64)]
     encoded = []
-    for i, source in enumerate(picked):
+    for source, place in ((source, len(source) * i // 64) for i, source in enumerate(spread)):
         with contextlib.suppress(UserError):
-            data, _ = source.read(len(source) * i // 64)
+            data, _ = source.read(place)
             encoded.append(len(images.encode(data, "", size, shards.JPEG_QUALITY)))
     each = (np.mean(encoded) if encoded else size * size) + 100
     needed = each * sum(len(shard.source) for shard in missing) + 4 * size * size * 3 * len(missing)

@@ -14,7 +14,7 @@ import zipfile
 import numpy as np
 import simplejpeg
 
-from alexnet_jax import UserError, images
+from alexnet_jax import UserError, files, images
 
 JPEG_QUALITY = 95
 RESOURCE_UNIT = 1 if sys.platform == "darwin" else 1024  # of getrusage, in bytes
@@ -111,11 +111,12 @@ def make_shard(shard):
         finally:
             writer.close()
         bytes_on_disk = temporary.stat().st_size
-        replace(temporary, shard.path)
-        with temporary.open("wb") as file:
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, shard.path)
+        with files.whole(shard.notes, "wb") as file:
             rows = np.array(undecodable, str).reshape(-1, 3)
             np.savez(file, bytes_on_disk=bytes_on_disk, undecodable=rows, **vars(sums))
-        replace(temporary, shard.notes)
     except RuntimeError as error:  # of ArrayRecord
         raise UserError(
             f"--output={shard.output}: cannot be written ({str(error).partition(';')[0]}); {GOES_ON}"
@@ -123,13 +124,6 @@ def make_shard(shard):
     finally:
         temporary.unlink(missing_ok=True)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RESOURCE_UNIT
-
-
-def replace(temporary, path):
-    """Gives a file its name once it is on the disk, whatever happens to the power."""
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 class Sums:

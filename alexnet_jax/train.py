@@ -268,10 +268,8 @@ def keep(config, mean, start, workdir):
             raise UserError(f"{workdir} was trained on images with another mean; use a new --workdir")
         if jax.process_index() == 0:
             files.write_json(workdir / "config.json", json.loads(config.to_json()))
-            temporary = workdir / "mean.tmp"
-            with temporary.open("wb") as file:
+            with files.whole(path, "wb") as file:
                 np.save(file, mean)
-            temporary.replace(path)
     except (EOFError, ValueError) as error:
         raise UserError(f"{path}: cannot be read ({error}); remove it") from error
     except OSError as error:
