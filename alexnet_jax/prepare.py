@@ -166,7 +166,7 @@ def check_space(plan, missing):
     size, output = plan[0].size, plan[0].output
     spread = [plan[len(plan) * i // 64].source for i in range(64)]
     encoded = []
-    for source, place in ((source, len(source) * i // 64) for i, source in enumerate(spread)):
+    for source, place in dict.fromkeys((source, len(source) * i // 64) for i, source in enumerate(spread)):
         with contextlib.suppress(UserError):
             data, _ = source.read(place)
             encoded.append(len(images.encode(data, "", size, shards.JPEG_QUALITY)))
