@@ -60,12 +60,31 @@ def area_average(side, size):
     return overlap.clip(0) * size / side
 
 
-@pytest.mark.parametrize("shape", [(375, 375), (500, 375), (375, 499), (384, 384), (512, 700)])
-def test_areas_are_averaged_as_in_numpy(shape):
+def cubic(side, size):
+    """[size, side]: Keys's cubic convolution with a = -3/4, the outermost pixels repeated beyond the edge."""
+    a = -0.75
+    places = (np.arange(size) + 0.5) * side / size - 0.5
+    weights = np.zeros((size, side))
+    for offset in range(-1, 3):
+        pixel = np.floor(places).astype(int) + offset
+        x = abs(places - pixel)
+        near, far = (a + 2) * x**3 - (a + 3) * x**2 + 1, a * (x**3 - 5 * x**2 + 8 * x - 4)
+        np.add.at(weights, (np.arange(size), pixel.clip(0, side - 1)), np.where(x <= 1, near, far))
+    return weights
+
+
+@pytest.mark.parametrize(
+    ("method", "shape"),
+    [
+        *((area_average, shape) for shape in [(375, 375), (500, 375), (375, 499), (384, 384), (512, 700)]),
+        *((cubic, shape) for shape in [(160, 160), (213, 160), (90, 300), (3, 5)]),
+    ],
+)
+def test_images_are_resized_as_in_numpy(method, shape):
     pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
     height, width = (round(side * 256 / min(shape)) for side in shape)
-    rows, columns = area_average(shape[0], height), area_average(shape[1], width)
-    expected = np.einsum("ab,bcd,ec->aed", rows, pixels.astype(np.float64), columns, optimize=True)
+    rows, columns = method(shape[0], height), method(shape[1], width)
+    expected = np.einsum("ab,bcd,ec->aed", rows, pixels.astype(np.float64), columns, optimize=True).clip(0, 255)
     top, left = (height - 256) // 2, (width - 256) // 2
     image = images.decode(encode(Image.fromarray(pixels), "PNG"), "image", 256)
     assert abs(image - expected[top : top + 256, left : left + 256]).max() <= 1

@@ -1,0 +1,52 @@
+"""The most memory that a worker of alexnet_jax.prepare takes for large images of each kind.
+
+  python experiments/benchmarks/worker_memory.py
+
+Makes one image of a kind, prepares it, and reads what the run says of its worker; about a minute in all.
+"""
+
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+
+import numpy as np
+from PIL import Image
+
+Image.MAX_IMAGE_PIXELS = None
+KINDS = {  # name: height and width, mode, format and its options
+    "photograph, JPEG": ((333, 500), "RGB", "JPEG", {}),
+    "JPEG": ((8000, 11000), "RGB", "JPEG", {}),
+    "CMYK JPEG": ((8000, 11000), "CMYK", "JPEG", {}),
+    "lossless WebP": ((8000, 11000), "RGB", "WEBP", {"lossless": True, "quality": 0, "method": 0}),
+    "RGBA PNG": ((13000, 13000), "RGBA", "PNG", {"compress_level": 1}),
+}
+
+
+def memory(shape, mode, kind, options):
+    """Megabytes."""
+    tile = np.random.default_rng(0).integers(0, 256, (100, 100, 3), dtype=np.uint8)
+    pixels = np.tile(tile, (-(-shape[0] // 100), -(-shape[1] // 100), 1))[: shape[0], : shape[1]]
+    with tempfile.TemporaryDirectory() as directory:
+        folder = pathlib.Path(directory, "images", "train", "large")
+        folder.mkdir(parents=True)
+        Image.fromarray(pixels).convert(mode).save(folder / f"image.{kind.lower()}", kind, **options)
+        del pixels
+        command = [sys.executable, "-m", "alexnet_jax.prepare", "--dataset=folder", f"--root={directory}/images"]
+        output = subprocess.run([*command, f"--output={directory}/set"], check=True, capture_output=True, text=True)
+    return int(re.search(r"a worker took at most (\d+) MB", output.stdout).group(1))
+
+
+def main():
+    print(f"{'kind':18} {'megapixels':>10} {'MB':>6} {'bytes a pixel':>13}")
+    nothing = None
+    for name, (shape, *image) in KINDS.items():
+        taken = memory(shape, *image)
+        nothing = nothing or taken
+        each = (taken - nothing) * 1e6 / np.prod(shape)
+        print(f"{name:18} {np.prod(shape) / 1e6:10.1f} {taken:6} {each:13.1f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
