@@ -14,13 +14,25 @@ def stored_size(image_size):
     return image_size * 8 // 7
 
 
+COLOUR_SCALES = ("standard_deviation", "eigenvalue")
+
+
+def colour_scale(kind, colour_std_3):
+    """The λ of section 4.1, from the standard deviations of RGB (0–255) along its principal axes.
+
+    The 2012 code takes these themselves. The paper's text says eigenvalues, which are their squares, and of a size that
+    makes sense if RGB goes from 0 to 1: there they are taken, and brought back to 0–255.
+    """
+    return colour_std_3 if kind == "standard_deviation" else 255 * (colour_std_3 / 255) ** 2
+
+
 def random_views(
     images_BxSxSx3,
     crop_keys_B,
     colour_keys_B,
     image_size,
     mean,
-    colour_std_3,
+    colour_scale_3,
     colour_axes_3x3,
     colour_noise,
     divisor,
@@ -32,9 +44,9 @@ def random_views(
       crop_keys_B, colour_keys_B: PRNG keys that decide each example's crop and flip, and its colours.
       image_size: height and width of the crops, in pixels.
       mean: float32, the training set's mean image [S, S, 3] or channel means [3].
-      colour_std_3, colour_axes_3x3: standard deviations of the training set's RGB values along their principal axes,
-        and these axes as columns.
-      colour_noise: standard deviation of the α that section 4.1 multiplies them with (0.1 there; 0: no noise).
+      colour_scale_3, colour_axes_3x3: the section's λ, as `colour_scale` gives them, and the principal axes of the
+        training set's RGB values, as columns.
+      colour_noise: standard deviation of the α that section 4.1 multiplies λ with (0.1 there; 0: no noise).
       divisor: of the result; 1 in the paper, 1.1 in the 2012 code.
 
     Returns:
@@ -49,7 +61,7 @@ def random_views(
         )
         x = jnp.where(jax.random.bernoulli(flip_key), x[:, ::-1], x).astype(jnp.float32)
         alpha = colour_noise * jax.random.normal(jax.random.split(colour_key, 3)[2], (3,))
-        return x + colour_axes_3x3 @ (alpha * colour_std_3)
+        return x + colour_axes_3x3 @ (alpha * colour_scale_3)
 
     x = jax.vmap(view)(images_BxSxSx3, crop_keys_B, colour_keys_B)
     return (x - centre_crop(mean, image_size)) / divisor

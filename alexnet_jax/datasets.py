@@ -145,7 +145,9 @@ _FOLDER_LAYOUT = "a folder of images holds train/CLASS/* and val/CLASS/*"
 
 def _folder(root, split, image_size):
     if not root or not _directory(root).is_dir():
-        raise UserError(f"config.dataset.root: no directory {root!r}; set it to one: {_FOLDER_LAYOUT}")
+        raise UserError(
+            f"dataset root {root!r}: no such directory; set it (config.dataset.root, --root): {_FOLDER_LAYOUT}"
+        )
     directory = _directory(root) / _FOLDERS.get(split, split)
     try:
         if not directory.is_dir():
@@ -183,7 +185,7 @@ def _tfds(name, root, split, image_size):
     builder = _builder(name, root)
     features = builder.info.features or {}
     if not {"image", "label"} <= set(features) or not isinstance(features["label"], tfds.features.ClassLabel):
-        raise UserError(f"config.dataset.name: the data set {name!r} has no `image` with a `label` that is a class")
+        raise UserError(f"dataset {name!r}: has no `image` with a `label` that is a class")
     there = builder.info.splits
     if there and split.partition("[")[0] not in there:
         raise UserError(f"{name} has no split {split!r}, but {', '.join(there)}")
@@ -214,8 +216,10 @@ def _builder(name, root):
     if name == "prepared":
         directory = _directory(root or DEFAULT_PREPARED)
         if not (directory / "dataset_info.json").is_file() or not (directory / "statistics.json").is_file():
+            if (directory / "train").is_dir() or (directory / "val").is_dir():
+                raise UserError(f"dataset root {root!r}: is a folder of images; name the dataset folder, not prepared")
             raise UserError(
-                f"config.dataset.root={root!r}: no (finished) prepared set in {directory}; make one by "
+                f"dataset root {root!r}: no (finished) prepared set in {directory}; make one by "
                 "python -m alexnet_jax.prepare --output=DIR, or, without any data, try "
                 "python -m alexnet_jax.main --config=configs/quickstart.py --workdir=/tmp/quickstart"
             )
@@ -224,11 +228,11 @@ def _builder(name, root):
         except (json_format.ParseError, OSError, ValueError) as error:
             raise UserError(f"{directory}: its dataset_info.json cannot be read; prepare the set again") from error
     if not name.startswith("tfds:"):
-        raise UserError(f"config.dataset.name: no data set {name!r}; use prepared, tfds:NAME, folder or textures")
+        raise UserError(f"dataset {name!r}: no such data set; use prepared, tfds:NAME, folder or textures")
     try:
         return tfds.builder(name.removeprefix("tfds:"), data_dir=os.path.expanduser(root) or None)
     except (tfds.core.DatasetNotFoundError, AssertionError, ImportError, ValueError) as error:
-        raise UserError(f"config.dataset.name: no usable data set {name!r}; {_how_to_get(name)}") from error
+        raise UserError(f"dataset {name!r}: no usable data set; {_how_to_get(name)}") from error
 
 
 def _how_to_get(name):

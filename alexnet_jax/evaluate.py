@@ -6,9 +6,11 @@ By the centre view, and by the paper's ten: four corners and the centre, each wi
 probabilities averaged. The probabilities of several nets are averaged too: an ensemble.
 """
 
+import logging
 import math
 import pathlib
 import sys
+import time
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +29,8 @@ from alexnet_jax import (
     models,
     sharding,
 )
+
+log = logging.getLogger("alexnet_jax")
 
 BEST = 5  # classes of highest probability
 
@@ -77,14 +81,20 @@ def classify_all(classify, all_params, mesh, source, batch_size):
     """The outputs of `make_classify` for every example of `source`, in its order, as NumPy arrays."""
     rows = sharding.owned_rows(mesh, batch_size)
     batches = input_pipeline.eval_batches(source, batch_size, rows)
+    count = math.ceil(len(source) / batch_size)
     watched = sys.stderr.isatty() and jax.process_index() == 0
+    bar = tqdm(batches, "evaluating", count, leave=False, unit="batch", disable=not watched)
+    began = reported = time.monotonic()
     outputs = []
-    for batch in tqdm(
-        batches, "evaluating", math.ceil(len(source) / batch_size), leave=False, unit="batch", disable=not watched
-    ):
+    for batch in bar:
         outputs.append(classify(all_params, sharding.put_batch(mesh, batch)))
         if len(outputs) > 1:  # the device has its next batch while this one's outputs travel
             outputs[-2] = jax.device_get(outputs[-2])
+        now = time.monotonic()
+        if bar.disable and now - reported > 30:
+            left = tqdm.format_interval((now - began) * (count / len(outputs) - 1))
+            log.info("evaluating: batch %d/%d, %s left", len(outputs), count, left)
+            reported = now
     outputs = jax.tree.map(lambda *x: np.concatenate(x), *jax.device_get(outputs))
     return jax.tree.map(lambda x: x[outputs["weight"] > 0], outputs)
 

@@ -312,6 +312,8 @@ def main():
         "--max_undecodable", type=float, default=0.01, help="stop if a greater part cannot be decoded (0.01)"
     )
     args = parser.parse_args()
+    if not args.output:
+        parser.error("--output needs a directory")
     if not args.root and not args.dataset.startswith("tfds:"):
         parser.error(f"--dataset={args.dataset} needs --root=DIR")
     if not 1 <= args.size <= 4096 or args.workers < 1 or not 0 <= args.max_undecodable <= 1:

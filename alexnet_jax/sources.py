@@ -30,6 +30,9 @@ class ArraySource:
         return f"{self.origin}/{i}"
 
 
+MOST_BYTES = 2**29  # of a file that could be an image: memory is bounded, whatever lies among them
+
+
 class FileSource:
     """Image files in a directory, as (path below it, label)."""
 
@@ -58,7 +61,7 @@ class FileSource:
         path = os.path.join(self.origin, name)
         try:
             with open(path, "rb") as file:
-                return file.read(), label
+                return file.read(MOST_BYTES), label
         except OSError as error:
             raise UserError(f"{path}: cannot be read ({error.strerror})") from error
 
@@ -87,7 +90,7 @@ class ArchiveSource:
         offset, size, name, label = self.members[i]
         try:
             with open(self.origin, "rb") as archive:
-                data = os.pread(archive.fileno(), size, offset)
+                data = os.pread(archive.fileno(), min(size, MOST_BYTES), offset)
         except OSError as error:
             raise UserError(f"{self.origin}: cannot be read ({error.strerror})") from error
         return data, label

@@ -137,6 +137,8 @@ def check(config):
         raise UserError(f"config.fidelity={config.fidelity!r}: there is only 'paper'")
     if config.schedule.name not in ("steps", "plateau"):
         raise UserError(f"config.schedule.name: no schedule {config.schedule.name!r}; there are steps, plateau")
+    if config.augment.colour_scale not in augment.COLOUR_SCALES:
+        raise UserError(f"config.augment.colour_scale: must be one of {', '.join(augment.COLOUR_SCALES)}")
     flat = dict(flatten(config.to_dict()))
     for name in (
         "num_epochs",
@@ -223,7 +225,7 @@ def device_loss(config, net, devices, dataset, params, batch, step):
         view_keys_B,
         net.image_size,
         dataset.mean,
-        dataset.colour_std,
+        augment.colour_scale(config.augment.colour_scale, dataset.colour_std),
         dataset.colour_axes,
         config.augment.colour_noise,
         config.augment.divisor,
@@ -297,15 +299,16 @@ def describe(net, mesh, dataset, start, total_steps):
 
 def finish(config, workdir, net, mesh, dataset, params, step):
     """Evaluates the test split by one view and by ten, and writes `result.json` and the pictures; once per run."""
+    split = "validation" if dataset.test is dataset.validation else "test"
     path = workdir / "result.json"
     result = files.read_json(path) if path.exists() else {}
     if result.get("step") != step:
-        log.info("evaluating %d test images, ten views each", len(dataset.test))
+        log.info("evaluating %d %s images, ten views each", len(dataset.test), split)
         evaluate_test = evaluate.make_evaluate([net], mesh, [dataset.mean], dataset.test, config.batch_size, views=10)
         result = {"step": step} | evaluate_test([params])
         visualize.conv1_kernels(params, net.towers, workdir / "conv1.png")
         visualize.curves(workdir / "metrics.jsonl", workdir / "curves.png")
         if jax.process_index() == 0:
             files.write_json(path, result)
-    log.info("test: %s; %s", evaluate.summary(result), path)
+    log.info("%s: %s; %s", split, evaluate.summary(result), path)
     return result

@@ -35,6 +35,7 @@ def get_config():
 
     config.augment = ConfigDict()
     config.augment.colour_noise = 0.1  # standard deviation of α in section 4.1; 0: none
+    config.augment.colour_scale = "standard_deviation"  # as in the 2012 code; eigenvalue: as in the paper's text
     config.augment.divisor = 1.0  # of crops with their noise; 1.1 in the 2012 code
     config.augment.crop_group = 1  # consecutive examples of a batch that share crop and flip; 32 in the 2012 code
 

@@ -84,6 +84,14 @@ def test_colour_noise_has_a_hundredth_of_the_covariance():
     assert (random_views(grey, 7, np.float32([100, 100, 100]), 0) == 0).all()
 
 
+def test_the_papers_eigenvalues_are_those_of_rgb_from_0_to_1():
+    pixels = np.random.default_rng(0).multivariate_normal(MEAN, AXES * STD**2 @ AXES.T, 1000)
+    values = np.linalg.eigvalsh(np.cov(pixels.T / 255))
+    std = np.sqrt(np.linalg.eigvalsh(np.cov(pixels.T)))
+    np.testing.assert_allclose(augment.colour_scale("eigenvalue", std), 255 * values)
+    assert augment.colour_scale("standard_deviation", std) is std
+
+
 def test_the_2012_code_divides_what_the_noise_was_added_to():
     images = np.random.default_rng(0).integers(0, 256, (5, 72, 72, 3), dtype=np.uint8)
     paper, code = (random_views(images, 63, MEAN, 0.1, divisor=divisor) for divisor in (1.0, 1.1))

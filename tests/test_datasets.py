@@ -11,7 +11,7 @@ import tensorflow_datasets as tfds
 from conftest import write_images
 from PIL import Image
 
-from alexnet_jax import UserError, datasets, textures
+from alexnet_jax import UserError, datasets, sources, textures
 
 
 def test_folder_of_images(tmp_path):
@@ -33,7 +33,7 @@ def test_folder_of_images(tmp_path):
 
 def test_incomplete_folders_are_refused(tmp_path):
     for root in ("", str(tmp_path / "nowhere")):
-        with pytest.raises(UserError, match=r"config.dataset.root: no directory"):
+        with pytest.raises(UserError, match=r"dataset root .*: no such directory"):
             datasets.load("folder", root, 64)
     write_images(tmp_path, {"train": (3, 4)})
     with pytest.raises(UserError, match=r"no validation or test images to measure with, only train"):
@@ -51,8 +51,23 @@ def test_incomplete_folders_are_refused(tmp_path):
         datasets.load("folder", str(tmp_path), 64)
 
 
+def test_a_folder_is_not_taken_for_a_prepared_set(tmp_path):
+    write_images(tmp_path, {"train": (1,), "val": (1,)})
+    with pytest.raises(UserError, match="is a folder of images; name the dataset folder, not prepared"):
+        datasets.load("prepared", str(tmp_path), 64)
+
+
+def test_a_huge_file_among_the_images_is_not_read_whole(tmp_path, monkeypatch):
+    write_images(tmp_path, {"train": (1,)})
+    source, _ = datasets.load_split("folder", str(tmp_path), "train", 64)
+    monkeypatch.setattr(sources, "MOST_BYTES", 1000)
+    assert len(source.read(0)[0]) == 1000
+    with pytest.raises(UserError, match=r"class_0/000.png: not a complete image"):
+        source[0]
+
+
 def test_unknown_data_set_is_refused():
-    with pytest.raises(UserError, match=r"no data set 'mnist'; use prepared, tfds:NAME, folder or textures"):
+    with pytest.raises(UserError, match=r"'mnist': no such data set; use prepared, tfds:NAME, folder or textures"):
         datasets.load("mnist", "", 64)
 
 

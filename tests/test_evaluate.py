@@ -1,5 +1,8 @@
 """Errors and probabilities beside NumPy, whatever the batch size, the devices and the number of nets."""
 
+import itertools
+import types
+
 import jax
 import numpy as np
 import pytest
@@ -90,6 +93,20 @@ def test_the_centre_view_alone_gives_the_same(net, all_params):
     one, ten = (evaluate.make_evaluate([net], some_mesh, MEANS[:1], source, 8, views)(params) for views in (1, 10))
     assert "ten_crop" not in one
     assert one["center"] == pytest.approx(ten["center"], rel=1e-5)
+
+
+def test_a_long_evaluation_says_how_far_it_is(net, all_params, monkeypatch, caplog):
+    minutes = itertools.count(0, 60)
+    monkeypatch.setattr(evaluate, "time", types.SimpleNamespace(monotonic=lambda: next(minutes)))
+    monkeypatch.setattr(evaluate.log, "propagate", True)
+    caplog.set_level("INFO", "alexnet_jax")
+    some_mesh = mesh(1, 1)
+    evaluate.make_evaluate([net], some_mesh, MEANS[:1], Source(), 8)([on(some_mesh, all_params[0])])
+    assert [record.getMessage() for record in caplog.records] == [
+        "evaluating: batch 1/3, 02:00 left",
+        "evaluating: batch 2/3, 01:00 left",
+        "evaluating: batch 3/3, 00:00 left",
+    ]
 
 
 @pytest.fixture

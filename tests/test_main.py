@@ -34,10 +34,11 @@ def test_help_does_not_wait_for_jax():
         (["--config=configs/quickstart.py", "--confg.batch_size=1"], "confg.batch_size"),
         (["--config=configs/quickstart.py", "batch_size=1"], "unexpected argument 'batch_size=1'"),
         (["--config=configs/quickstart.py", "--config.fidelity=code"], "config.fidelity"),
-        (["--config=configs/imagenette.py", "--config.dataset.root=/nowhere"], "no directory '/nowhere'"),
+        (["--config=configs/imagenette.py", "--config.dataset.root=/nowhere"], "root '/nowhere': no such directory"),
         (["--config=configs/two_gpu.py"], "python -m alexnet_jax.prepare"),
         (["--config=configs/two_gpu.py", "--config.dataset.name=tfds:imagenet2012"], "tfds.builder('imagenet2012'"),
         (["--config=configs/quickstart.py", "--config.augment.crop_group=0"], "config.augment.crop_group=0"),
+        (["--config=configs/quickstart.py", "--config.augment.colour_scale=variance"], "config.augment.colour_scale"),
         (["--config=configs/one_gpu.py", "--config.mesh.model=2"], "config.mesh.model=2"),
     ],
 )

@@ -174,10 +174,11 @@ def test_tfds_is_prepared(tmp_path):
     ("arguments", "message"),
     [
         (["--output=x"], "the following arguments are required: --dataset; see --help"),
-        (["--dataset=folder", "--output=x", "--root=/nowhere"], "no directory '/nowhere'"),
+        (["--dataset=folder", "--output=x", "--root=/nowhere"], "dataset root '/nowhere': no such directory"),
         (["--dataset=folder", "--output=x"], "--dataset=folder needs --root=DIR"),
+        (["--dataset=folder", "--output=", "--root=y"], "--output needs a directory"),
         (["--dataset=mnist", "--output=x", "--root=y"], "--dataset=mnist: use imagenet, folder or tfds:NAME"),
-        (["--dataset=tfds:no_such_set", "--output=x"], "no usable data set 'tfds:no_such_set'"),
+        (["--dataset=tfds:no_such_set", "--output=x"], "dataset 'tfds:no_such_set': no usable data set"),
         (["--dataset=folder", "--output=x", "--root=y", "--size=0"], "--size must be from 1 to 4096"),
         (["--dataset=folder", "--output=x", "--worker=2"], "unrecognized arguments: --worker=2"),
     ],

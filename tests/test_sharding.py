@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from conftest import mesh
 
-from alexnet_jax import UserError, models, sharding, train
+from alexnet_jax import UserError, augment, models, sharding, train
 
 COLLECTIVE = re.compile(
     r"= *(?P<results>\(?[^=]*?) "
@@ -130,6 +130,13 @@ def test_as_many_examples_as_the_config_says_share_crop_and_flip(config, small_n
         losses[config.augment.crop_group] = loss_and_grads(config, small_net, statistics, batch, 1, 1)[0]
     assert losses[8] == losses[16]  # all eight examples share
     assert len(set(losses.values())) == 3
+
+
+def test_colours_are_scaled_as_the_config_says(config, small_net, statistics, batch):
+    losses = set()
+    for config.augment.colour_scale in augment.COLOUR_SCALES:
+        losses.add(loss_and_grads(config, small_net, statistics, batch, 1, 1)[0])
+    assert len(losses) == 2
 
 
 def test_pmap_runs_the_same_function_with_the_same_numbers(config, small_net, statistics, batch):
