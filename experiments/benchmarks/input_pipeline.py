@@ -4,8 +4,8 @@
   python experiments/benchmarks/input_pipeline.py --root=imagenette2-160
 
 Both work on the same images, in turn, several times, on the same one or two cores; medians are reported, of the ratios
-those of each pair. Process start-up counts. --root is a folder of images (train/CLASS/*, val/CLASS/*),
-of which at least --images are taken, evenly.
+those of each pair. Start-up counts: of the whole program for us, of its workers for DataLoader. --root is a folder of
+images (train/CLASS/*, val/CLASS/*); training input is measured on those of train/.
 
   prepare        to a shorter side of 256, the centre, JPEG of quality 95, with mean image and covariance of the result;
                  DataLoader's own process writes the bytes to one file.
@@ -31,10 +31,14 @@ import time
 os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")  # of NumPy in every process: one a core
 
 import numpy as np
-import torch
 from PIL import Image
 
 from alexnet_jax import datasets, input_pipeline, prepare, shards
+
+try:
+    import torch
+except ModuleNotFoundError:
+    sys.exit("no PyTorch; pip install torch --index-url https://download.pytorch.org/whl/cpu")
 
 SIZE, BATCH_SIZE = 256, 128
 
@@ -133,25 +137,21 @@ def paths(root):
     return sorted(path for path in pathlib.Path(root).glob("*/*/*") if path.is_file())
 
 
-def part(root, count, directory, shorter=None):
-    """A folder of `count` of the images, as they are or brought to a shorter side."""
-    for path in paths(root)[:: max(1, len(paths(root)) // count)]:
+def enlarged(root, directory, shorter):
+    """The same folder of images, brought to a shorter side."""
+    for path in paths(root):
         target = directory / path.relative_to(root)
         target.parent.mkdir(parents=True, exist_ok=True)
-        if shorter:
-            with Image.open(path) as image:
-                image = image.convert("RGB")
-            sides = [round(side * shorter / min(image.size)) for side in image.size]
-            image.resize(sides, Image.Resampling.BICUBIC).save(target, quality=90)
-        else:
-            shutil.copy(path, target)
+        with Image.open(path) as image:
+            image = image.convert("RGB")
+        sides = [round(side * shorter / min(image.size)) for side in image.size]
+        image.resize(sides, Image.Resampling.BICUBIC).save(target, quality=90)
     return directory
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", required=True)
-    parser.add_argument("--images", type=int, default=5000)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--output", help="a JSON file for the numbers")
     args = parser.parse_args()
@@ -160,8 +160,8 @@ def main():
     work = pathlib.Path(tempfile.mkdtemp())
     rows = []
     try:
-        small = part(args.root, args.images, work / "small")
-        large = part(args.root, args.images, work / "large", shorter=375)
+        small = pathlib.Path(args.root)
+        large = enlarged(small, work / "large", shorter=375)
         prepare.prepare("folder", small, work / "set")
         source = datasets.load("prepared", str(work / "set"), SIZE).train
         (work / "files").mkdir()
