@@ -3,8 +3,8 @@
 import argparse
 import contextlib
 import logging
+import os
 import sys
-import warnings
 
 from alexnet_jax import UserError
 
@@ -26,10 +26,14 @@ class Parser(argparse.ArgumentParser):
 
 @contextlib.contextmanager
 def one_line_errors(interrupted):
-    """Ends the program with one line for what a user can mend, and with `interrupted` for Ctrl-C."""
+    """Ends the program with one line for what a user can mend and for Ctrl-C, and silently when its reader has gone."""
     sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be text
     try:
         yield
+        sys.stdout.flush()
+    except BrokenPipeError:  # and Python's own flush at the end must not fail again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except UserError as error:
         sys.exit(f"alexnet_jax: {error}")
     except KeyboardInterrupt:
@@ -41,10 +45,10 @@ def set_up_jax():
     """Silences libraries, sends the program's own log to stderr, and gives a CPU its virtual devices."""
     from absl import logging as absl_logging
 
-    from alexnet_jax import sharding
+    from alexnet_jax import images, sharding
 
+    images.ignore_warnings()
     absl_logging.set_verbosity(absl_logging.WARNING)
-    warnings.filterwarnings("ignore", module="PIL")  # of files that it reads nevertheless
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     log = logging.getLogger("alexnet_jax")

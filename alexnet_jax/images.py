@@ -3,6 +3,7 @@
 import contextlib
 import io
 import struct
+import warnings
 import zlib
 
 import cv2
@@ -19,6 +20,11 @@ BROKEN = (
 )
 
 cv2.setNumThreads(1)  # images are decoded in parallel, each by one thread
+
+
+def ignore_warnings():
+    """Silences Pillow about files that it reads nevertheless."""
+    warnings.filterwarnings("ignore", module="PIL")
 
 
 def decode(data, origin, size):
@@ -46,8 +52,8 @@ def encode(data, origin, size, quality):
 
 
 def _decode_jpeg(data):
-    # libjpeg without Pillow around it gives the same pixels in half of the time. Whatever is not a plain and flawless
-    # JPEG is left to Pillow, which says what is wrong with it.
+    # libjpeg without Pillow around it gives the same pixels in half of the time. Whatever is not a plain JPEG, or makes
+    # libjpeg warn, is left to Pillow, which takes what can be read or says what is missing.
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
         if colours in ("YCbCr", "Gray") and height * width <= Image.MAX_IMAGE_PIXELS:

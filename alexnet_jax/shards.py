@@ -5,10 +5,10 @@ import dataclasses
 import multiprocessing
 import os
 import pathlib
+import re
 import resource
 import sys
 import threading
-import warnings
 import zipfile
 
 import numpy as np
@@ -17,7 +17,6 @@ import simplejpeg
 from alexnet_jax import UserError, files, images
 
 JPEG_QUALITY = 95
-RESOURCE_UNIT = 1 if sys.platform == "darwin" else 1024  # of getrusage, in bytes
 GOES_ON = "mend that, and the same command goes on"
 
 
@@ -66,7 +65,7 @@ def start_worker(shared):
     """Prepares a process to make shards. `shared` counts images and undecodable ones, and says when to stop."""
     global _shared
     _shared = shared
-    warnings.filterwarnings("ignore", module="PIL")
+    images.ignore_warnings()
     threading.Thread(target=_exit_with_parent, daemon=True).start()
 
 
@@ -123,7 +122,14 @@ def make_shard(shard):
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RESOURCE_UNIT
+    return most_memory()
+
+
+def most_memory():
+    """The most memory that this process has had so far, in bytes."""
+    if sys.platform == "linux":  # where getrusage begins with the parent's
+        return 1024 * int(re.search(r"VmHWM:\s+(\d+)", pathlib.Path("/proc/self/status").read_text())[1])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 class Sums:

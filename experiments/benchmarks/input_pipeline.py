@@ -4,8 +4,8 @@
   python experiments/benchmarks/input_pipeline.py --root=imagenette2-160
 
 Both work on the same images, in turn, several times, on the same one or two cores; medians are reported, of the ratios
-those of each pair. Start-up counts: of the whole program for us, of its workers for DataLoader. --root is a folder of
-images (train/CLASS/*, val/CLASS/*); training input is measured on those of train/.
+those of each pair. The start of our program counts in preparation, that of DataLoader's workers everywhere. --root is a
+folder of images (train/CLASS/*, val/CLASS/*); training input is measured on those of train/.
 
   prepare        to a shorter side of 256, the centre, JPEG of quality 95, with mean image and covariance of the result;
                  DataLoader's own process writes the bytes to one file.
