@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import importlib.resources
 import json
+import logging
 import os
 import pathlib
 
@@ -29,6 +30,8 @@ IMAGENET_COLOUR_AXES = np.array(
 )
 
 DEFAULT_PREPARED = "imagenet256"
+
+log = logging.getLogger("alexnet_jax")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +80,8 @@ def held_out(name, root):
     """The splits that serve for validation and for the final test; see `Dataset`. Raises UserError if there is none."""
     there = splits(name, root)
     if there and not {"validation", "test"} & set(there):
-        raise UserError(f"{root or name}: no validation or test images to measure with, only {', '.join(there)}")
+        hint = f"; {_FOLDER_LAYOUT}" if name == "folder" else ""
+        raise UserError(f"{root or name}: no validation or test images to measure with, only {', '.join(there)}{hint}")
     validation = "validation" if "validation" in there else "test"
     test = "test" if "test" in there and not name.startswith("tfds:") else validation
     return validation, test
@@ -155,12 +159,18 @@ def _folder(root, split, image_size):
         class_names = tuple(sorted(entry.name for entry in _visible(directory) if entry.is_dir()))
         if not class_names:
             raise UserError(f"{directory}: no class folders; {_FOLDER_LAYOUT}")
-        files = []
+        files, others = [], []
         for label, class_name in enumerate(class_names):
-            names = sorted(entry.name for entry in _visible(directory / class_name) if entry.is_file())
+            entries = _visible(directory / class_name)
+            names = sorted(entry.name for entry in entries if entry.is_file())
+            others += [entry.path for entry in entries if not entry.is_file()]
             if not names:
                 raise UserError(f"{directory / class_name}: no images in this class folder; add some or remove it")
             files += [(os.path.join(class_name, name), label) for name in names]
+        if others:
+            log.warning(
+                "%s: left out %d things in class folders that are no files, as %s", root, len(others), others[0]
+            )
         for class_name in class_names:
             class_name.encode()
     except UnicodeEncodeError as error:
@@ -202,10 +212,8 @@ def _tfds(name, root, split, image_size):
             ) from error
         if name == "prepared":
             raise UserError(f"{root}: the prepared set is damaged; prepare it again in another directory") from error
-        stored = f", but as {builder.info.file_format.value}" if there else ""
-        raise UserError(
-            f"{name} is not stored as ArrayRecord in {builder.data_dir}{stored}: {_how_to_get(name)}"
-        ) from error
+        what = f"is stored as {builder.info.file_format.value}, not as ArrayRecord," if there else "has not been built"
+        raise UserError(f"{name} {what} in {builder.data_dir}: {_how_to_get(name)}") from error
     identity = builder.info.full_name, [(s.name, s.num_bytes, s.shard_lengths) for s in there.values()]
     return sources.TfdsSource(data_source, f"{name}/{split}", identity, image_size), tuple(features["label"].names)
 

@@ -16,7 +16,9 @@ class Member:
     """A trained net as of its newest checkpoint."""
 
     workdir: pathlib.Path
-    config: ConfigDict
+    dataset: str  # its name and root in training
+    root: str
+    devices: int  # for the towers, in training
     net: models.Net
     class_names: tuple[str, ...]
     mean: np.ndarray  # to be subtracted from its images
@@ -64,7 +66,7 @@ def load(workdirs):
                 f"{first.workdir}; evaluate them one by one"
             )
     mesh = sharding.create_mesh(
-        -1, min(member.config.mesh.model for member in members), min(member.net.towers for member in members)
+        -1, min(member.devices for member in members), min(member.net.towers for member in members)
     )
     return Ensemble(members, [_restore(member, mesh) for member in members], mesh)
 
@@ -86,9 +88,11 @@ def _read(workdir):
         ) from error
     try:
         net = models.from_config(config.model, len(class_names))
-    except AttributeError as error:
+        return Member(
+            workdir, config.dataset.name, config.dataset.root, config.mesh.model, net, class_names, mean, step
+        )
+    except (AttributeError, TypeError) as error:
         raise UserError(f"{workdir / 'config.json'}: is not what training wrote; restore it") from error
-    return Member(workdir, config, net, class_names, mean, step)
 
 
 def _restore(member, mesh):

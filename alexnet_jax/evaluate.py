@@ -224,9 +224,9 @@ def evaluate(args):
     path = pathlib.Path(args.json) if args.json else trained.members[0].workdir / "evaluation.json"
     if not path.parent.is_dir() or path.exists() and not path.is_file():
         raise UserError(f"--json={path}: must be a file in a directory that is there")
-    config = trained.members[0].config
-    name = args.dataset or config.dataset.name
-    root = args.root if args.root is not None else "" if args.dataset else config.dataset.root
+    first = trained.members[0]
+    name = args.dataset or first.dataset
+    root = args.root if args.root is not None else "" if args.dataset else first.root
     split = args.split or datasets.held_out(name, root)[1]
     if split == "val" and split not in datasets.splits(name, root):
         split = "validation"
@@ -248,11 +248,12 @@ def evaluate(args):
         result["classes"] = by_class(outputs, trained.class_names)
     if args.wrong:
         result["wrong"] = wrong_examples(outputs, source, trained.class_names)
-    print_table(result)
     try:
         files.write_json(path, result)
     except OSError as error:
+        print_table(result)
         raise UserError(f"{path}: cannot be written ({error.strerror}); set --json to another file") from error
+    print_table(result)
     print(f"\nwritten to {path}")
 
 

@@ -6,13 +6,12 @@ Files of any format and size. The probabilities of several nets (--workdir=DIR -
 """
 
 import json
-import pathlib
 import sys
 
 import jax
 import numpy as np
 
-from alexnet_jax import UserError, augment, commands, ensemble, evaluate, images, sharding
+from alexnet_jax import UserError, augment, commands, ensemble, evaluate, images, sharding, sources
 
 BATCH_SIZE = 16
 
@@ -53,7 +52,8 @@ def predict(trained, paths):
 
 def _read(path):
     try:
-        return pathlib.Path(path).read_bytes()
+        with open(path, "rb") as file:
+            return file.read(sources.MOST_BYTES)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
 

@@ -22,6 +22,7 @@ import shutil
 import signal
 import time
 
+import cv2
 import numpy as np
 import PIL
 import simplejpeg
@@ -35,13 +36,13 @@ IMAGES_PER_SHARD = 256  # or more, as a reader keeps every shard open: at most 2
 def prepare(dataset, root, output, size=256, workers=None, max_undecodable=0.01):
     """Makes a TFDS data set (ArrayRecord, JPEG) of images [size, size, 3] from any source; see the module.
 
-    The bytes of the result depend on the images, the size, and the versions of the JPEG libraries alone: not on the
+    The bytes of the result depend on the images, the size, and the versions of the image libraries alone: not on the
     number of workers, nor on interruptions. Beside TFDS's files there are:
       statistics.json: `num_images`, `rgb_mean` [3] and `rgb_covariance` [3, 3] of the training images as they are
         stored, 0–255. It is written last: a set that has it is complete.
       mean_image.npy: float64 [size, size, 3], of the same images.
       undecodable.tsv: split, file name and reason for every image that was left out.
-      prepare.json: where the set comes from.
+      prepare.json: what it was made of and by which versions, to be recognised by.
 
     Args:
       dataset: 'imagenet', 'folder' or 'tfds:NAME'.
@@ -69,6 +70,7 @@ def prepare(dataset, root, output, size=256, workers=None, max_undecodable=0.01)
         "jpeg_quality": shards.JPEG_QUALITY,
         "images": {split: len(source) for split, source in splits.items()},
         "listing": fingerprint(splits, class_names),
+        "opencv": cv2.__version__,
         "pillow": PIL.__version__,
         "simplejpeg": simplejpeg.__version__,
     }
@@ -85,8 +87,12 @@ def prepare(dataset, root, output, size=256, workers=None, max_undecodable=0.01)
             check_undecodable(len(undecodable), total, max_undecodable, output)
             run(missing, total, len(undecodable), workers or available_cores(), max_undecodable)
             finish(plan)
+    except BrokenPipeError:  # of what is printed
+        raise
     except OSError as error:
-        raise UserError(f"--output={output}: cannot be written ({error.strerror}); {shards.GOES_ON}") from error
+        raise UserError(
+            f"--output={output}: cannot be written ({error.strerror or error}); {shards.GOES_ON}"
+        ) from error
 
 
 def find(dataset, root, size):
@@ -97,8 +103,8 @@ def find(dataset, root, size):
         raise UserError(f"--dataset={dataset}: use imagenet, folder or tfds:NAME")
     train, class_names = datasets.load_split(dataset, root, "train", size)
     splits = {"train": train}
-    for split in ("validation", "test"):
-        if split in datasets.splits(dataset, root):
+    for split in datasets.splits(dataset, root):
+        if split in ("validation", "test"):
             source = datasets.relabelled(*datasets.load_split(dataset, root, split, size), class_names)
             try:
                 source.read(0)
@@ -106,6 +112,9 @@ def find(dataset, root, size):
                 print(f"leaving out {split}: its labels are secret")
             else:
                 splits[split] = source
+        elif split != "train":
+            print(f"leaving out {split}: neither train nor validation nor test")
+    datasets.held_out(dataset, root)
     return splits, class_names
 
 
@@ -131,11 +140,7 @@ def claimed(output, description, plan):
     """Holds the directory for this process and this description. Gives whether it has the whole set already."""
     path = output / "prepare.json"
     if path.exists():
-        if files.read_json(path) != description:
-            raise UserError(
-                f"--output={output}: holds a set from other images, labels, --size or JPEG libraries "
-                "(see its prepare.json); use another directory or remove it"
-            )
+        check_same(path, description)
         if (output / "statistics.json").exists():
             lost = [shard.path.name for shard in plan if not shard.path.exists()]
             if lost:
@@ -152,13 +157,24 @@ def claimed(output, description, plan):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UserError(f"--output={output}: another process is preparing it; wait or stop that") from error
-        if (output / "statistics.json").exists():  # another process was just finishing
+        if path.exists():  # another process may just have finished
+            check_same(path, description)
+        if (output / "statistics.json").exists():
             yield True
             return
         for temporary in work.glob("*.tmp"):  # of a killed run
             temporary.unlink(missing_ok=True)
         files.write_json(path, description)
         yield False
+
+
+def check_same(path, description):
+    """Raises UserError if a directory's prepare.json is of another set."""
+    if files.read_json(path) != description:
+        raise UserError(
+            f"--output={path.parent}: holds a set from other images, labels, --size or image libraries "
+            "(see its prepare.json); use another directory or remove it"
+        )
 
 
 def check_space(plan, missing):
@@ -282,6 +298,7 @@ def finish(plan):
             "file_name": tfds.features.Text(),
         },
         split_infos=infos,
+        version="1.0.0",
         filename_template=template.replace(split=None),
         check_data=False,
         description=f"{name}: shorter side {size}, centre crop, JPEG quality {shards.JPEG_QUALITY}",
@@ -319,6 +336,7 @@ def main():
     if not 1 <= args.size <= 4096 or args.workers < 1 or not 0 <= args.max_undecodable <= 1:
         parser.error("--size must be from 1 to 4096, --workers above 0, --max_undecodable from 0 to 1")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    images.ignore_warnings()
     with commands.one_line_errors("the same command goes on"):
         prepare(**vars(args))
 

@@ -275,7 +275,7 @@ def keep(config, mean, start, workdir):
     except (EOFError, ValueError) as error:
         raise UserError(f"{path}: cannot be read ({error}); remove it") from error
     except OSError as error:
-        raise UserError(f"--workdir={workdir}: cannot be written ({error.strerror})") from error
+        raise UserError(f"--workdir={workdir}: cannot be written ({error.strerror or error})") from error
 
 
 def flatten(tree, prefix=""):

@@ -17,10 +17,15 @@ VALIDATION = {
 }
 
 
+def channel(class_name):
+    """The one that images of a class are bright in."""
+    return CHANNELS.get(class_name, int(class_name[1:]) % 3)
+
+
 def picture(class_name, number, size=(100, 80)):
     rng = np.random.default_rng([int(class_name[1:]), number])
     pixels = rng.integers(0, 120, (size[1] // 4, size[0] // 4, 3), dtype=np.uint8)
-    pixels[..., CHANNELS[class_name]] += 130
+    pixels[..., channel(class_name)] += 130
     return Image.fromarray(pixels).resize(size)
 
 
@@ -48,7 +53,7 @@ def add(archive, name, data):
     archive.addfile(member, io.BytesIO(data))
 
 
-def write_archives(root, per_class=8):
+def write_archives(root, per_class=8, validation=VALIDATION):
     root.mkdir(parents=True, exist_ok=True)
     with tarfile.open(root / "ILSVRC2012_img_train.tar", "w") as train:
         for class_name in CHANNELS:
@@ -57,8 +62,8 @@ def write_archives(root, per_class=8):
                 for number in range(per_class):
                     add(archive, f"{class_name}_{number}.JPEG", odd_picture(class_name, number))
             add(train, f"{class_name}.tar", inner.getvalue())
-    with tarfile.open(root / "ILSVRC2012_img_val.tar", "w") as validation:
-        numbers = sorted((number, class_name) for class_name in VALIDATION for number in VALIDATION[class_name])
+    with tarfile.open(root / "ILSVRC2012_img_val.tar", "w") as archive:
+        numbers = sorted((number, class_name) for class_name in validation for number in validation[class_name])
         for number, class_name in numbers[::-1]:  # in whatever order
-            add(validation, f"ILSVRC2012_val_{number:08}.JPEG", encode(picture(class_name, number)))
+            add(archive, f"ILSVRC2012_val_{number:08}.JPEG", encode(picture(class_name, number)))
     return root

@@ -148,10 +148,12 @@ def test_missing_and_broken_archives(tmp_path):
     assert not (tmp_path / "set").exists()
 
 
-def test_tfds_is_prepared(tmp_path):
-    folder = write_images(tmp_path / "images", {"train": (3, 4), "validation": (2, 1), "test": (1, 2)})
+def test_tfds_is_prepared(tmp_path, capsys):
+    folder = write_images(tmp_path / "images", {"train": (3, 4), "validation": (2, 1), "test": (1, 2), "extra": (1, 1)})
     pictures.builder(folder, tmp_path, secret="test").download_and_prepare()
     prepare.prepare("tfds:pictures", str(tmp_path), tmp_path / "set", size=32, workers=1)
+    said = capsys.readouterr().out
+    assert "leaving out test: its labels are secret" in said and "leaving out extra: neither" in said
     prepared = datasets.load("prepared", str(tmp_path / "set"), 32)
     direct = datasets.load("tfds:pictures", str(tmp_path), 32)
     assert prepared.class_names == direct.class_names == ("cat", "dog")

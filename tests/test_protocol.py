@@ -3,28 +3,34 @@
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 
 import archives
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 from PIL import Image
 
-from alexnet_jax import datasets, ensemble, predict
+from alexnet_jax import datasets, ensemble, evaluate, predict
 from configs import two_gpu
 
 SMALL = ["model.width=0.0625", "batch_size=8", "log_every=1", "num_epochs=0.67", "schedule.learning_rate=0.001"]
 
 
-def run(module, *flags, directory, ok=True):
-    """A command in `directory`, on two devices, where whoever imports TensorFlow fails."""
+def environment(directory):
+    """Two devices, and no TensorFlow: whoever imports it fails."""
     (directory / "without" / "tensorflow").mkdir(parents=True, exist_ok=True)
     (directory / "without" / "tensorflow" / "__init__.py").write_text("raise RuntimeError('TensorFlow was imported')")
     path = os.pathsep.join([str(directory / "without"), os.getcwd()])
-    environment = os.environ | {"PYTHONPATH": path, "JAX_NUM_CPU_DEVICES": "2"}
+    return os.environ | {"PYTHONPATH": path, "JAX_NUM_CPU_DEVICES": "2"}
+
+
+def run(module, *flags, directory, ok=True):
+    """A command in `directory` and its `environment`."""
     command = [sys.executable, "-m", f"alexnet_jax.{module}", *map(str, flags)]
-    process = subprocess.run(command, capture_output=True, text=True, cwd=directory, env=environment)
+    process = subprocess.run(command, capture_output=True, text=True, cwd=directory, env=environment(directory))
     assert (process.returncode == 0) == ok, process.stderr
     assert "Traceback" not in process.stderr
     return process.stdout, process.stderr.strip()
@@ -63,20 +69,24 @@ def test_archives_are_prepared_trained_on_and_evaluated(directory):
     assert (evaluation["steps"], evaluation["split"], evaluation["num_examples"]) == ([2], "validation", 18)
 
 
-def test_an_ensemble_averages_probabilities(directory, tmp_path):
-    Image.fromarray(np.full((50, 80, 3), 200, np.uint8)).save(tmp_path / "light.png")
+def test_an_ensemble_averages_probabilities(directory):
     first, second = (ensemble.load([directory / name]) for name in ("first", "second"))
     both = ensemble.load([directory / "first", directory / "second"])
     assert [member.net.towers for member in both.members] == [2, 2]
-    answers = [next(predict.predict(nets, [tmp_path / "light.png"])) for nets in (first, second, both)]
-    one, two, together = ({p["class"]: p["probability"] for p in a["predictions"]} for a in answers)
-    shared = set(one) & set(two) & set(together)
-    for name in shared:
-        assert together[name] == pytest.approx((one[name] + two[name]) / 2, abs=2e-6)
+    source, _ = datasets.load_split("prepared", str(directory / "imagenet256"), "validation", 256)
+    one, two, together = (
+        evaluate.classify_all(evaluate.make_classify(n.nets, n.mesh, n.means, 10), n.params, n.mesh, source, 8)
+        for n in (first, second, both)
+    )
+    for way in ("center", "ten_crop"):
+        one_N, two_N, together_N = (np.exp(-outputs[way]["loss"].astype(float)) for outputs in (one, two, together))
+        assert (abs(one_N - two_N) > 1e-5).all()
+        np.testing.assert_allclose(together_N, (one_N + two_N) / 2, rtol=1e-4)
     out, _ = run("evaluate", "--workdir=first", "--workdir=second", "--json=both.json", directory=directory)
     assert "2 nets" in out
-    losses = [json.loads((directory / name / "result.json").read_text())["loss"] for name in ("first", "second")]
-    assert json.loads((directory / "both.json").read_text())["loss"] < max(losses)
+    assert json.loads((directory / "both.json").read_text())["loss"] == pytest.approx(
+        together["center"]["loss"].mean(), rel=1e-4
+    )
 
 
 def test_other_data_with_a_part_of_the_classes_by_name(directory, tmp_path):
@@ -123,6 +133,23 @@ def test_training_images_are_evaluated_too(directory):
 def test_a_mistake_in_evaluation_ends_with_one_line(directory, flags, message):
     _, error = run("evaluate", *flags, directory=directory, ok=False)
     assert error.startswith("alexnet_jax: ") and message in error and "\n" not in error
+
+
+def test_a_reader_that_has_enough_loses_nothing(directory):
+    code = f"{sys.executable} -m alexnet_jax.evaluate --workdir=first --wrong --json=piped.json | head -1"
+    options = {"capture_output": True, "text": True, "cwd": directory, "env": environment(directory)}
+    process = subprocess.run(["bash", "-c", code], **options)
+    assert process.stderr == "" and "step 2" in process.stdout
+    assert json.loads((directory / "piped.json").read_text())["num_examples"] == 18
+
+
+def test_a_config_of_something_else_is_named(directory, tmp_path):
+    damaged = shutil.copytree(directory / "first", tmp_path / "damaged")
+    config = json.loads((damaged / "config.json").read_text())
+    for field in ("mesh", "model", "dataset"):
+        (damaged / "config.json").write_text(json.dumps(config | {field: 3}))
+        _, error = run("evaluate", f"--workdir={damaged}", directory=directory, ok=False)
+        assert "config.json: is not what training wrote" in error and "\n" not in error
 
 
 def test_a_damaged_checkpoint_is_named(directory, tmp_path):
@@ -197,9 +224,10 @@ def test_photographs_are_turned_as_the_camera_says(directory, tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("tensorflow") is None, reason="needs the tfds-build extra")
 def test_stock_imagenet2012_is_built_with_tensorflow_and_trained_on_without(tmp_path):
-    archives.write_archives(tmp_path / "downloads" / "manual")
-    # TFDS takes the sorted file names for the first numbers: a validation archive without a gap, for once.
     manual = tmp_path / "downloads" / "manual"
+    # TFDS counts along the names: there must be no gap.
+    answers = tfds.core.tfds_path("datasets/imagenet2012/validation_labels.txt").read_text().split()[:18]
+    archives.write_archives(manual, validation={name: [number] for number, name in enumerate(answers, 1)})
     code = f"""
 import tensorflow_datasets as tfds
 builder = tfds.builder('imagenet2012', file_format='array_record', data_dir='{tmp_path}')
@@ -210,5 +238,12 @@ builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual
     train(tmp_path, "run", "dataset.name=tfds:imagenet2012", f"dataset.root={tmp_path}")
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert (result["step"], result["num_examples"]) == (2, 18)
+    for split, count in (("train", 24), ("validation", 18)):
+        source, class_names = datasets.load_split("tfds:imagenet2012", str(tmp_path), split, 64)
+        images = [source[i] for i in range(len(source)) if not source.name(i).endswith("_2.JPEG")]
+        assert len(source) == count
+        assert [image.mean((0, 1)).argmax() for image, _ in images] == [
+            archives.channel(class_names[label]) for _, label in images
+        ]
     run("prepare", "--dataset=tfds:imagenet2012", f"--root={tmp_path}", "--output=set", directory=tmp_path)
     assert datasets.splits("prepared", str(tmp_path / "set")) == ("train", "validation")

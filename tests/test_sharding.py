@@ -139,6 +139,17 @@ def test_colours_are_scaled_as_the_config_says(config, small_net, statistics, ba
     assert len(losses) == 2
 
 
+def test_views_are_divided_as_the_config_says(config, small_net, statistics, batch):
+    undivided = loss_and_grads(config, small_net, statistics, batch, 1, 1)
+    config.augment.divisor = 1.1
+    smaller = batch | {"image": (batch["image"].astype(np.float32) - statistics.mean) / 1.1 + statistics.mean}
+    config.augment.colour_noise = 0.0
+    divided = loss_and_grads(config, small_net, statistics, batch, 1, 1)
+    config.augment.divisor = 1.0
+    expected = loss_and_grads(config, small_net, statistics, smaller, 1, 1)
+    assert divided[0] == pytest.approx(expected[0], rel=1e-5) != undivided[0]
+
+
 def test_pmap_runs_the_same_function_with_the_same_numbers(config, small_net, statistics, batch):
     expected_loss, expected = loss_and_grads(config, small_net, statistics, batch, 1, 1)
     params = jax.tree.map(np.asarray, train.init_state(config, small_net, mesh(1, 1))["params"])

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 import shutil
 import signal
 import time
@@ -85,14 +86,27 @@ def test_too_many_undecodable_images_stop_the_run_and_nothing_is_lost(folder, un
     assert checksums(output) == checksums(uninterrupted)
 
 
+def files_up_to(size):
+    return f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size})); {SMALL_SHARDS}"
+
+
 def test_a_full_disk_ends_with_one_line_and_nothing_is_lost(folder, uninterrupted, tmp_path):
-    small_files = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192)); "
     output = tmp_path / "set"
-    result = run(*flags(folder, output, "--workers=1"), code=small_files + SMALL_SHARDS)
+    result = run(*flags(folder, output, "--workers=1"), code=files_up_to(8192))
     assert_one_line(result, f"--output={output}: cannot be written (write() failed: File too large)")
     assert not list(output.glob("*.array_record*")) and not list(output.glob(".prepare/*.tmp"))
     assert run(*flags(folder, output))[0] == 0
     assert checksums(output) == checksums(uninterrupted)
+
+
+def test_a_disk_that_is_full_at_the_end(folder, tmp_path):
+    large = flags(folder, tmp_path / "set", "--size=128")
+    result = run(*large, code=files_up_to(300_000))  # the mean image takes 393 kB
+    assert_one_line(result, f"--output={tmp_path / 'set'}: cannot be written (")
+    assert "None" not in result[2] and not (tmp_path / "set" / "statistics.json").exists()
+    code, out, error = run(*large)
+    assert code == 0 and "37 of 37 shards done" in out, error
+    assert datasets.load("prepared", str(tmp_path / "set"), 128).mean.shape == (128, 128, 3)
 
 
 def test_too_little_space_is_said_before_anything_is_written(folder, tmp_path, monkeypatch):
@@ -162,6 +176,29 @@ def test_two_processes_on_one_output(folder, uninterrupted, tmp_path):
     _, error = first.communicate()
     assert first.returncode == 0, error
     assert checksums(tmp_path / "set") == checksums(uninterrupted)
+
+
+def test_what_would_be_left_out_is_said(folder, tmp_path, caplog):
+    (tmp_path / "images" / "train").parent.mkdir()
+    shutil.copytree(folder / "train", tmp_path / "images" / "train")
+    shutil.copytree(folder / "val", tmp_path / "images" / "validation")
+    with pytest.raises(UserError, match=r"no validation or test images to measure with, only train; a folder .* val/"):
+        prepare.prepare("folder", str(tmp_path / "images"), tmp_path / "set", size=48)
+    assert not (tmp_path / "set").exists()
+    (tmp_path / "images" / "train" / "class_1" / "more").mkdir()
+    (tmp_path / "images" / "train" / "class_1" / "gone.png").symlink_to("nowhere")
+    caplog.clear()
+    datasets.load_split("folder", str(tmp_path / "images"), "train", 48)
+    (record,) = caplog.records
+    assert "left out 2 things in class folders that are no files" in record.getMessage()
+
+
+def test_a_workers_memory_is_not_its_parents(folder, tmp_path):
+    root = shutil.copytree(folder, tmp_path / "images")
+    great_parent = "memory = bytearray(10**9); memory[:] = bytes([1]) * 10**9; del memory; "
+    code, out, _ = run(*flags(root, tmp_path / "set"), code=great_parent + SMALL_SHARDS)
+    assert code == 0
+    assert 30 < int(re.search(r"a worker took at most (\d+) MB", out)[1]) < 500
 
 
 def test_a_split_without_any_image(folder, tmp_path):
