@@ -72,7 +72,9 @@ class Checkpoints:
             yield
         except (OSError, LookupError, ValueError) as error:
             why = str(error).partition("\n")[0][:200]
-            raise UserError(f"{self._checkpointer.directory / str(step)}: cannot be read ({why})") from error
+            raise UserError(
+                f"{self._checkpointer.directory / str(step)}: cannot be read ({why}); restore or remove it"
+            ) from error
 
 
 def _abstract(tree):

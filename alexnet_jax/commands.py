@@ -20,6 +20,13 @@ class Parser(argparse.ArgumentParser):
             allow_abbrev=False,
         )
 
+    def parse_args(self):
+        """As usual, but `--flag=`, perhaps of an unset shell variable, is a mistake and not a default."""
+        for argument in sys.argv[1:]:
+            if argument.startswith("--") and argument.endswith("="):
+                self.error(f"{argument} has no value")
+        return super().parse_args()
+
     def error(self, message):
         sys.exit(f"alexnet_jax: {message}; see --help")
 

@@ -122,7 +122,7 @@ def relabelled(source, class_names, new_class_names):
         shown = ", ".join(missing[:3]) + (", …" if missing[3:] else "")
         raise UserError(
             f"{source.origin}: {len(missing)} of its classes ({shown}) are not among the {len(new_class_names)} of the "
-            "training images; rename or remove them"
+            "training images; use images of those classes under the same names"
         )
     labels = {new_name: label for label, new_name in enumerate(new_class_names)}
     return sources.Relabelled(source, [labels[old_name] for old_name in class_names])
@@ -173,6 +173,11 @@ def _folder(root, split, image_size):
             )
         for class_name in class_names:
             class_name.encode()
+            if class_name.splitlines() != [class_name.strip()]:  # TFDS keeps names as lines of a file
+                raise UserError(
+                    f"{directory}: a class folder's name has a space at an end or a line break "
+                    f"({class_name!a}); rename it"
+                )
     except UnicodeEncodeError as error:
         raise UserError(f"{directory}: a class folder's name is not UTF-8 ({error.object!a}); rename it") from error
     except OSError as error:
@@ -199,10 +204,6 @@ def _tfds(name, root, split, image_size):
     there = builder.info.splits
     if there and split.partition("[")[0] not in there:
         raise UserError(f"{name} has no split {split!r}, but {', '.join(there)}")
-    if name == "prepared" and there:
-        lost = [path for path in there[split.partition("[")[0]].filepaths if not os.path.exists(path)]
-        if lost:
-            raise UserError(f"{root}: has lost {os.path.basename(lost[0])}; prepare the set again in a new directory")
     try:
         data_source = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
     except (AssertionError, NotImplementedError, ValueError, OSError, RuntimeError) as error:
@@ -211,7 +212,7 @@ def _tfds(name, root, split, image_size):
                 f"{name}: the split {split!r} is empty or no such slice; they look like train[:10%]"
             ) from error
         if name == "prepared":
-            raise UserError(f"{root}: the prepared set is damaged; prepare it again in another directory") from error
+            raise UserError(f"{root}: the prepared set is damaged; {_AGAIN}") from error
         what = f"is stored as {builder.info.file_format.value}, not as ArrayRecord," if there else "has not been built"
         raise UserError(f"{name} {what} in {builder.data_dir}: {_how_to_get(name)}") from error
     identity = builder.info.full_name, [(s.name, s.num_bytes, s.shard_lengths) for s in there.values()]
@@ -223,7 +224,7 @@ def _builder(name, root):
 
     if name == "prepared":
         directory = _directory(root or DEFAULT_PREPARED)
-        if not (directory / "dataset_info.json").is_file() or not (directory / "statistics.json").is_file():
+        if not (directory / "statistics.json").is_file():
             if (directory / "train").is_dir() or (directory / "val").is_dir():
                 raise UserError(f"dataset root {root!r}: is a folder of images; name the dataset folder, not prepared")
             raise UserError(
@@ -231,16 +232,39 @@ def _builder(name, root):
                 "python -m alexnet_jax.prepare --output=DIR, or, without any data, try "
                 "python -m alexnet_jax.main --config=configs/quickstart.py --workdir=/tmp/quickstart"
             )
+        check_prepared(directory)
         try:
             return tfds.builder_from_directory(directory)
         except (json_format.ParseError, OSError, ValueError) as error:
-            raise UserError(f"{directory}: its dataset_info.json cannot be read; prepare the set again") from error
+            raise UserError(f"{directory}: its dataset_info.json cannot be read; {_AGAIN}") from error
     if not name.startswith("tfds:"):
         raise UserError(f"dataset {name!r}: no such data set; use prepared, tfds:NAME, folder or textures")
     try:
         return tfds.builder(name.removeprefix("tfds:"), data_dir=os.path.expanduser(root) or None)
     except (tfds.core.DatasetNotFoundError, AssertionError, ImportError, ValueError) as error:
         raise UserError(f"dataset {name!r}: no usable data set; {_how_to_get(name)}") from error
+
+
+_AGAIN = "prepare the set again in another directory"
+
+
+def check_prepared(directory):
+    """Raises UserError if a file of a prepared set is not there or not as long as it was."""
+    try:
+        lengths = json.loads((directory / "statistics.json").read_text())["bytes"]
+        for name, length in lengths.items():
+            if os.path.getsize(directory / name) != length:
+                raise UserError(f"{directory / name}: is damaged; {_AGAIN}")
+    except FileNotFoundError as error:
+        raise UserError(f"{error.filename}: is lost; {_AGAIN}") from error
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{directory}: its statistics cannot be read ({error}); {_AGAIN}") from error
+
+
+def absolute_root(name, root):
+    """A root that means the same from whatever directory a program runs in."""
+    root = root or (DEFAULT_PREPARED if name == "prepared" else "")
+    return root and os.path.abspath(os.path.expanduser(root))
 
 
 def _how_to_get(name):
@@ -266,7 +290,7 @@ def _statistics(name, root, image_size):
         variances, axes = np.linalg.eigh(np.array(statistics["rgb_covariance"]))
         mean = mean_image if len(mean_image) == image_size else np.array(statistics["rgb_mean"])
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{directory}: its statistics cannot be read ({error}); prepare the set again") from error
+        raise UserError(f"{directory}: its statistics cannot be read ({error}); {_AGAIN}") from error
     return {
         "mean": mean.astype(np.float32),
         "colour_std": np.sqrt(np.maximum(variances, 0)).astype(np.float32),

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from alexnet_jax import UserError, checkpoint, files, models, sharding
+from alexnet_jax import UserError, augment, checkpoint, files, models, sharding
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,8 +72,10 @@ def load(workdirs):
 
 
 def _read(workdir):
-    if not (workdir / "config.json").is_file() or not (workdir / "checkpoints").is_dir():
+    if not (workdir / "checkpoints").is_dir():
         raise UserError(f"--workdir={workdir}: no net was trained there; that is done by python -m alexnet_jax.main")
+    if not (workdir / "config.json").is_file():
+        raise UserError(f"{workdir / 'config.json'}: is lost; run the training command again to write it")
     config = ConfigDict(files.read_json(workdir / "config.json"))
     with checkpoint.Checkpoints(workdir / "checkpoints", write=False) as checkpoints:
         step = checkpoints.latest_step
@@ -81,16 +83,18 @@ def _read(workdir):
             raise UserError(f"--workdir={workdir}: no checkpoint there yet; wait for the first")
         class_names = tuple(checkpoints.notes()["data"]["class_names"])
     try:
-        mean = np.load(workdir / "mean.npy")
-    except (EOFError, OSError, ValueError) as error:
-        raise UserError(
-            f"{workdir / 'mean.npy'}: cannot be read; run the training command again to write it"
-        ) from error
-    try:
         net = models.from_config(config.model, len(class_names))
+        mean = np.load(workdir / "mean.npy")
+        size = augment.stored_size(net.image_size)
+        if mean.shape not in ((3,), (size, size, 3)):
+            raise ValueError(f"of shape {mean.shape}")
         return Member(
             workdir, config.dataset.name, config.dataset.root, config.mesh.model, net, class_names, mean, step
         )
+    except (EOFError, OSError, ValueError) as error:
+        raise UserError(
+            f"{workdir / 'mean.npy'}: is no mean ({error}); remove it and run the training command again"
+        ) from error
     except (AttributeError, TypeError) as error:
         raise UserError(f"{workdir / 'config.json'}: is not what training wrote; restore it") from error
 

@@ -8,6 +8,7 @@ probabilities averaged. The probabilities of several nets are averaged too: an e
 
 import logging
 import math
+import os
 import pathlib
 import sys
 import time
@@ -222,8 +223,8 @@ def evaluate(args):
     """Loads, evaluates, writes and prints what the flags of `main` ask for."""
     trained = ensemble.load(args.workdir)
     path = pathlib.Path(args.json) if args.json else trained.members[0].workdir / "evaluation.json"
-    if not path.parent.is_dir() or path.exists() and not path.is_file():
-        raise UserError(f"--json={path}: must be a file in a directory that is there")
+    if not os.access(path.parent, os.W_OK) or path.exists() and not path.is_file():
+        raise UserError(f"--json={path}: must be a file in a directory that can be written")
     first = trained.members[0]
     name = args.dataset or first.dataset
     root = args.root if args.root is not None else "" if args.dataset else first.root

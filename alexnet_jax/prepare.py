@@ -39,7 +39,7 @@ def prepare(dataset, root, output, size=256, workers=None, max_undecodable=0.01)
     The bytes of the result depend on the images, the size, and the versions of the image libraries alone: not on the
     number of workers, nor on interruptions. Beside TFDS's files there are:
       statistics.json: `num_images`, `rgb_mean` [3] and `rgb_covariance` [3, 3] of the training images as they are
-        stored, 0–255. It is written last: a set that has it is complete.
+        stored, 0–255, and `bytes`, the length of every file. It is written last: a set that has it is complete.
       mean_image.npy: float64 [size, size, 3], of the same images.
       undecodable.tsv: split, file name and reason for every image that was left out.
       prepare.json: what it was made of and by which versions, to be recognised by.
@@ -55,6 +55,8 @@ def prepare(dataset, root, output, size=256, workers=None, max_undecodable=0.01)
       UserError: the source or the output does not work. What was done is kept.
     """
     output = pathlib.Path(output).expanduser().absolute()
+    if dataset == "folder" and output.resolve().is_relative_to(pathlib.Path(root).expanduser().resolve()):
+        raise UserError(f"--output={output}: is inside --root={root}; use another directory")
     print(f"looking for the images of {dataset} {root}", flush=True)
     splits, class_names = find(dataset, os.fspath(root), size)
     name = f"{dataset.removeprefix('tfds:').partition(':')[0].partition('/')[0]}_{size}"
@@ -142,9 +144,7 @@ def claimed(output, description, plan):
     if path.exists():
         check_same(path, description)
         if (output / "statistics.json").exists():
-            lost = [shard.path.name for shard in plan if not shard.path.exists()]
-            if lost:
-                raise UserError(f"--output={output}: has lost {lost[0]}; remove the directory and start again")
+            datasets.check_prepared(output)
             shutil.rmtree(shards.work_directory(output), ignore_errors=True)
             yield True
             return
@@ -311,6 +311,7 @@ def finish(plan):
         "num_images": train,
         "rgb_mean": (sums / pixels).tolist(),
         "rgb_covariance": covariance.tolist(),
+        "bytes": {path.name: path.stat().st_size for path in sorted(output.iterdir()) if path.is_file()},
     }
     files.write_json(output / "statistics.json", statistics)
     shutil.rmtree(shards.work_directory(output))
@@ -329,12 +330,14 @@ def main():
         "--max_undecodable", type=float, default=0.01, help="stop if a greater part cannot be decoded (0.01)"
     )
     args = parser.parse_args()
-    if not args.output:
-        parser.error("--output needs a directory")
     if not args.root and not args.dataset.startswith("tfds:"):
         parser.error(f"--dataset={args.dataset} needs --root=DIR")
-    if not 1 <= args.size <= 4096 or args.workers < 1 or not 0 <= args.max_undecodable <= 1:
-        parser.error("--size must be from 1 to 4096, --workers above 0, --max_undecodable from 0 to 1")
+    if not 1 <= args.size <= 4096:
+        parser.error("--size must be from 1 to 4096")
+    if args.workers < 1:
+        parser.error("--workers must be above 0")
+    if not 0 <= args.max_undecodable <= 1:
+        parser.error("--max_undecodable must be from 0 to 1")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     images.ignore_warnings()
     with commands.one_line_errors("the same command goes on"):

@@ -269,11 +269,13 @@ def keep(config, mean, start, workdir):
         if start and path.exists() and not np.array_equal(np.load(path), mean):
             raise UserError(f"{workdir} was trained on images with another mean; use a new --workdir")
         if jax.process_index() == 0:
-            files.write_json(workdir / "config.json", json.loads(config.to_json()))
+            fields = json.loads(config.to_json())
+            fields["dataset"]["root"] = datasets.absolute_root(config.dataset.name, config.dataset.root)
+            files.write_json(workdir / "config.json", fields)
             with files.whole(path, "wb") as file:
                 np.save(file, mean)
     except (EOFError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); remove it") from error
+        raise UserError(f"{path}: cannot be read ({error}); remove it, and the same command writes it again") from error
     except OSError as error:
         raise UserError(f"--workdir={workdir}: cannot be written ({error.strerror or error})") from error
 

@@ -51,6 +51,15 @@ def test_incomplete_folders_are_refused(tmp_path):
         datasets.load("folder", str(tmp_path), 64)
 
 
+@pytest.mark.parametrize("name", ["two\nlines", "end ", " "])
+def test_class_names_that_tfds_would_change_are_refused(name, tmp_path):
+    write_images(tmp_path, {"train": (1, 1)})
+    (tmp_path / "train" / "class_0").rename(tmp_path / "train" / name)
+    with pytest.raises(UserError, match="class folder's name has a space at an end or a line break") as error:
+        datasets.load_split("folder", str(tmp_path), "train", 64)
+    assert "\n" not in str(error.value)
+
+
 def test_a_folder_is_not_taken_for_a_prepared_set(tmp_path):
     write_images(tmp_path, {"train": (1,), "val": (1,)})
     with pytest.raises(UserError, match="is a folder of images; name the dataset folder, not prepared"):

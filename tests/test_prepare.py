@@ -178,7 +178,7 @@ def test_tfds_is_prepared(tmp_path, capsys):
         (["--output=x"], "the following arguments are required: --dataset; see --help"),
         (["--dataset=folder", "--output=x", "--root=/nowhere"], "dataset root '/nowhere': no such directory"),
         (["--dataset=folder", "--output=x"], "--dataset=folder needs --root=DIR"),
-        (["--dataset=folder", "--output=", "--root=y"], "--output needs a directory"),
+        (["--dataset=folder", "--output=", "--root=y"], "--output= has no value"),
         (["--dataset=mnist", "--output=x", "--root=y"], "--dataset=mnist: use imagenet, folder or tfds:NAME"),
         (["--dataset=tfds:no_such_set", "--output=x"], "dataset 'tfds:no_such_set': no usable data set"),
         (["--dataset=folder", "--output=x", "--root=y", "--size=0"], "--size must be from 1 to 4096"),

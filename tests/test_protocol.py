@@ -126,6 +126,7 @@ def test_training_images_are_evaluated_too(directory):
         (["--workdir=first", "--dataset=folder", "--root=/nowhere"], "dataset root '/nowhere': no such directory"),
         (["--workdir=first", "--json=/nowhere/x.json"], "--json=/nowhere/x.json: must be a file in a directory"),
         (["--workdir=first", "--split=train[:0]"], "the split 'train[:0]' is empty or no such slice"),
+        (["--workdir=first", "--split="], "--split= has no value"),
         (["--workdir=first", "--batch_size=0"], "--batch_size must be above 0"),
         ([], "the following arguments are required: --workdir"),
     ],
@@ -150,6 +151,18 @@ def test_a_config_of_something_else_is_named(directory, tmp_path):
         (damaged / "config.json").write_text(json.dumps(config | {field: 3}))
         _, error = run("evaluate", f"--workdir={damaged}", directory=directory, ok=False)
         assert "config.json: is not what training wrote" in error and "\n" not in error
+
+
+def test_a_mean_of_something_else_is_named(directory, tmp_path):
+    damaged = shutil.copytree(directory / "first", tmp_path / "damaged")
+    np.save(damaged / "mean.npy", np.zeros((7, 7)))
+    _, error = run("evaluate", f"--workdir={damaged}", directory=directory, ok=False)
+    assert "mean.npy: is no mean (of shape (7, 7))" in error and "\n" not in error
+
+
+def test_a_net_is_evaluated_from_any_directory(directory, tmp_path):
+    run("evaluate", f"--workdir={directory / 'first'}", f"--json={tmp_path / 'result.json'}", directory=tmp_path)
+    assert json.loads((tmp_path / "result.json").read_text())["num_examples"] == 18
 
 
 def test_a_damaged_checkpoint_is_named(directory, tmp_path):

@@ -160,12 +160,26 @@ def test_other_images_under_the_same_names_are_noticed(uninterrupted, folder, tm
         prepare.prepare("folder", str(other), uninterrupted, size=48)
 
 
-def test_a_finished_set_that_lost_a_shard_is_named(folder, uninterrupted, tmp_path):
-    output = shutil.copytree(uninterrupted, tmp_path / "set")
-    next(output.glob("*train*")).unlink()
-    assert_one_line(run(*flags(folder, output)), "has lost folder_48-train.array_record-")
-    with pytest.raises(UserError, match="has lost folder_48-train.array_record-"):
-        datasets.load("prepared", str(output), 48)
+@pytest.mark.parametrize("damage", ["lost", "truncated", "empty"])
+def test_a_finished_set_that_is_damaged_is_named(folder, uninterrupted, tmp_path, damage):
+    shard = next(uninterrupted.glob("*-train.*")).name
+    for name in (shard, "dataset_info.json", "features.json", "label.labels.txt", "mean_image.npy", "undecodable.tsv"):
+        output = shutil.copytree(uninterrupted, tmp_path / name)
+        if damage == "lost":
+            (output / name).unlink()
+        else:
+            data = (output / name).read_bytes()
+            (output / name).write_bytes(data[: len(data) // 2] if damage == "truncated" else b"")
+        with pytest.raises(UserError, match=f"{name}: is .*; prepare the set again in another directory"):
+            datasets.load("prepared", str(output), 48)
+        with pytest.raises(UserError, match=f"{name}: is .*; prepare the set again in another directory"):
+            prepare.prepare("folder", str(folder), output, size=48)
+
+
+def test_an_output_inside_the_source_is_refused(folder):
+    with pytest.raises(UserError, match=f"--output=.*: is inside --root={folder}; use another directory"):
+        prepare.prepare("folder", str(folder), folder / "train" / "set", size=48)
+    assert not (folder / "train" / "set").exists()
 
 
 def test_two_processes_on_one_output(folder, uninterrupted, tmp_path):

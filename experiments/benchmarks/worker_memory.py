@@ -5,6 +5,7 @@
 Makes one image of a kind, prepares it, and reads what the run says of its worker; two minutes in all.
 """
 
+import argparse
 import pathlib
 import re
 import subprocess
@@ -45,6 +46,7 @@ def memory(shape, mode, kind, options):
 
 
 def main():
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     print(f"{'kind':18} {'megapixels':>10} {'MB':>6} {'bytes a pixel':>13}")
     nothing = None
     for name, (shape, *image) in KINDS.items():
