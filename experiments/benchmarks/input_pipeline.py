@@ -9,8 +9,8 @@ folder of images (train/CLASS/*, val/CLASS/*); training input is measured on tho
 
   prepare        to a shorter side of 256, the centre, JPEG of quality 95, with mean image and covariance of the result;
                  DataLoader's own process writes the bytes to one file.
-  ... of 375     the same, of images enlarged to a shorter side of 375: 500×375 is the most frequent size in ImageNet.
-  JPEGs of 375   the same for prepare; DataLoader leaves the statistics out.
+  ... 500×375    the same, of the images stretched to 500×375, a usual size in ImageNet.
+  JPEGs 500×375  the same for prepare; DataLoader leaves the statistics out.
   train          prepared images as uint8 batches of 128; cropping is the device's business.
   train, crops   the same for us; DataLoader also crops, flips and subtracts the mean, as its users do on the host.
 """
@@ -137,15 +137,13 @@ def paths(root):
     return sorted(path for path in pathlib.Path(root).glob("*/*/*") if path.is_file())
 
 
-def enlarged(root, directory, shorter):
-    """The same folder of images, brought to a shorter side."""
+def stretched(root, directory, size):
+    """The same folder of images, all of one width and height."""
     for path in paths(root):
         target = directory / path.relative_to(root)
         target.parent.mkdir(parents=True, exist_ok=True)
         with Image.open(path) as image:
-            image = image.convert("RGB")
-        sides = [round(side * shorter / min(image.size)) for side in image.size]
-        image.resize(sides, Image.Resampling.BICUBIC).save(target, quality=90)
+            image.convert("RGB").resize(size, Image.Resampling.BICUBIC).save(target, quality=90)
     return directory
 
 
@@ -161,7 +159,7 @@ def main():
     rows = []
     try:
         small = pathlib.Path(args.root)
-        large = enlarged(small, work / "large", shorter=375)
+        large = stretched(small, work / "large", (500, 375))
         prepare.prepare("folder", small, work / "set")
         source = datasets.load("prepared", str(work / "set"), SIZE).train
         (work / "files").mkdir()
@@ -172,8 +170,14 @@ def main():
             os.sched_setaffinity(0, all_cores[:cores])
             for name, ours, theirs, theirs_paths, collate in (
                 ("prepare", lambda n: our_preparation(small, n), prepared_with_statistics, paths(small), add_up),
-                ("prepare of 375", lambda n: our_preparation(large, n), prepared_with_statistics, paths(large), add_up),
-                ("JPEGs of 375", lambda n: our_preparation(large, n), prepared_bytes, paths(large), bytes_alone),
+                (
+                    "prepare, 500×375",
+                    lambda n: our_preparation(large, n),
+                    prepared_with_statistics,
+                    paths(large),
+                    add_up,
+                ),
+                ("JPEGs, 500×375", lambda n: our_preparation(large, n), prepared_bytes, paths(large), bytes_alone),
                 ("train", lambda _: our_batches(source), as_uint8, files, None),
                 ("train, crops", lambda _: our_batches(source), as_crop, files, None),
             ):
