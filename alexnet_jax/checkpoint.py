@@ -61,10 +61,13 @@ class Checkpoints:
         return jax.jit(lambda tree: tree)(tree)
 
     def restore_params(self, step, like):
-        """The parameters alone of the checkpoint of `step`, as `restore`. Raises UserError if they cannot be read."""
+        """The parameters alone of the checkpoint of `step`, as a tree of jax.ShapeDtypeStruct says.
+
+        Raises UserError if they cannot be read.
+        """
         velocity = jax.tree.map(lambda _: ocp.PLACEHOLDER, jax.eval_shape(optimizer.sgd().init, like))
         with self._reading(step):
-            return self._checkpointer.load(step, {"params": _abstract(like), "velocity": velocity})["params"]
+            return self._checkpointer.load(step, {"params": like, "velocity": velocity})["params"]
 
     @contextlib.contextmanager
     def _reading(self, step):

@@ -6,7 +6,6 @@ A split of a data set is a source; see `sources`.
 import dataclasses
 import functools
 import importlib.resources
-import json
 import logging
 import os
 import pathlib
@@ -14,7 +13,7 @@ import pathlib
 import numpy as np
 from google.protobuf import json_format
 
-from alexnet_jax import UserError, sources, textures
+from alexnet_jax import UserError, files, sources, textures
 
 # ImageNet's 256×256 training images, 0–255, from cuda-convnet2's published metadata: the channel means, and the
 # standard deviations (the paper's λ) along the principal axes of RGB (the columns).
@@ -159,14 +158,14 @@ def _folder(root, split, image_size):
         class_names = tuple(sorted(entry.name for entry in _visible(directory) if entry.is_dir()))
         if not class_names:
             raise UserError(f"{directory}: no class folders; {_FOLDER_LAYOUT}")
-        files, others = [], []
+        found, others = [], []
         for label, class_name in enumerate(class_names):
             entries = _visible(directory / class_name)
             names = sorted(entry.name for entry in entries if entry.is_file())
             others += [entry.path for entry in entries if not entry.is_file()]
             if not names:
                 raise UserError(f"{directory / class_name}: no images in this class folder; add some or remove it")
-            files += [(os.path.join(class_name, name), label) for name in names]
+            found += [(os.path.join(class_name, name), label) for name in names]
         if others:
             log.warning(
                 "%s: left out %d things in class folders that are no files, as %s", root, len(others), others[0]
@@ -182,7 +181,7 @@ def _folder(root, split, image_size):
         raise UserError(f"{directory}: a class folder's name is not UTF-8 ({error.object!a}); rename it") from error
     except OSError as error:
         raise UserError(f"{error.filename}: cannot be read ({error.strerror})") from error
-    return sources.FileSource(str(directory), files, image_size), class_names
+    return sources.FileSource(str(directory), found, image_size), class_names
 
 
 def _visible(directory):
@@ -250,15 +249,10 @@ _AGAIN = "prepare the set again in another directory"
 
 def check_prepared(directory):
     """Raises UserError if a file of a prepared set is not there or not as long as it was."""
-    try:
-        lengths = json.loads((directory / "statistics.json").read_text())["bytes"]
-        for name, length in lengths.items():
-            if os.path.getsize(directory / name) != length:
-                raise UserError(f"{directory / name}: is damaged; {_AGAIN}")
-    except FileNotFoundError as error:
-        raise UserError(f"{error.filename}: is lost; {_AGAIN}") from error
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{directory}: its statistics cannot be read ({error}); {_AGAIN}") from error
+    for name, length in files.read_json(directory / "statistics.json").get("bytes", {}).items():
+        path = directory / name
+        if not path.is_file() or path.stat().st_size != length:
+            raise UserError(f"{path}: is lost or damaged; {_AGAIN}")
 
 
 def absolute_root(name, root):
@@ -285,7 +279,7 @@ def _statistics(name, root, image_size):
         return {}
     directory = _directory(root or DEFAULT_PREPARED)
     try:
-        statistics = json.loads((directory / "statistics.json").read_text())
+        statistics = files.read_json(directory / "statistics.json")
         mean_image = np.load(directory / "mean_image.npy")
         variances, axes = np.linalg.eigh(np.array(statistics["rgb_covariance"]))
         mean = mean_image if len(mean_image) == image_size else np.array(statistics["rgb_mean"])

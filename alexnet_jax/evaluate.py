@@ -252,9 +252,9 @@ def evaluate(args):
     try:
         files.write_json(path, result)
     except OSError as error:
-        print_table(result)
         raise UserError(f"{path}: cannot be written ({error.strerror}); set --json to another file") from error
-    print_table(result)
+    finally:
+        print_table(result)
     print(f"\nwritten to {path}")
 
 

@@ -14,10 +14,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from alexnet_jax import UserError
 
 # What Pillow's formats raise for a broken file, each in its own way.
-BROKEN = (
-    *(ArithmeticError, LookupError, OSError, RuntimeError, SyntaxError, TypeError, ValueError),
-    *(struct.error, zlib.error),
-)
+BROKEN = (ArithmeticError, LookupError, OSError, RuntimeError, SyntaxError, TypeError, ValueError)
+BROKEN += (struct.error, zlib.error)
 
 cv2.setNumThreads(1)  # images are decoded in parallel, each by one thread
 
@@ -52,7 +50,7 @@ def encode(data, origin, size, quality):
 
 
 def _decode_jpeg(data):
-    # libjpeg without Pillow around it gives the same pixels in half of the time. Whatever is not a plain JPEG, or makes
+    # libjpeg without Pillow around it gives the same pixels sooner. Whatever is not a plain JPEG, or makes
     # libjpeg warn, is left to Pillow, which takes what can be read or says what is missing.
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)

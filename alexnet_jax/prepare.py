@@ -61,7 +61,7 @@ def prepare(dataset, root, output, size=256, workers=None, max_undecodable=0.01)
     splits, class_names = find(dataset, os.fspath(root), size)
     name = f"{dataset.removeprefix('tfds:').partition(':')[0].partition('/')[0]}_{size}"
     plan = [
-        shards.Shard(split, i, len(parts), part, name, class_names, size, output)
+        shards.Shard(split, i, len(parts), part, name, size, output)
         for split, source in splits.items()
         for parts in [divide(source, 256 if split == "train" else 16)]
         for i, part in enumerate(parts)
@@ -81,14 +81,14 @@ def prepare(dataset, root, output, size=256, workers=None, max_undecodable=0.01)
             if complete:
                 print(f"{output} is complete already")
                 return
-            missing = [shard for shard in plan if not shard.done]
             done = [shard for shard in plan if shard.done]
+            missing = [shard for shard in plan if shard not in done]
             undecodable = list_undecodable(done, output)
-            check_space(plan, missing)
+            check_space(plan, missing, len(class_names))
             total = sum(len(shard.source) for shard in plan)
             check_undecodable(len(undecodable), total, max_undecodable, output)
             run(missing, total, len(undecodable), workers or available_cores(), max_undecodable)
-            finish(plan)
+            finish(plan, class_names)
     except BrokenPipeError:  # of what is printed
         raise
     except OSError as error:
@@ -177,7 +177,7 @@ def check_same(path, description):
         )
 
 
-def check_space(plan, missing):
+def check_space(plan, missing, num_classes):
     """Says how much disk the set takes. Raises UserError if that is not there."""
     size, output = plan[0].size, plan[0].output
     spread = [plan[len(plan) * i // 64].source for i in range(64)]
@@ -191,7 +191,7 @@ def check_space(plan, missing):
     free = shutil.disk_usage(output).free
     counts = {split: sum(len(s.source) for s in plan if s.split == split) for split in ("train", "validation", "test")}
     what = ", ".join(f"{count:,} {split}" for split, count in counts.items() if count)
-    print(f"{what} images of {len(plan[0].class_names)} classes; {len(plan) - len(missing)} of {len(plan)} shards done")
+    print(f"{what} images of {num_classes} classes; {len(plan) - len(missing)} of {len(plan)} shards done")
     print(f"{output}: about {gigabytes(needed)} to write, {gigabytes(free)} free", flush=True)
     if needed > free:
         raise UserError(
@@ -211,8 +211,8 @@ def run(plan, total, failed_before, workers, max_undecodable):
     """Makes shards in parallel. Raises UserError if too many images cannot be decoded or a file cannot be written."""
     if not plan:
         return
-    # For the workers. Each is one thread, so BLAS must not start more. With glibc, images that were freed stay for the
-    # next ones: fetching the memory from the system again, page by page, takes a third of the time.
+    # For the workers. Each is one thread, so BLAS must not start more. With glibc, the memory of images that were freed
+    # stays for the next ones: else it is given back to the system, and fetched again page by page.
     os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
     os.environ.update(MALLOC_MMAP_THRESHOLD_=str(2**26), MALLOC_TRIM_THRESHOLD_=str(2**28))
     context = multiprocessing.get_context("spawn")
@@ -264,7 +264,7 @@ def list_undecodable(plan, output):
     return rows
 
 
-def finish(plan):
+def finish(plan, class_names):
     """Adds up what the shards noted, and makes a data set of them."""
     import tensorflow_datasets as tfds
 
@@ -294,7 +294,7 @@ def finish(plan):
         data_dir=output,
         features={
             "image": tfds.features.Image(shape=(size, size, 3), encoding_format="jpeg"),
-            "label": tfds.features.ClassLabel(names=plan[0].class_names),
+            "label": tfds.features.ClassLabel(names=class_names),
             "file_name": tfds.features.Text(),
         },
         split_infos=infos,

@@ -29,7 +29,6 @@ class Shard:
     shards: int  # in the split
     source: object
     name: str  # of the data set
-    class_names: tuple[str, ...]
     size: int
     output: pathlib.Path
 

@@ -7,7 +7,7 @@ import sys
 import tensorflow_datasets as tfds
 
 # Shards of eight images: a few images are many shards.
-SMALL_SHARDS = "import sys; from alexnet_jax import prepare; prepare.IMAGES_PER_SHARD = 8; prepare.main()"
+SMALL_SHARDS = "from alexnet_jax import prepare; prepare.IMAGES_PER_SHARD = 8; prepare.main()"
 
 
 def start(*flags, code=SMALL_SHARDS, **options):
