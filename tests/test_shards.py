@@ -57,7 +57,10 @@ def test_killed_several_times_gives_the_same_bytes(folder, uninterrupted, worker
 
 
 def test_interrupted_by_the_user(folder, uninterrupted, tmp_path):
-    process = start(*flags(folder, tmp_path / "set", "--workers=1"), start_new_session=True)
+    # Whoever runs the tests in the background may ignore SIGINT, which a child would inherit.
+    heeding = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    command = flags(folder, tmp_path / "set", "--workers=1")
+    process = start(*command, code=heeding + SMALL_SHARDS, start_new_session=True)
     while not list((tmp_path / "set").glob(".prepare/*.npz")):
         time.sleep(0.005)
     os.killpg(process.pid, signal.SIGINT)
