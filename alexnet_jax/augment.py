@@ -1,18 +1,11 @@
 """Crops, flips, mean subtraction and colour noise: sections 2 and 4.1 of the paper, on the device, inside jit.
 
-Stored images are square, uint8, and a seventh larger than the net's input: 256 for 224, which leaves 33 offsets in each
-direction.
+Stored images are square, uint8, and larger than the net's input: 256 for 224, which leaves 33 offsets in a direction.
 """
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-
-
-def stored_size(image_size):
-    """Height and width of the stored images from which crops of `image_size` are taken: 224 → 256."""
-    return image_size * 8 // 7
-
 
 COLOUR_SCALES = ("standard_deviation", "eigenvalue")
 

@@ -5,7 +5,7 @@ import contextlib
 import jax
 from orbax.checkpoint import v1 as ocp
 
-from alexnet_jax import UserError, optimizer
+from alexnet_jax import UserError
 
 
 class Checkpoints:
@@ -65,7 +65,7 @@ class Checkpoints:
 
         Raises UserError if they cannot be read.
         """
-        velocity = jax.tree.map(lambda _: ocp.PLACEHOLDER, jax.eval_shape(optimizer.sgd().init, like))
+        velocity = jax.tree.map(lambda _: ocp.PLACEHOLDER, like)
         with self._reading(step):
             return self._checkpointer.load(step, {"params": like, "velocity": velocity})["params"]
 

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from alexnet_jax import UserError, augment, checkpoint, files, models, sharding
+from alexnet_jax import UserError, checkpoint, files, models, nets, sharding
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,7 +19,8 @@ class Member:
     dataset: str  # its name and root in training
     root: str
     devices: int  # for the towers, in training
-    net: models.Net
+    model: dict  # config.model
+    net: nets.Net
     class_names: tuple[str, ...]
     mean: np.ndarray  # to be subtracted from its images
     step: int
@@ -57,7 +58,7 @@ def load(workdirs):
     Raises:
       UserError: there is no net in one of them, or they do not go together.
     """
-    members = [_read(pathlib.Path(workdir).expanduser().absolute()) for workdir in workdirs]
+    members = [read(pathlib.Path(workdir).expanduser().absolute()) for workdir in workdirs]
     first = members[0]
     for other in members[1:]:
         if (other.class_names, other.net.image_size) != (first.class_names, first.net.image_size):
@@ -68,10 +69,11 @@ def load(workdirs):
     mesh = sharding.create_mesh(
         -1, min(member.devices for member in members), min(member.net.towers for member in members)
     )
-    return Ensemble(members, [_restore(member, mesh) for member in members], mesh)
+    return Ensemble(members, [restore(member, mesh) for member in members], mesh)
 
 
-def _read(workdir):
+def read(workdir):
+    """The `Member` of a directory. Raises UserError if there is none, or it is damaged."""
     if not (workdir / "checkpoints").is_dir():
         raise UserError(f"--workdir={workdir}: no net was trained there; that is done by python -m alexnet_jax.main")
     if not (workdir / "config.json").is_file():
@@ -83,13 +85,20 @@ def _read(workdir):
             raise UserError(f"--workdir={workdir}: no checkpoint there yet; wait for the first")
         class_names = tuple(checkpoints.notes()["data"]["class_names"])
     try:
-        net = models.from_config(config.model, len(class_names))
+        net = nets.from_config(config.model).with_classes(len(class_names))
         mean = np.load(workdir / "mean.npy")
-        size = augment.stored_size(net.image_size)
-        if mean.shape not in ((3,), (size, size, 3)):
+        if mean.shape not in ((3,), (net.stored_size, net.stored_size, 3)):
             raise ValueError(f"of shape {mean.shape}")
         return Member(
-            workdir, config.dataset.name, config.dataset.root, config.mesh.model, net, class_names, mean, step
+            workdir,
+            config.dataset.name,
+            config.dataset.root,
+            config.mesh.model,
+            config.model.to_dict(),
+            net,
+            class_names,
+            mean,
+            step,
         )
     except (EOFError, OSError, ValueError) as error:
         raise UserError(
@@ -99,7 +108,8 @@ def _read(workdir):
         raise UserError(f"{workdir / 'config.json'}: is not what training wrote; restore it") from error
 
 
-def _restore(member, mesh):
+def restore(member, mesh):
+    """A member's parameters, on a mesh. Raises UserError if they cannot be read."""
     shapes = jax.eval_shape(functools.partial(models.init, member.net), jax.random.key(0))
     like = jax.tree.map(
         lambda shape, s: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=s),

@@ -231,7 +231,7 @@ def evaluate(args):
     split = args.split or datasets.held_out(name, root)[1]
     if split == "val" and split not in datasets.splits(name, root):
         split = "validation"
-    size = augment.stored_size(trained.nets[0].image_size)
+    size = trained.nets[0].stored_size
     source = datasets.relabelled(*datasets.load_split(name, root, split, size), trained.class_names)
     nets = f"{len(trained.members)} nets" if len(trained.members) > 1 else f"step {trained.members[0].step}"
     print(f"{nets}, {len(source):,} {split} images of {name} {root}", flush=True)

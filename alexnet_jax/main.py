@@ -38,10 +38,12 @@ def parse_flags(argv):
         named = [argument for argument in argv if argument.startswith("--config=")]
         sys.exit(f"alexnet_jax: {' '.join(named)}: no such file; the project's own are in configs/")
     except (flags.Error, SyntaxError, TypeError, ValueError) as error:
-        sys.exit(f"alexnet_jax: {' '.join(str(error).split())}")
+        said = str(error)
+        said = said.strip().splitlines()[-1] if "Traceback" in said else said  # of a config file that failed
+        sys.exit(f"alexnet_jax: {' '.join(said.split())}")
     if CONFIG.value is None or not WORKDIR.value:
         sys.exit("alexnet_jax: needs --config=FILE and --workdir=DIR; see --help")
-    path = config_flags.get_config_filename(flags.FLAGS["config"])
+    path = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0]
     if not os.path.isfile(path):
         sys.exit(f"alexnet_jax: --config={path}: no such file; the project's own are in configs/")
     return positional

@@ -1,144 +1,135 @@
-"""The networks, layer by layer, as one device runs them. Figure 2 of the paper, read from left to right.
+"""The networks as a device runs them, layer by layer; `nets` describes them, in the order of the paper's Figure 2.
 
 An activation is NHWC with the channels of the towers side by side: tower 0 first. A device holds the channels of the
 towers that it runs; `all_gather` over the mesh axis 'model' is the only way to see the others'.
 """
 
-import dataclasses
 import functools
 import math
+import string
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
-from alexnet_jax import UserError, sharding
+from alexnet_jax import nets, sharding
+from alexnet_jax.nets import NETS, Net, from_config
 
-
-@dataclasses.dataclass(frozen=True)
-class Net:
-    """The sizes of a network.
-
-    Attributes:
-      towers: how many columns run side by side, each on its own device where there are enough.
-      maps: feature maps of conv1 to conv5, in one tower.
-      units: units of fc6 and of fc7, in one tower.
-      num_classes: outputs of fc8.
-      image_size: height and width of the input, in pixels.
-      init_stddev: standard deviation of all initial weights.
-    """
-
-    towers: int
-    maps: tuple[int, int, int, int, int]
-    units: int
-    num_classes: int = 1000
-    image_size: int = 224
-    init_stddev: float = 0.01
-
-
-# Section 3.5 of the paper, and the one-GPU net of its section 3.2, whose last convolution and fully connected layers
-# keep the size that they have in the two towers together.
-NETS = {
-    "two_gpu": Net(towers=2, maps=(48, 128, 192, 192, 128), units=2048),
-    "one_gpu": Net(towers=1, maps=(48, 128, 192, 192, 256), units=4096),
-}
-
-
-def from_config(model, num_classes):
-    """The `Net` that `config.model` describes: `net`, `width`, `image_size`.
-
-    A net of width w has w times the maps and units. Its initial weights are 1/√w times larger, which gives every layer
-    inputs of the same variance as at full width.
-
-    Raises:
-      UserError: the name, the width or the size is impossible.
-    """
-    if model.net not in NETS:
-        raise UserError(f"config.model.net: no net {model.net!r}; there are {', '.join(NETS)}")
-    if pool_size(pool_size(conv1_size(model.image_size))) < 3:
-        raise UserError(f"config.model.image_size={model.image_size}: below 52 the last pool has less than one window")
-    net = NETS[model.net]
-    return dataclasses.replace(
-        net,
-        maps=tuple(max(1, round(model.width * n)) for n in net.maps),
-        units=max(1, round(model.width * net.units)),
-        num_classes=num_classes,
-        image_size=model.image_size,
-        init_stddev=net.init_stddev / math.sqrt(model.width),
-    )
-
-
-INTERMEDIATES = ("conv1", "norm1", "pool1", "conv2", "norm2", "pool2", "conv3", "conv4", "conv5", "pool5", "fc6", "fc7")
+__all__ = ["NETS", "AlexNet", "Net", "apply", "format_table", "forward", "from_config", "init", "layer_table"]
 
 
 class AlexNet(nnx.Module):
     """What one of `devices` devices runs of a net: all of it for one device, one tower of two for two.
 
-    Parameters have the names and layouts of the whole net's (conv kernels HWIO, dense kernels in × out); those of a
-    tower layer hold this device's share of the last axis.
+    Parameters have the names and layouts of the whole net's (conv kernels HWIO, dense kernels in × out, those of
+    locally connected layers with the output's height and width in front); those of a tower layer hold this device's
+    share of the last axis.
     """
 
     def __init__(self, net, *, devices=1, rngs):
-        here, both = net.towers // devices, net.towers
-        maps1, maps2, maps3, maps4, maps5 = net.maps
-        weights = nnx.initializers.normal(net.init_stddev)
-        ones = nnx.initializers.ones
-        conv = functools.partial(nnx.Conv, kernel_init=weights, conv_general_dilated=_convolve, rngs=rngs)
-        dense = functools.partial(nnx.Linear, kernel_init=weights, rngs=rngs)
-
-        # conv2, conv4 and conv5 see the maps of their own tower only; conv3 and the dense layers see both towers'.
-        side1 = conv1_size(net.image_size)
-        overhang = 4 * (side1 - 1) + 11 - net.image_size
-        self.conv1 = conv(3, here * maps1, (11, 11), strides=4, padding=((0, overhang), (0, overhang)))
-        self.conv2 = conv(here * maps1, here * maps2, (5, 5), feature_group_count=here, bias_init=ones)
-        self.conv3 = conv(both * maps2, here * maps3, (3, 3))
-        self.conv4 = conv(here * maps3, here * maps4, (3, 3), feature_group_count=here, bias_init=ones)
-        self.conv5 = conv(here * maps4, here * maps5, (3, 3), feature_group_count=here, bias_init=ones)
-        side = pool_size(pool_size(pool_size(side1)))
-        self.fc6 = dense(both * maps5 * side * side, here * net.units, bias_init=ones)
-        self.fc7 = dense(both * net.units, here * net.units, bias_init=ones)
-        self.fc8 = dense(both * net.units, net.num_classes)
-        self.towers = here
+        self.net, self.towers = net, net.towers // devices
+        for layer, seen, side, out_side in nets.sizes(net):
+            # Every tower sees the image, and a layer of both towers the maps of both; the others those of their own.
+            groups = 1 if layer.both or layer is net.layers[0] else self.towers
+            out = layer.features if layer is net.layers[-1] else layer.features * self.towers
+            init = {
+                "kernel_init": nnx.initializers.normal(layer.stddev),
+                "bias_init": nnx.initializers.constant(layer.bias),
+                "rngs": rngs,
+            }
+            if isinstance(layer, nets.Dense):
+                dot = functools.partial(_dot, groups)
+                module = nnx.Linear(seen * side * side, out, dot_general=dot, **init)
+            else:
+                end = layer.stride * (out_side - 1) + layer.size - side - layer.pad
+                padding = ((layer.pad, max(0, end)),) * 2
+                if isinstance(layer, nets.Local):
+                    module = LocallyConnected(seen, out, out_side, layer.size, padding, **init)
+                else:
+                    module = nnx.Conv(
+                        seen * groups,
+                        out,
+                        (layer.size, layer.size),
+                        strides=layer.stride,
+                        padding=padding,
+                        feature_group_count=groups * layer.groups,
+                        conv_general_dilated=_convolve,
+                        **init,
+                    )
+            setattr(self, layer.name, module)
 
     def __call__(self, x_BxHxWx3, tower_keys_BxT=None):
         """Logits and named intermediates.
 
         Args:
-          x_BxHxWx3: float32 pixels less their mean, about −128 … 127 (section 2 of the paper: no other scaling).
+          x_BxHxWx3: float32 pixels less their mean, about −128 … 127.
           tower_keys_BxT: for training, a PRNG key for each example and each tower of this device. None: as in testing.
 
         Returns:
-          logits, float32 [B, num_classes], the same on the devices of all towers, and a dict from a layer's name to its
-          output on this device.
+          logits, float32 [B, num_classes], the same on the devices of all towers, and a dict from a name to an output
+          on this device: of a layer (conv1), its norm (norm1) or its pool (pool1), each with the ReLU and the dropout
+          that follow it.
         """
-        towers, keys = self.towers, tower_keys_BxT
-        out = {}
-        out["conv1"] = nnx.relu(self.conv1(x_BxHxWx3))
-        out["norm1"] = local_response_norm(out["conv1"], towers)
-        out["pool1"] = max_pool(out["norm1"])
+        *hidden, last = self.net.layers
+        out, x = {}, x_BxHxWx3 / jnp.array(self.net.input_std)
+        for layer in hidden:
+            x = all_gather(x) if layer.both else x
+            if isinstance(layer, nets.Dense):
+                x = flatten(x, 1 if layer.both else self.towers)
+            name = layer.name
+            x = out[name] = getattr(self, name)(x)
+            for op in nets.operations(self.net, layer):
+                name = nets.output_name(op, layer, name)
+                x = out[name] = self.operate(op, x, tower_keys_BxT, layer)
+        # The last layer is one: its kernel is the same on every device, and so are its input and its output.
+        return getattr(self, last.name)(flatten(all_gather(x, to="invarying"), 1)), out
 
-        out["conv2"] = nnx.relu(self.conv2(out["pool1"]))
-        out["norm2"] = local_response_norm(out["conv2"], towers)
-        out["pool2"] = max_pool(out["norm2"])
+    def operate(self, op, x, keys, layer):
+        """What a word of `Layer.then` means."""
+        match op:
+            case "relu":
+                return nnx.relu(x)
+            case "tanh":
+                return jnp.tanh(x)
+            case "norm":
+                return local_response_norm(x, self.towers, self.net.norm)
+            case "same_map_norm":
+                return same_map_norm(x, self.net.same_map_norm)
+            case "pool":
+                return max_pool(x, self.net)
+            case "average_pool":
+                return average_pool(x, self.net)
+            case "dropout":
+                return 0.5 * x if keys is None else dropout(x, keys, layer)
+            case "inverted_dropout":
+                return x if keys is None else 2 * dropout(x, keys, layer)
 
-        out["conv3"] = nnx.relu(self.conv3(all_gather(out["pool2"])))
-        out["conv4"] = nnx.relu(self.conv4(out["conv3"]))
-        out["conv5"] = nnx.relu(self.conv5(out["conv4"]))
-        out["pool5"] = max_pool(out["conv5"])
 
-        both_towers = all_gather(out["pool5"])
-        out["fc6"] = dropout(nnx.relu(self.fc6(both_towers.reshape(len(both_towers), -1))), keys, layer=6)
-        out["fc7"] = dropout(nnx.relu(self.fc7(all_gather(out["fc6"]))), keys, layer=7)
-        # fc8 is one layer: its kernel is the same on every device, and so are its input and its output.
-        logits = self.fc8(all_gather(out["fc7"], to="invarying"))
-        return logits, out
+class LocallyConnected(nnx.Module):
+    """A convolution of stride 1 with a kernel and biases of its own at every place of its output, H × W.
+
+    Its kernel is [H, W, size, size, in, out], its bias [H, W, out]. The 2012 code has it in two nets for CIFAR-10.
+    """
+
+    def __init__(self, channels, out, side, size, padding, *, kernel_init, bias_init, rngs):
+        self.kernel = nnx.Param(kernel_init(rngs.params(), (side, side, size, size, channels, out)))
+        self.bias = nnx.Param(bias_init(rngs.params(), (side, side, out)))
+        self.padding = padding
+
+    def __call__(self, x_BxHxWxC):
+        kernel = self.kernel[...]
+        H, W, size = kernel.shape[:3]
+        x = jnp.pad(x_BxHxWxC, ((0, 0), *self.padding, (0, 0)))
+        windows = [x[:, i : i + H, j : j + W] for i in range(size) for j in range(size)]
+        kernel_HxWxKxCxO = kernel.reshape(H, W, size * size, *kernel.shape[4:])
+        return jnp.einsum("bhwkc,hwkco->bhwo", jnp.stack(windows, 3), kernel_HxWxKxCxO) + self.bias[...]
 
 
 def init(net, key):
     """Initial parameters of the whole net: a dict from a layer's name to its `kernel` and `bias`, float32.
 
-    Section 5 of the paper: weights are N(0, 0.01), biases 1 in conv2, conv4, conv5, fc6 and fc7 and 0 in the others.
+    Weights are normally distributed, biases constant, as section 5 of the paper says and the net's layers.
     """
     return nnx.to_pure_dict(nnx.state(AlexNet(net, rngs=nnx.Rngs(key)), nnx.Param))
 
@@ -155,7 +146,8 @@ def forward(net, mesh, params, x_BxHxWx3):
     apply_share = functools.partial(apply, net, mesh.shape["model"])
     specs = (sharding.param_specs(params), sharding.BATCH)
     maps, units = jax.P("data", None, None, "model"), jax.P("data", "model")
-    out_specs = (sharding.BATCH, {name: units if name in ("fc6", "fc7") else maps for name in INTERMEDIATES})
+    outputs = {name: units if isinstance(layer, nets.Dense) else maps for name, layer in nets.outputs(net).items()}
+    out_specs = (sharding.BATCH, outputs)
     return jax.shard_map(apply_share, mesh=mesh, in_specs=specs, out_specs=out_specs)(params, x_BxHxWx3)
 
 
@@ -164,47 +156,71 @@ def all_gather(x, to="varying"):
     return lax.all_gather(x, "model", axis=x.ndim - 1, tiled=True, to=to)
 
 
-def local_response_norm(x_BxHxWxC, towers):
-    """b = a / (2 + 10⁻⁴ · Σ a²)^0.75 over 5 neighbouring maps of the same tower (section 3.3 of the paper)."""
+def flatten(x_BxHxWxC, towers):
+    """The units of each tower, tower 0's first: float32 [B, H·W·C]. Units stay as they are."""
+    if x_BxHxWxC.ndim == 2:
+        return x_BxHxWxC
+    B, H, W, C = x_BxHxWxC.shape
+    return jnp.moveaxis(x_BxHxWxC.reshape(B, H, W, towers, C // towers), 3, 1).reshape(B, -1)
+
+
+def local_response_norm(x_BxHxWxC, towers, norm):
+    """b = a / (k + α · Σ a²)^0.75 over neighbouring maps of the same tower (section 3.3 of the paper)."""
     *BxHxW, C = x_BxHxWxC.shape
     x = x_BxHxWxC.reshape(*BxHxW, towers, C // towers)
-    band = (abs(jnp.arange(C // towers)[:, None] - jnp.arange(C // towers)) <= 2).astype(x.dtype)
     # Sums over windows as a product with a band matrix, and the power through square roots: forward and backward twice
     # as fast on CPU as shifted sums and a general power. Elsewhere products may round to fewer bits unless told not to.
-    root = lax.rsqrt(2 + 1e-4 * jnp.matmul(x * x, band, precision=lax.Precision.HIGHEST))
+    sums = jnp.matmul(x * x, _band(C // towers, norm.size), precision=lax.Precision.HIGHEST)
+    root = lax.rsqrt(norm.k + norm.alpha * sums)
     return (x * root * jnp.sqrt(root)).reshape(x_BxHxWxC.shape)
 
 
-def max_pool(x_BxHxWxC):
-    """Overlapping pooling: the maximum of 3×3 windows two apart, the last one clipped at the edge (section 3.4)."""
-    size = pool_size(x_BxHxWxC.shape[1])
-    overhang = 2 * (size - 1) + 3 - x_BxHxWxC.shape[1]
-    x = jnp.pad(x_BxHxWxC, ((0, 0), (0, overhang), (0, overhang), (0, 0)), constant_values=-jnp.inf)
-    # Nine strided slices; equal maxima share the gradient. A window reduction's gradient is six times slower on CPU.
-    span = 2 * size - 1
-    return functools.reduce(jnp.maximum, [x[:, i : i + span : 2, j : j + span : 2] for i in range(3) for j in range(3)])
+def same_map_norm(x_BxHxWxC, norm):
+    """b = a / (k + α · Σ a²)^0.75 over size × size places of the same map, clipped at the edge.
+
+    Not in the paper: the 2012 code has it between the norm and the pool of its second layer.
+    """
+    rows, columns = (_band(side, norm.size) for side in x_BxHxWxC.shape[1:3])
+    sums = jnp.einsum("bhwc,hi,wj->bijc", x_BxHxWxC * x_BxHxWxC, rows, columns, precision=lax.Precision.HIGHEST)
+    root = lax.rsqrt(norm.k + norm.alpha * sums)
+    return x_BxHxWxC * root * jnp.sqrt(root)
 
 
-def dropout(x_BxF, tower_keys_BxT, layer):
-    """Half of the units at random in training, half of every output in testing (section 4.2: nothing is rescaled)."""
-    if tower_keys_BxT is None:
-        return 0.5 * x_BxF
+def _band(n, size):
+    return (abs(jnp.arange(n)[:, None] - jnp.arange(n)) <= size // 2).astype(jnp.float32)
+
+
+def max_pool(x_BxHxWxC, net):
+    """The maximum of each window, the last one clipped at the edge (section 3.4)."""
+    # Strided slices; equal maxima share the gradient. A window reduction's gradient is six times slower on CPU.
+    return functools.reduce(jnp.maximum, _windows(x_BxHxWxC, net, -jnp.inf))
+
+
+def average_pool(x_BxHxWxC, net):
+    """The mean of each window's pixels, without those over the edge."""
+    inside = jnp.ones((1, *x_BxHxWxC.shape[1:3], 1))
+    return sum(_windows(x_BxHxWxC, net, 0)) / sum(_windows(inside, net, 0))
+
+
+def _windows(x_BxHxWxC, net, fill):
+    # As many arrays as a window has pixels: the first pixel of every window, the second, …
+    (size, stride), side = net.pool, x_BxHxWxC.shape[1]
+    span = stride * (nets.window_count(net, side, size, stride) - 1) + 1
+    overhang = max(0, span - 1 + size - side)
+    x = jnp.pad(x_BxHxWxC, ((0, 0), (0, overhang), (0, overhang), (0, 0)), constant_values=fill)
+    return [x[:, i : i + span : stride, j : j + span : stride] for i in range(size) for j in range(size)]
+
+
+def dropout(x, tower_keys_BxT, layer):
+    """Drops half of the units of every tower and example at random, by the layer's number and the example's keys."""
     B, T = tower_keys_BxT.shape
+    number = int(layer.name.lstrip(string.ascii_lowercase))
 
     def kept(key):
-        return jax.random.bernoulli(jax.random.fold_in(key, layer), 0.5, (x_BxF.shape[1] // T,))
+        return jax.random.bernoulli(jax.random.fold_in(key, number), 0.5, (*x.shape[1:-1], x.shape[-1] // T))
 
-    return jnp.where(jax.vmap(jax.vmap(kept))(tower_keys_BxT).reshape(x_BxF.shape), x_BxF, 0)
-
-
-def conv1_size(image_size):
-    """Height and width of conv1's output: the 2012 code lets the last window hang over the edge, so 224 gives 55."""
-    return 1 + math.ceil((image_size - 11) / 4)
-
-
-def pool_size(size):
-    """Height and width of a 3/2 pool's output; the 2012 code clips the last window, so an even size loses nothing."""
-    return 1 + math.ceil((size - 3) / 2)
+    kept_BxTxU = jax.vmap(jax.vmap(kept))(tower_keys_BxT)
+    return jnp.where(jnp.moveaxis(kept_BxTxU, 1, -2).reshape(x.shape), x, 0)
 
 
 def _convolve(x, kernel, *args, feature_group_count=1, **kwargs):
@@ -215,6 +231,13 @@ def _convolve(x, kernel, *args, feature_group_count=1, **kwargs):
     return jnp.concatenate(outputs, axis=-1)
 
 
+def _dot(groups, x, kernel, *args, **kwargs):
+    # A product for each tower of this device that sees only itself.
+    kernels, inputs = jnp.split(kernel, groups, axis=-1), jnp.split(x, groups, axis=-1)
+    outputs = [lax.dot_general(i, k, *args, **kwargs) for i, k in zip(inputs, kernels, strict=True)]
+    return jnp.concatenate(outputs, axis=-1)
+
+
 def layer_table(net):
     """A row per layer with parameters: (name, output shape, parameters, multiply-accumulates per image)."""
     params = jax.eval_shape(functools.partial(init, net), jax.random.key(0))
@@ -222,10 +245,14 @@ def layer_table(net):
     mesh = jax.sharding.AbstractMesh((1, 1), ("data", "model"))
     logits, outputs = jax.eval_shape(functools.partial(forward, net, mesh), params, image)
     rows = []
-    for name, layer in params.items():
-        shape = (outputs | {"fc8": logits})[name].shape[1:]
-        count = sum(math.prod(p.shape) for p in layer.values())
-        rows.append((name, shape, count, math.prod(layer["kernel"].shape) * math.prod(shape[:-1])))
+    for layer in net.layers:
+        kernel, shape = (
+            params[layer.name]["kernel"].shape,
+            (outputs | {net.layers[-1].name: logits})[layer.name].shape[1:],
+        )
+        count = sum(math.prod(p.shape) for p in params[layer.name].values())
+        places = 1 if isinstance(layer, nets.Local) else math.prod(shape[:-1])
+        rows.append((layer.name, shape, count, math.prod(kernel) * places))
     return rows
 
 

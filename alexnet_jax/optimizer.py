@@ -1,23 +1,109 @@
-"""The paper's optimiser (section 5), SGD with momentum and weight decay, and two ways to lower the learning rate."""
+"""Section 5 of the paper: SGD with momentum and weight decay, and how the learning rates fall."""
+
+import math
 
 import jax
+import jax.numpy as jnp
 import optax
 
+from alexnet_jax import UserError
 
-def sgd(momentum=0.9, weight_decay=0.0005):
-    """v ← 0.9·v − 0.0005·ε·w − ε·∇ and w ← w + v, as an optax transformation.
+SCHEDULES = ("plateau", "steps", "hand", "automatic")
 
-    `update` takes ε as the keyword `learning_rate`. Velocities keep the rates that they were made with: unlike in
-    `optax.sgd`, a lower rate slows only what is added from now on.
+# Net 145's rates of weights: from these epochs on these factors, latest first; and what became of conv1.
+HAND = ((79, 0.001), (51, 0.01), (25, 0.1), (0, 1.0))
+CONV1_SLOWED, CONV1_FROZEN = 67, 72
+
+
+def sgd(decays, momentum=0.9):
+    """v ← 0.9·v − ε·(decay·w + ∇) and w ← w + v, as an optax transformation.
+
+    `update` takes ε as the keyword `learning_rates`. Velocities keep the rates that they were made with: unlike in
+    `optax.sgd`, a lower rate slows only what is added from now on. Where ε = 0, weights and velocity stay as they are.
+
+    Args:
+      decays: a tree like the parameters, of numbers, as `learning_rates` is.
+      momentum: 0.9 in the paper.
     """
-    return optax.chain(optax.add_decayed_weights(weight_decay), _scale_by_learning_rate(), optax.trace(momentum))
+
+    def update(gradients, velocity, params, *, learning_rates):
+        moved = jax.tree.map(
+            lambda v, g, w, decay, rate: jnp.where(rate > 0, momentum * v - rate * (g + decay * w), v),
+            velocity,
+            gradients,
+            params,
+            decays,
+            learning_rates,
+        )
+        return jax.tree.map(lambda v, rate: jnp.where(rate > 0, v, 0), moved, learning_rates), moved
+
+    return optax.GradientTransformationExtraArgs(optax.tree.zeros_like, update)
 
 
-def _scale_by_learning_rate():
-    def update(updates, state, params=None, *, learning_rate):
-        return jax.tree.map(lambda g: -learning_rate * g, updates), state
+def weight_decays(config, net):
+    """Weight decay of every parameter: 0.0005 in section 5, for biases as `config.optimizer` says."""
+    return {
+        layer.name: {"bias": layer.decay if config.optimizer.bias_decay else 0.0, "kernel": layer.decay}
+        for layer in net.layers
+    }
 
-    return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
+
+def learning_rates(config, net, schedule, epoch):
+    """ε of every parameter after `epoch` epochs, a fraction, as plain numbers; by `config.schedule.name`:
+
+    `plateau`: ÷10 as often as `observe` has counted.
+    `steps`: ÷10 at each of `config.schedule.epochs`.
+    `hand`: as net 145, by hand, until epoch 91; conv1 slower from 67 on and frozen from 72 on.
+    `automatic`: as net 170, ÷250 in three equal ratios after 25, 50 and 75 % of the epochs, biases ÷10 in the middle.
+
+    Biases have `config.optimizer.bias_rate` times the rate of weights, which falls with it or not.
+    """
+    progress = epoch / config.num_epochs
+    match config.schedule.name:
+        case "plateau":
+            weights = biases = 10.0 ** -schedule["drops"]
+        case "steps":
+            weights = biases = 10.0 ** -sum(epoch >= e for e in config.schedule.epochs)
+        case "hand":
+            weights = biases = next(factor for start, factor in HAND if epoch >= start)
+        case "automatic":
+            weights, biases = 250.0 ** -(min(3, int(4 * progress)) / 3), 10.0 ** -(progress >= 0.5)
+    if not config.optimizer.bias_rate_falls and config.schedule.name != "automatic":
+        biases = 1.0
+    base, factors = config.schedule.learning_rate, layer_factors(config.optimizer.layer_rates, net)
+    rates = {
+        layer.name: {
+            "bias": base * factors[layer.name] * config.optimizer.bias_rate * biases,
+            "kernel": base * factors[layer.name] * weights,
+        }
+        for layer in net.layers
+    }
+    if config.schedule.name == "hand" and epoch >= CONV1_SLOWED:
+        rates["conv1"]["kernel"] = base * factors["conv1"] * HAND[0][1]
+    if config.schedule.name == "hand" and epoch >= CONV1_FROZEN:
+        rates["conv1"] = {"bias": 0.0, "kernel": 0.0}
+    return rates
+
+
+def layer_factors(text, net):
+    """What the rates of layers are multiplied by, from 'conv1=0.1 fc8=10': {name: factor}, 1 for those not named.
+
+    Raises:
+      UserError: it looks otherwise, or names no layer of the net.
+    """
+    factors = {layer.name: 1.0 for layer in net.layers}
+    for part in text.split():
+        name, _, factor = part.partition("=")
+        try:
+            if name not in factors or not 0 <= float(factor) < math.inf:
+                raise ValueError
+            factors[name] = float(factor)
+        except ValueError:
+            raise UserError(
+                f"config.optimizer.layer_rates: {part!r} is not LAYER=FACTOR, as in 'conv1=0 fc8=10'; there are "
+                f"{', '.join(factors)}"
+            ) from None
+    return factors
 
 
 def init_schedule():
@@ -27,15 +113,6 @@ def init_schedule():
     `evaluated` the step of the last evaluation.
     """
     return {"best_error": 1.0, "stale": 0, "drops": 0, "evaluated": 0}
-
-
-def learning_rate(config, schedule, epoch):
-    """ε after `epoch` epochs, a fraction. `config` is `config.schedule`:
-
-    `steps` divides `learning_rate` by 10 at each of the `epochs`, `plateau` as often as `observe` has counted.
-    """
-    drops = sum(epoch >= e for e in config.epochs) if config.name == "steps" else schedule["drops"]
-    return config.learning_rate / 10**drops
 
 
 def observe(config, schedule, error):

@@ -11,7 +11,7 @@ import sys
 import jax
 import numpy as np
 
-from alexnet_jax import UserError, augment, commands, ensemble, evaluate, images, sharding, sources
+from alexnet_jax import UserError, commands, ensemble, evaluate, images, sharding, sources
 
 BATCH_SIZE = 16
 
@@ -28,7 +28,7 @@ def predict(trained, paths):
       or `error`, why there are none.
     """
     classify = evaluate.make_classify(trained.nets, trained.mesh, trained.means, views=10)
-    size, batch_size = augment.stored_size(trained.nets[0].image_size), trained.batch_size(BATCH_SIZE)
+    size, batch_size = trained.nets[0].stored_size, trained.batch_size(BATCH_SIZE)
     paths = list(paths)
     for some_paths in (paths[start : start + batch_size] for start in range(0, len(paths), batch_size)):
         answers = []

@@ -16,6 +16,7 @@ from alexnet_jax import UserError
 log = logging.getLogger("alexnet_jax")
 
 BATCH = PartitionSpec("data")
+OUTPUT = ("fc8", "fc10")  # names of the layer that makes the logits, on ImageNet and on CIFAR-10
 
 
 def provide_cpu_devices():
@@ -57,10 +58,10 @@ def create_mesh(data, model, towers):
 
 
 def param_specs(params):
-    """A PartitionSpec for every parameter: tower layers are divided on their last axis, fc8 is everywhere the same."""
+    """A PartitionSpec for every parameter: layers are divided on their last axis, but OUTPUT is the same everywhere."""
 
     def spec(path, leaf):
-        return PartitionSpec() if path[0].key == "fc8" else PartitionSpec(*[None] * (leaf.ndim - 1), "model")
+        return PartitionSpec() if path[0].key in OUTPUT else PartitionSpec(*[None] * (leaf.ndim - 1), "model")
 
     return jax.tree_util.tree_map_with_path(spec, params)
 

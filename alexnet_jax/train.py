@@ -17,11 +17,14 @@ from alexnet_jax import (
     augment,
     checkpoint,
     datasets,
+    ensemble,
     evaluate,
+    fidelity,
     files,
     input_pipeline,
     metrics,
     models,
+    nets,
     optimizer,
     sharding,
     visualize,
@@ -51,9 +54,11 @@ def train_and_evaluate(config, workdir):
       UserError: a setting, a file or the data does not work, or the loss is not finite.
     """
     workdir = pathlib.Path(workdir).expanduser().absolute()
+    config = fidelity.resolve(config)
     check(config)
-    dataset = datasets.load(config.dataset.name, config.dataset.root, augment.stored_size(config.model.image_size))
-    net = models.from_config(config.model, len(dataset.class_names))
+    net = nets.from_config(config.model)
+    dataset = datasets.load(config.dataset.name, config.dataset.root, net.stored_size)
+    net = net.with_classes(len(dataset.class_names))
     mesh = sharding.create_mesh(config.mesh.data, config.mesh.model, net.towers)
     rows = sharding.owned_rows(mesh, config.batch_size)
     if config.batch_size > len(dataset.train):
@@ -77,6 +82,8 @@ def train_and_evaluate(config, workdir):
                     f"{workdir} was trained on other classes or another number of images; use a new --workdir"
                 )
             state, schedule, window = checkpoints.restore(state), notes["schedule"], notes["window"]
+        elif config.init_from:
+            state["params"] = fine_tune(config.init_from, net, mesh, dataset.class_names, state["params"])
         keep(config, dataset.mean, start, workdir)
         if start < total_steps:
             (workdir / "result.json").unlink(missing_ok=True)  # of a shorter run
@@ -117,11 +124,12 @@ def train_and_evaluate(config, workdir):
                 if last:
                     break
 
-                rate = optimizer.learning_rate(config.schedule, schedule, epoch)
-                state, values = train_step(state, batch, step, rate)
+                rates = optimizer.learning_rates(config, net, schedule, epoch)
+                noise = not 0 < config.augment.noise_off_at <= epoch
+                state, values = train_step(state, batch, step, rates, noise)
                 progress.add(step + 1, values)
                 if is_due(step + 1, config.log_every) or step + 1 == total_steps:
-                    report = progress.report() | {"learning_rate": rate}
+                    report = progress.report() | {"learning_rate": rates[net.layers[-1].name]["kernel"]}
                     writer.write(step + 1, (step + 1) / steps_per_epoch, "train", report)
     return finish(config, workdir, net, mesh, dataset, state["params"], max(start, total_steps))
 
@@ -133,10 +141,10 @@ def is_due(step, every):
 
 def check(config):
     """Raises UserError for values that nothing else checks."""
-    if config.fidelity != "paper":
-        raise UserError(f"config.fidelity={config.fidelity!r}: there is only 'paper'")
-    if config.schedule.name not in ("steps", "plateau"):
-        raise UserError(f"config.schedule.name: no schedule {config.schedule.name!r}; there are steps, plateau")
+    if config.schedule.name not in optimizer.SCHEDULES:
+        raise UserError(
+            f"config.schedule.name: no schedule {config.schedule.name!r}; there are {', '.join(optimizer.SCHEDULES)}"
+        )
     if config.augment.colour_scale not in augment.COLOUR_SCALES:
         raise UserError(f"config.augment.colour_scale: must be one of {', '.join(augment.COLOUR_SCALES)}")
     flat = dict(flatten(config.to_dict()))
@@ -151,7 +159,12 @@ def check(config):
     ):
         if not 0 < flat[name] < math.inf:
             raise UserError(f"config.{name}={flat[name]}: must be a number above 0")
-    for name in ("schedule.learning_rate", "augment.colour_noise"):
+    for name in (
+        "schedule.learning_rate",
+        "augment.colour_noise",
+        "augment.noise_off_at",
+        "optimizer.bias_rate",
+    ):
         if not 0 <= flat[name] < math.inf:
             raise UserError(f"config.{name}={flat[name]}: must be a number, 0 or above")
     if config.augment.crop_group < 1:
@@ -179,31 +192,53 @@ def init_state(config, net, mesh):
     key = jax.random.key(config.seed)
     shardings = sharding.param_shardings(mesh, jax.eval_shape(init, key))
     params = jax.jit(init, out_shardings=shardings)(key)
-    return {"params": params, "velocity": optimizer.sgd().init(params)}
+    return {"params": params, "velocity": jax.tree.map(jnp.zeros_like, params)}
+
+
+def fine_tune(workdir, net, mesh, class_names, params):
+    """Parameters of the net that was trained in `workdir`, with a last layer of `params` if the classes are others.
+
+    Raises:
+      UserError: there is no net, or it has other layers.
+    """
+    member = ensemble.read(pathlib.Path(workdir).expanduser().absolute())
+    trained = ensemble.restore(member, mesh)
+    last = net.layers[-1].name
+    if member.class_names != class_names:
+        trained[last] = params[last]
+    shapes, wanted = ({k: v["kernel"].shape for k, v in tree.items()} for tree in (trained, params))
+    for name in sorted(shapes | wanted):
+        if shapes.get(name) != wanted.get(name):
+            raise UserError(
+                f"config.init_from={workdir}: {name} of its net is {shapes.get(name)} and here {wanted.get(name)}; "
+                "use the config of that run"
+            )
+    return trained
 
 
 def make_train_step(config, net, mesh, dataset):
-    """A jitted function (state, batch, step, learning_rate) → (state, metrics), which reuses the old state's memory.
+    """A jitted function (state, batch, step, learning_rates, noise) → (state, metrics) that reuses the state's memory.
 
-    `batch` is as `input_pipeline.train_batches` makes it, divided over 'data'; metrics are `loss`, `top1_error` and
-    `top5_error`, means over the batch, float32 [].
+    `batch` is as `input_pipeline.train_batches` makes it, divided over 'data'; `learning_rates` as
+    `optimizer.learning_rates`, `noise` whether colours vary. Metrics are `loss`, `top1_error` and `top5_error`, means
+    over the batch, float32 [].
     """
-    update = optimizer.sgd().update
+    update = optimizer.sgd(optimizer.weight_decays(config, net)).update
 
     @functools.partial(jax.jit, donate_argnums=0)
-    def train_step(state, batch, step, learning_rate):
-        specs = (sharding.param_specs(state["params"]), sharding.BATCH, jax.P())
+    def train_step(state, batch, step, learning_rates, noise):
+        specs = (sharding.param_specs(state["params"]), sharding.BATCH, jax.P(), jax.P())
         loss = functools.partial(device_loss, config, net, mesh.shape["model"], dataset)
         loss = jax.shard_map(loss, mesh=mesh, in_specs=specs, out_specs=jax.P())
         # Outside shard_map: there the sums over 'data' and 'model' are taken once, where they belong.
-        (_, values), grads = jax.value_and_grad(loss, has_aux=True)(state["params"], batch, step)
-        updates, velocity = update(grads, state["velocity"], state["params"], learning_rate=learning_rate)
+        (_, values), grads = jax.value_and_grad(loss, has_aux=True)(state["params"], batch, step, noise)
+        updates, velocity = update(grads, state["velocity"], state["params"], learning_rates=learning_rates)
         return {"params": optax.apply_updates(state["params"], updates), "velocity": velocity}, values
 
     return train_step
 
 
-def device_loss(config, net, devices, dataset, params, batch, step):
+def device_loss(config, net, devices, dataset, params, batch, step, noise):
     """The mean loss of a global batch and its metrics, from one device's share of the parameters and the examples.
 
     Runs under the axes 'data' and 'model'. What is random about an example depends on the seed, the step, its place in
@@ -227,8 +262,8 @@ def device_loss(config, net, devices, dataset, params, batch, step):
         dataset.mean,
         augment.colour_scale(config.augment.colour_scale, dataset.colour_std),
         dataset.colour_axes,
-        config.augment.colour_noise,
-        config.augment.divisor,
+        jnp.where(noise, config.augment.colour_noise, 0),
+        jnp.where(noise, config.augment.divisor, 1),
     )
     logits, _ = models.apply(net, devices, params, x, tower_keys_BxT)
     values = {

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet_jax import datasets, models, sharding
+from alexnet_jax import datasets, fidelity, nets, sharding
 from configs import two_gpu
 
 
@@ -29,12 +29,20 @@ def config(tmp_path):
     config.schedule.learning_rate = 0.001
     config.log_every = 2
     config.save_every = 3
-    return config
+    return fidelity.resolve(config)
 
 
 @pytest.fixture
 def small_net():
-    return models.Net(towers=2, maps=(3, 8, 12, 12, 8), units=32, num_classes=5, image_size=67, init_stddev=0.04)
+    return narrow("two_gpu", image_size=67).with_classes(5)
+
+
+def narrow(net, fidelity_name="paper", **fields):
+    """A net of a sixteenth of the width, as the command line would describe it."""
+    config = two_gpu.get_config()
+    config.fidelity = fidelity_name
+    config.model.update({"net": net, "width": 1 / 16} | fields)
+    return nets.from_config(fidelity.resolve(config).model)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 import reference
-from conftest import mesh, on
+from conftest import mesh, narrow, on
 
 from alexnet_jax import datasets, evaluate, metrics, models
 
@@ -36,7 +36,7 @@ IMAGES, LABELS = (np.stack(x) for x in zip(*(Source()[i] for i in range(23)), st
 
 @pytest.fixture(scope="module")
 def net():
-    return models.Net(towers=2, maps=(3, 8, 12, 12, 8), units=32, num_classes=7, image_size=67, init_stddev=0.04)
+    return narrow("two_gpu", image_size=67).with_classes(7)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def all_params(net):
 @pytest.fixture(scope="module")
 def expected(all_params):
     """float64 probabilities of every net, view and example, by the reference; the centre's views come first."""
-    views = []
+    described, views = reference.describe("two_gpu", width=1 / 16, image_size=67, num_classes=7), []
     for top, left in ((4, 4), (0, 0), (0, 9), (9, 0), (9, 9)):
         window = slice(top, top + 67), slice(left, left + 67)
         views += [(window, False), (window, True)]
@@ -57,7 +57,7 @@ def expected(all_params):
         centre = mean if mean.ndim == 1 else mean[4:71, 4:71]
         crops = [IMAGES[:, rows, columns] for (rows, columns), _ in views]
         x = [crop[:, :, ::-1] if flip else crop for crop, (_, flip) in zip(crops, views, strict=True)]
-        logits = np.stack([reference.forward(params, crop - centre)[0] for crop in x])
+        logits = np.stack([reference.forward(described, params, crop - centre)[0] for crop in x])
         exponentials = np.exp(logits - logits.max(-1, keepdims=True))
         probabilities.append(exponentials / exponentials.sum(-1, keepdims=True))
     return np.stack(probabilities)

@@ -33,7 +33,7 @@ def test_help_does_not_wait_for_jax():
         (["--config=configs/quickstart.py", "--config.batch_size=many"], "--config.batch_size=many"),
         (["--config=configs/quickstart.py", "--confg.batch_size=1"], "confg.batch_size"),
         (["--config=configs/quickstart.py", "batch_size=1"], "unexpected argument 'batch_size=1'"),
-        (["--config=configs/quickstart.py", "--config.fidelity=code"], "config.fidelity"),
+        (["--config=configs/quickstart.py", "--config.fidelity=text"], "config.fidelity"),
         (["--config=configs/imagenette.py", "--config.dataset.root=/nowhere"], "root '/nowhere': no such directory"),
         (["--config=configs/two_gpu.py"], "python -m alexnet_jax.prepare"),
         (["--config=configs/two_gpu.py", "--config.dataset.name=tfds:imagenet2012"], "tfds.builder('imagenet2012'"),

@@ -1,44 +1,100 @@
-"""The update rule beside NumPy, and the two schedules."""
+"""The update rule beside NumPy, and the schedules."""
 
 import jax
 import numpy as np
 import optax
 import pytest
+import reference
 
-from alexnet_jax import optimizer
+from alexnet_jax import UserError, fidelity, nets, optimizer
 from configs import two_gpu
 
+NET = nets.NETS["two_gpu"]
 
-def test_update_is_the_papers_rule_with_a_changing_rate():
+
+def settings(kind="paper", name="steps", **fields):
+    config = two_gpu.get_config()
+    config.fidelity, config.schedule.name = kind, name
+    config.schedule.update(fields)
+    return fidelity.resolve(config)
+
+
+def rates(config, epochs, layer="fc6", leaf="kernel"):
+    """A parameter's rates at these epochs."""
+    return [optimizer.learning_rates(config, NET, optimizer.init_schedule(), epoch)[layer][leaf] for epoch in epochs]
+
+
+def test_update_is_the_rule_of_2012_with_rates_that_change_and_freeze():
     rng = np.random.default_rng(0)
-    w = {"kernel": rng.normal(size=(4, 3)), "bias": rng.normal(size=3)}
-    v = {name: np.zeros_like(value) for name, value in w.items()}
-    params, sgd = jax.tree.map(np.float32, w), optimizer.sgd()
+    w = {"conv1": {"kernel": rng.normal(size=(4, 3)), "bias": rng.normal(size=3)}}
+    decays = {"conv1": {"kernel": 0.0005, "bias": 0.0}}
+    v = jax.tree.map(np.zeros_like, w)
+    params, sgd = jax.tree.map(np.float32, w), optimizer.sgd(decays)
     state = sgd.init(params)
-    for rate in (0.01, 0.01, 0.5, 0.001, 0.0):
-        gradient = {name: rng.normal(size=value.shape) for name, value in w.items()}
-        for name in w:
-            v[name] = 0.9 * v[name] - 0.0005 * rate * w[name] - rate * gradient[name]
-            w[name] = w[name] + v[name]
-        updates, state = sgd.update(jax.tree.map(np.float32, gradient), state, params, learning_rate=rate)
+    for kernel, bias in ((0.01, 0.02), (0.01, 0.02), (0.5, 0.02), (0.0, 0.02), (0.001, 0.0), (0.0, 0.0)):
+        epsilon = {"conv1": {"kernel": kernel, "bias": bias}}
+        gradient = jax.tree.map(lambda x: rng.normal(size=x.shape), w)
+        w, v = reference.sgd(w, v, gradient, epsilon, decays)
+        updates, state = sgd.update(jax.tree.map(np.float32, gradient), state, params, learning_rates=epsilon)
         params = optax.apply_updates(params, updates)
-        for name in w:
-            np.testing.assert_allclose(params[name], w[name], rtol=1e-5, atol=1e-7)
+        for ours, expected in zip(jax.tree.leaves((params, state)), jax.tree.leaves((w, v)), strict=True):
+            np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-7)
+
+
+def test_biases_decay_as_the_fidelity_says():
+    assert optimizer.weight_decays(settings("paper"), NET)["conv2"] == {"kernel": 0.0005, "bias": 0.0005}
+    assert optimizer.weight_decays(settings("code"), NET)["conv2"] == {"kernel": 0.0005, "bias": 0.0}
+    decays = optimizer.weight_decays(settings("code"), nets.NETS["cifar10_18pct"])
+    assert [layer["kernel"] for layer in decays.values()] == [0.004, 0.004, 0.004, 1.0]
 
 
 def test_steps_divide_at_the_given_epochs():
-    config = two_gpu.get_config().schedule
-    config.name, config.epochs = "steps", (2.0, 5.0)
-    rates = [optimizer.learning_rate(config, optimizer.init_schedule(), epoch) for epoch in (0, 1.99, 2, 4.9, 5, 80)]
-    assert rates == pytest.approx([0.01, 0.01, 0.001, 0.001, 0.0001, 0.0001])
+    config, epochs = settings("paper", "steps", epochs=(2.0, 5.0)), (0, 1.99, 2, 4.9, 5, 80)
+    for leaf in ("kernel", "bias"):
+        assert rates(config, epochs, leaf=leaf) == pytest.approx([0.01, 0.01, 0.001, 0.001, 0.0001, 0.0001])
+    assert rates(settings("code", "steps", epochs=(2.0, 5.0)), epochs, leaf="bias") == pytest.approx([0.02] * 6)
 
 
 def test_plateau_divides_three_times_when_the_error_stops_improving():
-    config = two_gpu.get_config().schedule
-    config.name, config.patience = "plateau", 2
-    schedule, rates = optimizer.init_schedule(), []
+    config = settings("paper", "plateau", patience=2)
+    schedule, found = optimizer.init_schedule(), []
     for error in (0.9, 0.8, 0.8, 0.79, 0.8, 0.79, 0.78, 0.8, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9):
-        schedule = optimizer.observe(config, schedule, error)
-        rates.append(optimizer.learning_rate(config, schedule, epoch=0))
-    assert rates == pytest.approx([0.01] * 5 + [0.001] * 3 + [0.0001] * 2 + [0.00001] * 5)
+        schedule = optimizer.observe(config.schedule, schedule, error)
+        found.append(optimizer.learning_rates(config, NET, schedule, 0)["fc8"]["bias"])
+    assert found == pytest.approx([0.01] * 5 + [0.001] * 3 + [0.0001] * 2 + [0.00001] * 5)
     assert schedule["best_error"] == 0.78
+
+
+def test_the_schedule_of_net_145():
+    config = settings("code", None)
+    assert (config.schedule.name, config.num_epochs, config.augment.noise_off_at) == ("hand", 91, 67)
+    epochs = (0, 24.9, 25, 51, 66.9, 67, 72, 79, 90.9)
+    expected = [0.01, 0.01, 0.001, 0.0001, 0.0001, 0.0001, 0.0001, 0.00001, 0.00001]
+    assert rates(config, epochs) == pytest.approx(expected)
+    assert rates(config, epochs, "conv1") == pytest.approx([0.01, 0.01, 0.001, 0.0001, 0.0001, 0.00001, 0, 0, 0])
+    assert rates(config, epochs, leaf="bias") == pytest.approx([0.02] * 9)
+    assert rates(config, epochs, "conv1", "bias") == pytest.approx([0.02] * 6 + [0] * 3)
+
+
+def test_the_automatic_schedule_of_net_170():
+    config = settings("code", "automatic")
+    config.num_epochs = 90.0
+    assert rates(config, (0, 22.4, 22.5, 44.9, 45, 67.4, 67.5, 89.9, 90)) == pytest.approx(
+        [0.01] * 2 + [0.01 / 250 ** (1 / 3)] * 2 + [0.01 / 250 ** (2 / 3)] * 2 + [0.01 / 250] * 3
+    )
+    assert rates(config, (0, 44.9, 45, 90), leaf="bias") == pytest.approx([0.02, 0.02, 0.002, 0.002])
+
+
+def test_layers_have_rates_of_their_own():
+    config = settings("code", "steps", epochs=())
+    config.optimizer.layer_rates = "conv1=0 fc8=10"
+    found = optimizer.learning_rates(config, NET, optimizer.init_schedule(), 3)
+    assert found["conv1"] == {"kernel": 0, "bias": 0}
+    assert found["conv2"] == {"kernel": 0.01, "bias": 0.02}
+    assert found["fc8"] == pytest.approx({"kernel": 0.1, "bias": 0.2})
+
+
+@pytest.mark.parametrize("text", ["fc9=1", "fc8", "fc8=fast", "fc8=-1", "fc8=inf"])
+def test_impossible_layer_rates_are_refused(text):
+    with pytest.raises(UserError, match="config.optimizer.layer_rates"):
+        optimizer.layer_factors(text, NET)

@@ -99,11 +99,11 @@ def loss_and_grads(config, net, statistics, batch, data, model, step=3):
     on_mesh = mesh(data, model)
     params = train.init_state(config, net, on_mesh)["params"]
     loss = functools.partial(train.device_loss, config, net, model, statistics)
-    specs = (sharding.param_specs(params), sharding.BATCH, jax.P())
+    specs = (sharding.param_specs(params), sharding.BATCH, jax.P(), jax.P())
     loss = jax.jit(
         jax.value_and_grad(jax.shard_map(loss, mesh=on_mesh, in_specs=specs, out_specs=jax.P()), has_aux=True)
     )
-    (value, _), grads = loss(params, sharding.put_batch(on_mesh, batch), step)
+    (value, _), grads = loss(params, sharding.put_batch(on_mesh, batch), step, True)
     return float(value), jax.tree.map(np.asarray, grads)
 
 
@@ -160,14 +160,16 @@ def test_pmap_runs_the_same_function_with_the_same_numbers(config, small_net, st
 
     one_row = jax.vmap(  # pmap has one axis: 'data', of size 1, is a vmap's
         functools.partial(train.device_loss, config, small_net, 2, statistics),
-        in_axes=(None, 0, None),
+        in_axes=(None, 0, None, None),
         out_axes=None,
         axis_name="data",
     )
     two_devices = jax.pmap(
-        jax.value_and_grad(one_row, has_aux=True), "model", in_axes=(0, None, None), devices=jax.devices()[:2]
+        jax.value_and_grad(one_row, has_aux=True), "model", in_axes=(0, None, None, None), devices=jax.devices()[:2]
     )
-    (losses, _), grads = two_devices(jax.tree.map(shares, params, shared), jax.tree.map(lambda x: x[None], batch), 3)
+    (losses, _), grads = two_devices(
+        jax.tree.map(shares, params, shared), jax.tree.map(lambda x: x[None], batch), 3, True
+    )
     np.testing.assert_allclose(losses, [expected_loss] * 2, rtol=1e-5)
     for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(jax.tree.map(shares, expected, shared)), strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * abs(b).max())

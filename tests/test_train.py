@@ -11,16 +11,30 @@ import subprocess
 import sys
 import tarfile
 import time
+import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import reference
 from conftest import mesh
 from PIL import Image
 
-from alexnet_jax import UserError, checkpoint, files, metrics, models, sharding, train
-from configs import imagenette
+from alexnet_jax import (
+    UserError,
+    checkpoint,
+    datasets,
+    fidelity,
+    files,
+    metrics,
+    models,
+    nets,
+    optimizer,
+    sharding,
+    train,
+)
+from configs import imagenette, net145
 
 
 def lines(workdir):
@@ -29,7 +43,7 @@ def lines(workdir):
 
 def final_params(config, workdir):
     """The newest checkpoint, as NumPy."""
-    net = models.from_config(config.model, 2)
+    net = nets.from_config(config.model).with_classes(2)
     with checkpoint.Checkpoints(workdir / "checkpoints") as checkpoints:
         state = checkpoints.restore(train.init_state(config, net, mesh(1, 2)))
         return checkpoints.latest_step, jax.tree.map(np.asarray, state)
@@ -76,24 +90,69 @@ def fixed_batch():
 
 
 def test_a_step_is_what_it_was_and_follows_the_papers_rule(config, statistics, fixed_batch):
-    net = models.from_config(config.model, 2)
+    net = nets.from_config(config.model).with_classes(2)
     state = train.init_state(config, net, mesh(1, 1))
     before = jax.tree.map(np.asarray, state["params"])
-    specs = (sharding.param_specs(before), sharding.BATCH, jax.P())
+    specs = (sharding.param_specs(before), sharding.BATCH, jax.P(), jax.P())
     loss = functools.partial(train.device_loss, config, net, 1, statistics)
     loss = jax.shard_map(loss, mesh=mesh(1, 1), in_specs=specs, out_specs=jax.P())
-    gradient = jax.jit(jax.grad(lambda params, step: loss(params, fixed_batch, step)[0]))
+    gradient = jax.jit(jax.grad(lambda params, step: loss(params, fixed_batch, step, True)[0]))
     step = train.make_train_step(config, net, mesh(1, 1), statistics)
     w, v = before, jax.tree.map(np.zeros_like, before)
     for number, rate in ((5, 0.01), (6, 0.001)):
         g = jax.tree.map(np.asarray, gradient(state["params"], number))
         v = jax.tree.map(lambda v, w, g, rate=rate: 0.9 * v - 0.0005 * rate * w - rate * g, v, w, g)
         w = jax.tree.map(np.add, w, v)
-        state, values = step(state, fixed_batch, number, rate)
+        rates = jax.tree.map(lambda _, rate=rate: rate, before)
+        state, values = step(state, fixed_batch, number, rates, True)
         if number == 5:  # if only this fails, the trajectories of all runs have changed: say so in the changelog
             assert float(values["loss"]) == pytest.approx(0.647367, rel=1e-4)
         for after, expected in zip(jax.tree.leaves(state["params"]), jax.tree.leaves(w), strict=True):
             np.testing.assert_allclose(after, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_step_of_the_2012_code_at_full_size_equals_numpy():
+    config = net145.get_config()
+    config = fidelity.resolve(config)
+    net, on_mesh, B, rate = nets.from_config(config.model), mesh(1, 2), 2, 0.01
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 256, (B, 256, 256, 3), dtype=np.uint8), np.array([3, 700], np.int32)
+    statistics = types.SimpleNamespace(
+        mean=rng.uniform(0, 255, (256, 256, 3)).astype(np.float32),
+        colour_std=datasets.IMAGENET_COLOUR_STD,
+        colour_axes=datasets.IMAGENET_COLOUR_AXES,
+    )
+    state = train.init_state(config, net, on_mesh)
+    params = jax.tree.map(np.asarray, state["params"])
+    velocity = jax.tree.map(lambda w: 1e-4 * rng.standard_normal(w.shape, np.float32), params)
+    state["velocity"] = jax.tree.map(lambda v, w: jax.device_put(v, w.sharding), velocity, state["params"])
+    rates = optimizer.learning_rates(config, net, optimizer.init_schedule(), 0)
+    batch = sharding.put_batch(on_mesh, {"image": images, "label": labels})
+    state, values = train.make_train_step(config, net, on_mesh, statistics)(state, batch, 5, rates, True)
+
+    # The same draws: both images share a crop and a flip, each has its own colours and masks.
+    keys = [jax.random.fold_in(jax.random.fold_in(jax.random.key(0), 5), place) for place in range(B)]
+    view_keys, dropout_keys = zip(*(jax.random.split(key) for key in keys), strict=True)
+    offset_key, flip_key, _ = jax.random.split(view_keys[0], 3)
+    offset, flip = jax.random.randint(offset_key, (2,), 0, 33), jax.random.bernoulli(flip_key)
+    z = np.stack([jax.random.normal(jax.random.split(key, 3)[2], (3,)) for key in view_keys])
+    noise = 0.1 * (z * statistics.colour_std) @ statistics.colour_axes.T
+    x = reference.views(images, [offset] * B, [flip] * B, statistics.mean, noise, 1.1)
+    tower_keys = jnp.stack([jnp.stack([jax.random.fold_in(key, tower) for tower in (0, 1)]) for key in dropout_keys])
+    masks = {layer.name: models.dropout(jnp.ones((B, 4096)), tower_keys, layer) for layer in net.layers[5:7]}
+
+    loss, grads, _ = reference.loss_and_grads(reference.describe("two_gpu", "code"), params, x, labels, masks)
+    rates = {name: {"kernel": rate, "bias": 2 * rate} for name in params}
+    decays = {name: {"kernel": 0.0005, "bias": 0.0} for name in params}
+    expected, expected_velocity = reference.sgd(params, velocity, grads, rates, decays)
+    assert float(values["loss"]) == pytest.approx(loss, rel=1e-5)
+    for name, layer in expected.items():
+        for leaf, w in layer.items():
+            moved, v = w - params[name][leaf], expected_velocity[name][leaf]
+            found = np.asarray(state["params"][name][leaf]), np.asarray(state["velocity"][name][leaf])
+            assert abs(moved).max() > 0
+            np.testing.assert_allclose(found[0], w, rtol=1e-6, atol=1e-4 * abs(moved).max(), err_msg=f"{name} {leaf}")
+            np.testing.assert_allclose(found[1], v, rtol=0, atol=1e-4 * abs(v).max(), err_msg=f"{name} {leaf}")
 
 
 @pytest.mark.parametrize("model", [1, 2])
@@ -284,7 +343,7 @@ def test_a_directory_that_cannot_be_one_is_refused(config, tmp_path):
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("fidelity", "code", "only 'paper'"),
+        ("fidelity", "text", "config.fidelity='text': there are paper and code"),
         ("batch_size", 7, "multiple of the mesh's 2 data rows"),
         ("batch_size", 64, "only 26 training images"),
         ("batch_size", 0, "batch_size=0"),
@@ -304,7 +363,7 @@ def test_impossible_settings_are_refused(config, tmp_path, field, value, message
 @pytest.mark.parametrize(
     ("part", "field", "value", "message"),
     [
-        ("schedule", "name", "cosine", "there are steps, plateau"),
+        ("schedule", "name", "cosine", "there are plateau, steps, hand, automatic"),
         ("schedule", "learning_rate", -1.0, "config.schedule.learning_rate=-1.0"),
         ("schedule", "epochs", ("abc",), "config.schedule.epochs"),
         ("schedule", "patience", 0, "config.schedule.patience=0"),

@@ -1,0 +1,55 @@
+"""What the paper's text and the 2012 code do differently, one config field each.
+
+A field that a config leaves at None is decided by `config.fidelity`: `paper`, or `code`, net 145 as it was run.
+"""
+
+import typing
+
+from alexnet_jax import UserError, nets
+
+
+class Difference(typing.NamedTuple):
+    """A config field, its value by the paper and by the code, and where they say so."""
+
+    field: str
+    paper: object
+    code: object
+    what: str
+
+
+DIFFERENCES = (
+    Difference("model.block1", "relu norm pool", "norm pool relu", "what follows conv1, in this order"),
+    Difference("model.block2", "relu norm pool", "relu norm same_map_norm pool", "what follows conv2"),
+    Difference("model.block5", "relu pool", "pool relu", "what follows conv5 (the same values)"),
+    Difference("model.norm_alpha", 1e-4, 1e-4 / 5, "α of the response norm; the code divides it by n = 5"),
+    Difference("model.conv3to5_stddev", 0.01, 0.03, "of the initial weights of conv3, conv4 and conv5"),
+    Difference("optimizer.bias_rate", 1.0, 2.0, "learning rate of biases, relative to that of weights"),
+    Difference("optimizer.bias_rate_falls", True, False, "whether it is lowered when that of weights is"),
+    Difference("optimizer.bias_decay", True, False, "whether weight decay includes biases"),
+    Difference("augment.divisor", 1.0, 1.1, "of training images with their colour noise"),
+    Difference("augment.noise_off_at", 0.0, 67.0, "epoch from which there is no colour noise, nor divisor; 0: none"),
+    Difference("augment.crop_group", 1, 32, "consecutive examples of a batch that share crop and flip"),
+    Difference("schedule.name", "plateau", "hand", "how the learning rate falls"),
+    Difference("num_epochs", 90.0, 91.0, "length of the training"),
+)
+
+
+def resolve(config):
+    """A copy of a config in which `config.fidelity` has decided the fields of `DIFFERENCES` that were None.
+
+    Raises:
+      UserError: there is no such fidelity, or a net of its own kind was given a field of the paper's nets.
+    """
+    if config.fidelity not in ("paper", "code"):
+        raise UserError(f"config.fidelity={config.fidelity!r}: there are paper and code")
+    config = config.copy_and_resolve_references()
+    net = nets.NETS.get(config.model.net)
+    for difference in DIFFERENCES:
+        section, _, name = difference.field.rpartition(".")
+        fields = config[section] if section else config
+        if section == "model" and net and not net.two_fidelities:
+            if fields[name] is not None:
+                raise UserError(f"config.{difference.field}: net {config.model.net!r} has no such choice; leave it out")
+        elif fields[name] is None:
+            fields[name] = getattr(difference, config.fidelity)
+    return config

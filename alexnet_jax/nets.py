@@ -1,0 +1,357 @@
+"""The networks as data: one line a layer, in the order of Figure 2. `models` runs them.
+
+Layers have the names of the 2012 layer files. A layer's `then` is what follows its convolution or product, in order:
+`relu`, `tanh`, `norm` (over neighbouring maps), `same_map_norm` (over neighbouring places), `pool`, `average_pool`,
+`dropout` (outputs halved in testing, section 4.2), `inverted_dropout` (outputs doubled in training, as in Caffe and
+torchvision).
+"""
+
+import dataclasses
+import math
+import string
+
+from alexnet_jax import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """A layer with weights.
+
+    Attributes:
+      name: as in the 2012 layer files; its number is that of its norms and pools too.
+      features: maps or units in one tower; of the last layer, the classes.
+      then: what follows, see the module.
+      both: whether it sees the outputs of both towers; otherwise those of its own.
+      stddev: standard deviation of the initial weights.
+      bias: initial biases.
+      decay: weight decay.
+    """
+
+    name: str
+    features: int
+    _: dataclasses.KW_ONLY
+    then: str = ""
+    both: bool = False
+    stddev: float = 0.01
+    bias: float = 0.0
+    decay: float = 0.0005
+
+
+@dataclasses.dataclass(frozen=True)
+class Conv(Layer):
+    """A convolution with kernels of size × size; `groups` divides the maps of a tower once more."""
+
+    _: dataclasses.KW_ONLY
+    size: int
+    stride: int = 1
+    pad: int = 0
+    groups: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Local(Conv):
+    """A convolution with kernels and biases of its own at every place: locally connected."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Dense(Layer):
+    """A fully connected layer."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Norm:
+    """b = a / (k + alpha · Σ a²)^0.75, a sum over `size` neighbouring maps, or over size × size places of a map."""
+
+    size: int
+    alpha: float
+    k: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Net:
+    """A network.
+
+    Attributes:
+      towers: how many columns run side by side, each on its own device where there are enough.
+      layers: from the image to the logits.
+      norm, same_map_norm: constants of what `then` calls so; norm=None leaves out both.
+      pool: size and stride of the pools' windows, in pixels.
+      overhang: whether the last window of a convolution may hang over the edge, and that of a pool be clipped there,
+        so that no pixel is lost: the 2012 code's rule, and Caffe's. Otherwise windows end before the edge.
+      image_size: height and width of the input, in pixels.
+      input_std: what the channels are divided by before the first layer; 1 in 2012.
+      stored_size: height and width of the stored images that the input is cropped from.
+      two_fidelities: whether paper and 2012 code differ in what follows conv1, conv2 and conv5, and in weights.
+    """
+
+    towers: int
+    layers: tuple[Layer, ...]
+    norm: Norm | None = Norm(size=5, alpha=1e-4, k=2)
+    same_map_norm: Norm = Norm(size=5, alpha=0.001 / 25, k=1)
+    pool: tuple[int, int] = (3, 2)
+    overhang: bool = True
+    image_size: int = 224
+    input_std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    stored_size: int = 256
+    two_fidelities: bool = False
+
+    @property
+    def num_classes(self):
+        return self.layers[-1].features
+
+    def with_classes(self, number):
+        """The same net with so many classes."""
+        return changed(self, {self.layers[-1].name: {"features": number}})
+
+
+def changed(net, changes, **fields):
+    """A net with other `fields`, and with other fields in some layers: {name: {field: value}}."""
+    layers = tuple(dataclasses.replace(layer, **changes.get(layer.name, {})) for layer in net.layers)
+    return dataclasses.replace(net, layers=layers, **fields)
+
+
+# Section 3.5 of the paper.
+TWO_GPU = Net(
+    towers=2,
+    two_fidelities=True,
+    layers=(
+        Conv("conv1", 48, size=11, stride=4, then="relu norm pool"),
+        Conv("conv2", 128, size=5, pad=2, bias=1, then="relu norm pool"),
+        Conv("conv3", 192, size=3, pad=1, both=True, then="relu"),
+        Conv("conv4", 192, size=3, pad=1, bias=1, then="relu"),
+        Conv("conv5", 128, size=3, pad=1, bias=1, then="relu pool"),
+        Dense("fc6", 2048, both=True, bias=1, then="relu dropout"),
+        Dense("fc7", 2048, both=True, bias=1, then="relu dropout"),
+        Dense("fc8", 1000, both=True),
+    ),
+)
+
+# One column that connects all channels, with the recipe of the paper.
+NO_TOWERS = changed(
+    TWO_GPU,
+    {layer.name: {"features": 2 * layer.features} for layer in TWO_GPU.layers[:-1]},
+    towers=1,
+    two_fidelities=False,
+)
+
+# Caffe's bvlc_alexnet: the towers' connections on one device, but a norm over the maps of both, and α/n as in the code.
+CAFFE = changed(
+    NO_TOWERS,
+    {name: {"groups": 2} for name in ("conv2", "conv4", "conv5")}
+    | {name: {"then": "relu inverted_dropout"} for name in ("fc6", "fc7")},
+    norm=Norm(size=5, alpha=1e-4 / 5, k=1),
+    image_size=227,
+)
+
+# The 2012 code's nets for CIFAR-10 by their test errors; the first is called by its training time. It divides the
+# norms' scales by the number of values summed.
+CIFAR10_80SEC = Net(
+    towers=1,
+    image_size=24,
+    stored_size=32,
+    layers=(
+        Conv("conv1", 32, size=5, pad=2, stddev=1e-4, decay=0.004, then="pool relu"),
+        Conv("conv2", 32, size=5, pad=2, decay=0.004, then="relu average_pool"),
+        Conv("conv3", 64, size=5, pad=2, decay=0.004, then="relu average_pool"),
+        Dense("fc64", 64, stddev=0.1, decay=0.03, then="relu"),
+        Dense("fc10", 10, both=True, stddev=0.1, decay=0.03),
+    ),
+)
+CIFAR10_13PCT = Net(
+    towers=1,
+    image_size=24,
+    stored_size=32,
+    norm=Norm(size=9, alpha=0.001 / 9, k=1),
+    layers=(
+        Conv("conv1", 64, size=5, pad=2, stddev=1e-4, decay=0.0, then="relu pool"),
+        Conv("conv2", 64, size=5, pad=2, decay=0.0, then="relu pool"),
+        Local("local3", 32, size=3, pad=1, stddev=0.04, decay=0.004, then="relu"),
+        Local("local4", 32, size=3, pad=1, stddev=0.04, decay=0.004, then="relu"),
+        Dense("fc10", 10, both=True, decay=0.004),
+    ),
+)
+
+NETS = {
+    "two_gpu": TWO_GPU,
+    # Section 3.2: the last convolution and the fully connected layers keep the size that they have in both towers.
+    "one_gpu": changed(
+        TWO_GPU, {"conv5": {"features": 256}, "fc6": {"features": 4096}, "fc7": {"features": 4096}}, towers=1
+    ),
+    "no_overlap": changed(TWO_GPU, {"conv2": {"pad": 1}, "conv5": {"pad": 0}}, pool=(2, 2)),
+    "no_norm": changed(TWO_GPU, {}, norm=None),
+    "separate": changed(
+        TWO_GPU,
+        {
+            "conv2": {"features": 160},
+            "conv3": {"both": False},
+            "fc6": {"features": 4096, "both": False},
+            "fc7": {"features": 4096, "both": False},
+        },
+    ),
+    "sixth_conv": dataclasses.replace(
+        TWO_GPU,
+        layers=(
+            *TWO_GPU.layers[:5],
+            Conv("conv6", 128, size=3, pad=1, both=True, then="relu"),
+            *TWO_GPU.layers[5:],
+        ),
+    ),
+    "no_towers": NO_TOWERS,
+    # Krizhevsky's "One weird trick for parallelizing convolutional neural networks", as torchvision has it.
+    "one_weird_trick": changed(
+        NO_TOWERS,
+        {
+            "conv1": {"features": 64, "pad": 2},
+            "conv2": {"features": 192},
+            "conv4": {"features": 256},
+            "conv5": {"then": "relu pool inverted_dropout"},
+            "fc6": {"then": "relu inverted_dropout"},
+            "fc7": {"then": "relu"},
+        },
+        norm=None,
+        overhang=False,
+    ),
+    "caffe": CAFFE,
+    "caffenet": changed(CAFFE, {name: {"then": "relu pool norm"} for name in ("conv1", "conv2")}),
+    "cifar10_80sec": CIFAR10_80SEC,
+    "cifar10_18pct": dataclasses.replace(
+        CIFAR10_80SEC,
+        same_map_norm=Norm(size=3, alpha=5e-5 / 9, k=1),
+        layers=(
+            dataclasses.replace(CIFAR10_80SEC.layers[0], then="pool relu same_map_norm"),
+            dataclasses.replace(CIFAR10_80SEC.layers[1], then="relu average_pool same_map_norm"),
+            CIFAR10_80SEC.layers[2],
+            Dense("fc10", 10, both=True, stddev=0.1, decay=1.0),
+        ),
+    ),
+    "cifar10_13pct": CIFAR10_13PCT,
+    "cifar10_11pct": changed(
+        CIFAR10_13PCT,
+        {
+            "conv1": {"then": "relu pool norm"},
+            "conv2": {"then": "relu norm pool"},
+            "local3": {"features": 64},
+            "fc10": {"decay": 0.01},
+        },
+    ),
+}
+
+
+def from_config(model):
+    """The `Net` that `config.model` describes, after `fidelity.resolve`; its classes are those of `NETS`.
+
+    A net of width w has w times the maps and units. Its initial weights are 1/√w times larger, which gives every layer
+    inputs of the same variance as at full width.
+
+    Raises:
+      UserError: a name, the width or the size is impossible.
+    """
+    if model.net not in NETS:
+        raise UserError(f"config.model.net: no net {model.net!r}; there are {', '.join(NETS)}")
+    net = NETS[model.net]
+    if net.two_fidelities:
+        net = as_run(net, model)
+    if len(model.input_std) != 3 or not all(isinstance(s, (int, float)) and 0 < s < math.inf for s in model.input_std):
+        raise UserError(f"config.model.input_std={model.input_std}: must be three numbers above 0, as (58.0,57.0,57.0)")
+    if model.activation not in ("relu", "tanh"):
+        raise UserError(f"config.model.activation: no activation {model.activation!r}; there are relu, tanh")
+    if model.without:
+        net = without(net, model.without)
+    image_size = net.image_size if model.image_size is None else model.image_size
+    net = dataclasses.replace(
+        net,
+        layers=tuple(
+            dataclasses.replace(
+                layer,
+                features=layer.features if layer is net.layers[-1] else max(1, round(model.width * layer.features)),
+                stddev=layer.stddev / math.sqrt(model.width),
+                then=layer.then.replace("relu", model.activation),
+            )
+            for layer in net.layers
+        ),
+        image_size=image_size,
+        input_std=tuple(model.input_std),
+        stored_size=image_size * net.stored_size // net.image_size,
+    )
+    for layer in net.layers:
+        if isinstance(layer, Conv) and layer.features % layer.groups:
+            raise UserError(f"config.model.width={model.width}: {layer.name} has maps for {layer.groups} groups")
+    list(sizes(net))  # an image that is too small has no windows
+    return net
+
+
+def as_run(net, model):
+    """A net with what paper and code differ in as `config.model` has it."""
+    blocks = {"conv1": model.block1, "conv2": model.block2, "conv5": model.block5}
+    for field, block in zip(("block1", "block2", "block5"), blocks.values(), strict=True):
+        if unknown := set(block.split()) - OPERATIONS:
+            raise UserError(f"config.model.{field}: no {unknown.pop()!r}; there are {', '.join(sorted(OPERATIONS))}")
+    net = changed(
+        net,
+        {name: {"then": then} for name, then in blocks.items()},
+        norm=net.norm and dataclasses.replace(net.norm, alpha=model.norm_alpha),
+    )
+    return changed(net, {name: {"stddev": model.conv3to5_stddev} for name in ("conv3", "conv4", "conv5")})
+
+
+OPERATIONS = {"relu", "norm", "same_map_norm", "pool"}
+
+
+def without(net, name):
+    """A net without one of its layers: the norm and pool that followed it, and the view of both towers, remain."""
+    names = [layer.name for layer in net.layers]
+    if name not in names[1:-1]:
+        raise UserError(f"config.model.without: no layer {name!r} to leave out; there are {', '.join(names[1:-1])}")
+    i = names.index(name)
+    before, removed, after = net.layers[i - 1 : i + 2]
+    rest = [op for op in removed.then.split() if "norm" in op or "pool" in op]
+    before = dataclasses.replace(before, then=" ".join([before.then, *rest]))
+    after = dataclasses.replace(after, both=after.both or removed.both)
+    return dataclasses.replace(net, layers=(*net.layers[: i - 1], before, after, *net.layers[i + 2 :]))
+
+
+def operations(net, layer):
+    """What follows a layer, as a list; without norms where the net has none."""
+    return [op for op in layer.then.split() if net.norm or "norm" not in op]
+
+
+def output_name(op, layer, name):
+    """The name of an operation's output: norms and pools have their own, others go on with what they change."""
+    if "norm" not in op and "pool" not in op:
+        return name
+    return op.removeprefix("average_") + layer.name.lstrip(string.ascii_lowercase)
+
+
+def outputs(net):
+    """The names of all outputs but the logits, each with its layer, in order."""
+    found = {}
+    for layer in net.layers[:-1]:
+        name = layer.name
+        found[name] = layer
+        for op in operations(net, layer):
+            name = output_name(op, layer, name)
+            found[name] = layer
+    return found
+
+
+def window_count(net, side, size, stride, pad=0):
+    """How many windows fit along a side; see `Net.overhang`. Raises UserError if there is none."""
+    if side + 2 * pad < size:
+        raise UserError(
+            f"config.model.image_size={net.image_size}: too small; a window of {size} pixels finds only {side}"
+        )
+    steps = (side + 2 * pad - size) / stride
+    return 1 + (math.ceil(steps) if net.overhang else math.floor(steps))
+
+
+def sizes(net):
+    """For every layer (layer, channels that it sees, side of its input, side of its output), in pixels."""
+    channels, side = 3, net.image_size
+    for layer in net.layers:
+        seen = channels * (net.towers if layer.both else 1)
+        out = window_count(net, side, layer.size, layer.stride, layer.pad) if isinstance(layer, Conv) else 1
+        yield layer, seen, side, out
+        channels, side = layer.features, out
+        for op in operations(net, layer):
+            if "pool" in op:
+                side = window_count(net, side, *net.pool)

@@ -1,0 +1,44 @@
+"""The 2012 code's four nets for CIFAR-10: 24×24 crops of 32×32 images, two of the nets with locally connected layers.
+
+  python -m alexnet_jax.prepare --dataset=tfds:cifar10 --size=32 --output=cifar10_32
+  python -m alexnet_jax.main --config=configs/cifar10.py --workdir=/tmp/cifar10 --config.dataset.root=cifar10_32
+
+Another net by its name after a colon: --config=configs/cifar10.py:11pct. Of their test errors:
+
+  80sec  26 %, its training took 80 seconds on the GPU of 2012; ÷10 after 8 epochs
+  18pct  18 %, with a norm over places of a map; ÷10 after 120 and 130 epochs
+  13pct  13 %, two locally connected layers, the paper's net "without normalisation"
+  11pct  11 %, the same with a norm over maps, the paper's "with normalisation"
+
+The last two ran for about 350 epochs, then for 150 more on all training images, then for 10 at a tenth of the rate and
+10 at a hundredth; here these 520 epochs are one run on the training images.
+Data: CIFAR-10 as built by TFDS (see README), or a folder with its images.
+Cost: 80sec about four minutes on two CPU cores.
+"""
+
+from configs import two_gpu
+
+# Epochs, and after which of them the rates fall.
+LENGTHS = {
+    "80sec": (10.0, (8.0,)),
+    "18pct": (140.0, (120.0, 130.0)),
+    "13pct": (520.0, (500.0, 510.0)),
+    "11pct": (520.0, (500.0, 510.0)),
+}
+
+
+def get_config(net="80sec"):
+    if net not in LENGTHS:
+        raise ValueError(f"configs/cifar10.py:{net} has no such net; there are {', '.join(LENGTHS)}")
+    config = two_gpu.get_config()
+    config.fidelity = "code"  # biases at twice the rate, without decay
+    config.model.net = f"cifar10_{net}"
+    config.mesh.model = 1
+    config.num_epochs, config.schedule.epochs = LENGTHS[net]
+    config.schedule.name = "steps"
+    config.schedule.learning_rate = 0.001
+    config.optimizer.bias_rate_falls = True
+    config.augment.colour_noise = 0.0
+    config.augment.divisor = 1.0
+    config.augment.crop_group = 1
+    return config
