@@ -128,7 +128,8 @@ def relabelled(source, class_names, new_class_names):
 
 
 @functools.cache
-def _imagenet_names():
+def imagenet_names():
+    """The 1000 classes of ILSVRC2012 in the order of their labels, each with torchvision's name for it."""
     text = importlib.resources.files("alexnet_jax").joinpath("imagenet_classes.tsv").read_text()
     return dict(line.split("\t") for line in text.splitlines())
 
@@ -138,7 +139,7 @@ def readable(class_name):
 
     The names are torchvision's, for the 1000 classes of ILSVRC2012.
     """
-    words = _imagenet_names().get(class_name)
+    words = imagenet_names().get(class_name)
     return f"{class_name} {words}" if words else class_name
 
 

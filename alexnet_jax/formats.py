@@ -1,0 +1,332 @@
+"""Files of weights: safetensors, ONNX, PyTorch state dicts, and Caffe's nets as a dict in a .npy file.
+
+Whatever the file, our description of the net goes with it where we wrote it; others' files are known by their arrays.
+"""
+
+import collections
+import dataclasses
+import functools
+import importlib
+import json
+import pickle
+import warnings
+
+import jax
+import numpy as np
+import safetensors.numpy
+from google.protobuf.message import DecodeError
+from ml_collections import ConfigDict
+
+from alexnet_jax import UserError, datasets, fidelity, files, models, nets
+from configs import two_gpu
+
+# Red, green and blue, 0–255. Caffe's is the mean of its ilsvrc_2012_mean file; its nets see blue first.
+CAFFE_MEAN = np.array([122.67891434, 116.66876762, 104.00698793], np.float32)
+TORCHVISION_MEAN = 255 * np.array([0.485, 0.456, 0.406], np.float32)
+TORCHVISION_STD = 255 * np.array([0.229, 0.224, 0.225], np.float32)
+
+# torchvision's names for the layers of one_weird_trick.
+TORCHVISION_NAMES = {
+    "conv1": "features.0",
+    "conv2": "features.3",
+    "conv3": "features.6",
+    "conv4": "features.8",
+    "conv5": "features.10",
+    "fc6": "classifier.1",
+    "fc7": "classifier.4",
+    "fc8": "classifier.6",
+}
+KEY = "alexnet_jax"  # of our description in files of others' formats
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """A trained net, apart from any directory.
+
+    Attributes:
+      model: the fields of `config.model`, as a dict.
+      params: float32 NumPy arrays, as `models.init` has them.
+      mean: float32, what is subtracted from images: a mean image or channel means [3], RGB, 0–255.
+      class_names: a name for each output.
+      step: of training, 1 where nobody knows.
+    """
+
+    model: dict
+    params: dict
+    mean: np.ndarray
+    class_names: tuple[str, ...]
+    step: int = 1
+
+    @property
+    def net(self):
+        return _net(self.model, len(self.class_names))
+
+    @property
+    def description(self):
+        """All but the arrays, as JSON."""
+        return json.dumps({"model": self.model, "class_names": self.class_names, "step": self.step}, sort_keys=True)
+
+    def arrays(self, convert):
+        """(layer, 'kernel' or 'bias', array) of all parameters, in another layout."""
+        for layer in self.net.layers:
+            for leaf in ("kernel", "bias"):
+                x = convert(self.net, layer.name, leaf, self.params[layer.name][leaf])
+                yield layer.name, leaf, np.ascontiguousarray(x)
+
+
+def to_channels_first(net, name, leaf, x):
+    """An array of our layout in that of PyTorch and ONNX: OIHW and out × in, maps flattened channels first."""
+    layer, seen, side, _ = next(size for size in nets.sizes(net) if size[0].name == name)
+    if isinstance(layer, nets.Local):
+        return x.transpose((5, 4, 2, 3, 0, 1) if leaf == "kernel" else (2, 0, 1))
+    if leaf == "bias":
+        return x
+    if isinstance(layer, nets.Dense):
+        return x.reshape(side, side, seen, -1).transpose(3, 2, 0, 1).reshape(-1, seen * side * side)
+    return x.transpose(3, 2, 0, 1)
+
+
+def from_channels_first(net, name, leaf, x):
+    """The inverse of `to_channels_first`."""
+    layer, seen, side, _ = next(size for size in nets.sizes(net) if size[0].name == name)
+    if isinstance(layer, nets.Local):
+        return x.transpose((4, 5, 2, 3, 1, 0) if leaf == "kernel" else (1, 2, 0))
+    if leaf == "bias":
+        return x
+    if isinstance(layer, nets.Dense):
+        return x.reshape(-1, seen, side, side).transpose(2, 3, 1, 0).reshape(side * side * seen, -1)
+    return x.transpose(2, 3, 1, 0)
+
+
+def _unchanged(net, name, leaf, x):
+    return x
+
+
+def _net(model, classes):
+    return nets.from_config(ConfigDict(model)).with_classes(classes)
+
+
+def _model(net, **fields):
+    """`config.model` of a net by its name, resolved."""
+    config = two_gpu.get_config()
+    config.model.update({"net": net} | fields)
+    return fidelity.resolve(config).model.to_dict()
+
+
+def _params(path, net, arrays, names, convert):
+    """Parameters from `arrays`, a dict. Raises UserError if these are not exactly the net's.
+
+    Args:
+      names: from a layer and 'kernel' or 'bias' to the key in the dict.
+      convert: from the layout of the file to ours.
+    """
+    back = to_channels_first if convert is from_channels_first else _unchanged
+    shapes = jax.eval_shape(functools.partial(models.init, net), jax.random.key(0))
+    keys = {names(layer, leaf): (layer, leaf) for layer in shapes for leaf in ("kernel", "bias")}
+    if missing := keys.keys() - arrays.keys():
+        raise UserError(f"{path}: has no {', '.join(sorted(missing))}; is it of another net?")
+    if extra := arrays.keys() - keys.keys():
+        raise UserError(f"{path}: holds {', '.join(sorted(extra))} too, which the net has not; is it of another net?")
+    params = {layer: {} for layer in shapes}
+    for key, (layer, leaf) in keys.items():
+        x = np.asarray(arrays[key])
+        wanted = jax.eval_shape(functools.partial(back, net, layer, leaf), shapes[layer][leaf]).shape
+        if x.shape != wanted:
+            raise UserError(f"{path}: {key} is {x.shape}, and the net's {wanted}; is it of another net?")
+        if not np.issubdtype(x.dtype, np.floating):
+            raise UserError(f"{path}: {key} holds {x.dtype}, not floating-point numbers")
+        params[layer][leaf] = np.ascontiguousarray(convert(net, layer, leaf, x.astype(np.float32)))
+    return params
+
+
+def _class_names(number):
+    """ImageNet's, in the order that all these files have them."""
+    names = tuple(datasets.imagenet_names())
+    return names if number == len(names) else tuple(f"class {i}" for i in range(number))
+
+
+def _described(path, description, mean, arrays, names, convert):
+    """`Weights` from a file that we wrote. Raises UserError if its description is damaged."""
+    try:
+        fields = json.loads(description)
+        model = fields["model"] | {"input_std": tuple(fields["model"]["input_std"])}  # JSON has no tuples
+        class_names, step = tuple(fields["class_names"]), fields["step"]
+        net = _net(model, len(class_names))
+        mean = np.asarray(mean, np.float32)
+        if mean.shape not in ((3,), (net.stored_size, net.stored_size, 3)):
+            raise ValueError(f"its mean is {mean.shape}")
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: its description is damaged ({error!r}); write the file again") from error
+    return Weights(model, _params(path, net, arrays, names, convert), mean, class_names, step)
+
+
+def _read_caffe(path, name, arrays, names, convert):
+    """`Weights` of Caffe's nets, whose first layer sees blue first."""
+    net = nets.NETS[name].with_classes(len(arrays.get("fc8.bias", np.zeros(1000))))
+    params = _params(path, net, arrays, names, convert)
+    params["conv1"]["kernel"] = np.ascontiguousarray(params["conv1"]["kernel"][:, :, ::-1])
+    return Weights(_model(name), params, CAFFE_MEAN, _class_names(net.num_classes))
+
+
+def _read_torchvision(path, arrays):
+    """`Weights` of torchvision's AlexNet, which sees standardised pixels."""
+    model = _model("one_weird_trick", input_std=tuple(map(float, TORCHVISION_STD)))
+    class_names = _class_names(len(arrays.get("classifier.6.bias", np.zeros(1000))))
+    net = _net(model, len(class_names))
+    params = _params(path, net, arrays, _torch_name("one_weird_trick"), from_channels_first)
+    return Weights(model, params, TORCHVISION_MEAN, class_names)
+
+
+def _dotted(layer, leaf):
+    return f"{layer}.{leaf}"
+
+
+def _torch_name(net):
+    names = TORCHVISION_NAMES if net == "one_weird_trick" else {}
+    return lambda layer, leaf: f"{names.get(layer, layer)}.{'weight' if leaf == 'kernel' else leaf}"
+
+
+def _read_safetensors(path, net):
+    try:
+        with safetensors.safe_open(path, "numpy") as file:
+            description = (file.metadata() or {}).get(KEY)
+            arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, it is no dict
+    except (OSError, safetensors.SafetensorError) as error:
+        raise UserError(f"{path}: not a safetensors file ({error})") from error
+    if description is None:
+        raise UserError(f"{path}: not written by this program; of others' formats it reads .pth, .onnx and .npy")
+    return _described(path, description, arrays.pop("mean", ()), arrays, _dotted, _unchanged)
+
+
+def _write_safetensors(path, weights):
+    arrays = {_dotted(layer, leaf): x for layer, leaf, x in weights.arrays(_unchanged)} | {"mean": weights.mean}
+    with files.whole(path, "wb") as file:
+        file.write(safetensors.numpy.save(arrays, {KEY: weights.description}))
+
+
+def _read_torch(path, net):
+    torch = _import("torch", path)
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, OSError, EOFError, RuntimeError, ValueError, KeyError, AttributeError) as error:
+        raise UserError(
+            f"{path}: not a state dict of arrays alone ({_first_line(error)}); nothing in it was run"
+        ) from error
+    if not isinstance(state, dict) or not all(isinstance(x, torch.Tensor) for x in state.values()):
+        raise UserError(f"{path}: not a state dict; save module.state_dict()")
+    ours = getattr(state, "_metadata", {}).get(KEY)
+    arrays = {key: x.numpy() for key, x in state.items()}
+    if ours:
+        name = _torch_name(json.loads(ours["description"])["model"]["net"])
+        return _described(path, ours["description"], ours["mean"], arrays, name, from_channels_first)
+    return _read_torchvision(path, arrays)
+
+
+def _write_torch(path, weights):
+    torch = _import("torch", path)
+    name = _torch_name(weights.model["net"])
+    arrays = {name(layer, leaf): torch.from_numpy(x) for layer, leaf, x in weights.arrays(to_channels_first)}
+    state = collections.OrderedDict(arrays)
+    # Where modules keep their versions: PyTorch passes over what it does not know.
+    state._metadata = {KEY: {"description": weights.description, "mean": torch.from_numpy(weights.mean)}}
+    with files.whole(path, "wb") as file:  # a name would get into the file
+        torch.save(state, file)
+
+
+def _read_onnx(path, net):
+    onnx = _import("onnx", path)
+    try:
+        model = onnx.load(path)
+        arrays = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    except (OSError, RuntimeError, TypeError, ValueError, DecodeError, onnx.checker.ValidationError) as error:
+        raise UserError(f"{path}: not an ONNX model ({_first_line(error)})") from error
+    for prop in model.metadata_props:
+        if prop.key == KEY:
+            mean = arrays.get("mean", np.zeros(0))
+            mean = mean.reshape(-1) if mean.size == 3 else mean.T.swapaxes(0, 1)
+            arrays = {key: x for key, x in arrays.items() if key.endswith((".weight", ".bias"))}
+            return _described(path, prop.value, mean, arrays, _torch_name(None), from_channels_first)
+    weighted = [node for node in model.graph.node if node.op_type in ("Conv", "Gemm") and len(node.input) == 3]
+    layers = nets.NETS["caffe"].layers
+    found = {}
+    for layer, node in zip(layers, weighted, strict=False):
+        for leaf, name in zip(("kernel", "bias"), node.input[1:], strict=True):
+            if name in arrays:
+                found[_dotted(layer.name, leaf)] = arrays[name]
+    if len(weighted) != len(layers):
+        raise UserError(f"{path}: has {len(weighted)} layers with weights and not AlexNet's {len(layers)}")
+    operators = [node.op_type for node in model.graph.node]
+    if "LRN" not in operators:
+        renamed = {_torch_name("one_weird_trick")(*key.split(".")): x for key, x in found.items()}
+        return _read_torchvision(path, renamed)
+    pool_first = operators.index("MaxPool") < operators.index("LRN") if "MaxPool" in operators else False
+    return _read_caffe(path, net or ("caffenet" if pool_first else "caffe"), found, _dotted, from_channels_first)
+
+
+def _write_onnx(path, weights):
+    onnx = _import("onnx", path)
+    from alexnet_jax import onnx_graph
+
+    name = _torch_name(None)
+    arrays = {name(layer, leaf): x for layer, leaf, x in weights.arrays(to_channels_first)}
+    model = onnx_graph.build(weights.net, arrays, weights.mean)
+    onnx.helper.set_model_props(model, {KEY: weights.description})
+    with files.whole(path, "wb") as file:
+        file.write(model.SerializeToString(deterministic=True))
+
+
+def _read_npy(path, net):
+    with path.open("rb") as file:
+        try:
+            if np.lib.format.read_magic(file) != (1, 0):
+                raise ValueError("of another version")
+            shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+            if shape or not dtype.hasobject:
+                raise ValueError(f"an array of {dtype} and not a dict")
+            layers = _ArraysOnly(file, encoding="latin1").load().item()
+            arrays = {_dotted(str(layer), leaf): x for layer, pair in layers.items() for leaf, x in _leaves(pair)}
+        except (pickle.UnpicklingError, AttributeError, EOFError, LookupError, TypeError, ValueError) as error:
+            raise UserError(
+                f"{path}: not a dict from layers to weights and biases ({_first_line(error)}); nothing in it was run"
+            ) from error
+    return _read_caffe(path, net or "caffe", arrays, _dotted, _unchanged)
+
+
+def _leaves(pair):
+    weights, biases = pair
+    return ("kernel", np.asarray(weights)), ("bias", np.asarray(biases))
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """Reads NumPy arrays and plain Python values; whatever else a pickle asks for is refused, not run."""
+
+    def find_class(self, module, name):
+        if (module.replace("._core", ".core"), name) in _HARMLESS:
+            return super().find_class(module.replace("numpy.core", "numpy._core"), name)
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+
+
+_HARMLESS = {
+    ("numpy", "ndarray"),
+    ("numpy", "dtype"),
+    ("numpy.core.multiarray", "_reconstruct"),
+    ("numpy.core.multiarray", "scalar"),
+    ("_codecs", "encode"),
+    ("collections", "OrderedDict"),
+}
+
+
+def _import(module, path):
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise UserError(f"{path}: needs {module}; pip install '.[{module}]'") from error
+
+
+def _first_line(error):
+    return str(error).partition("\n")[0][:200]
+
+
+READERS = {".pth": _read_torch, ".onnx": _read_onnx, ".npy": _read_npy, ".safetensors": _read_safetensors}
+WRITERS = {".pth": _write_torch, ".onnx": _write_onnx, ".safetensors": _write_safetensors}
