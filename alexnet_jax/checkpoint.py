@@ -56,9 +56,7 @@ class Checkpoints:
         Raises UserError if it cannot be read.
         """
         with self._reading(self.latest_step):
-            tree = self._checkpointer.load(self.latest_step, _abstract(like))
-        # Buffers fresh from disk may not be donatable; those that a compiled program returns are.
-        return jax.jit(lambda tree: tree)(tree)
+            return _donatable(self._checkpointer.load(self.latest_step, _abstract(like)))
 
     def restore_params(self, step, like):
         """The parameters alone of the checkpoint of `step`, as a tree of jax.ShapeDtypeStruct says.
@@ -67,7 +65,7 @@ class Checkpoints:
         """
         velocity = jax.tree.map(lambda _: ocp.PLACEHOLDER, like)
         with self._reading(step):
-            return self._checkpointer.load(step, {"params": like, "velocity": velocity})["params"]
+            return _donatable(self._checkpointer.load(step, {"params": like, "velocity": velocity})["params"])
 
     @contextlib.contextmanager
     def _reading(self, step):
@@ -78,6 +76,11 @@ class Checkpoints:
             raise UserError(
                 f"{self._checkpointer.directory / str(step)}: cannot be read ({why}); restore or remove it"
             ) from error
+
+
+def _donatable(tree):
+    # Buffers fresh from disk may not be; those that a compiled program returns are.
+    return jax.jit(lambda tree: tree)(tree)
 
 
 def _abstract(tree):

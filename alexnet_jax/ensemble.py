@@ -61,7 +61,8 @@ def load(workdirs):
     members = [read(pathlib.Path(workdir).expanduser().absolute()) for workdir in workdirs]
     first = members[0]
     for other in members[1:]:
-        if (other.class_names, other.net.image_size) != (first.class_names, first.net.image_size):
+        sizes = [(member.class_names, member.net.image_size, member.net.stored_size) for member in (first, other)]
+        if sizes[0] != sizes[1]:
             raise UserError(
                 f"--workdir={other.workdir}: its net knows other classes or another image size than that in "
                 f"{first.workdir}; evaluate them one by one"

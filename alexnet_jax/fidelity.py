@@ -9,28 +9,44 @@ from alexnet_jax import UserError, nets
 
 
 class Difference(typing.NamedTuple):
-    """A config field, its value by the paper and by the code, and where they say so."""
+    """A config field, its value by the paper and by the code, what it is, and where the two say so."""
 
     field: str
     paper: object
     code: object
     what: str
+    source: str
 
 
+# Sources are a section of the paper, and what in net 145's files of 2012.
 DIFFERENCES = (
-    Difference("model.block1", "relu norm pool", "norm pool relu", "what follows conv1, in this order"),
-    Difference("model.block2", "relu norm pool", "relu norm same_map_norm pool", "what follows conv2"),
-    Difference("model.block5", "relu pool", "pool relu", "what follows conv5 (the same values)"),
-    Difference("model.norm_alpha", 1e-4, 1e-4 / 5, "α of the response norm; the code divides it by n = 5"),
-    Difference("model.conv3to5_stddev", 0.01, 0.03, "of the initial weights of conv3, conv4 and conv5"),
-    Difference("optimizer.bias_rate", 1.0, 2.0, "learning rate of biases, relative to that of weights"),
-    Difference("optimizer.bias_rate_falls", True, False, "whether it is lowered when that of weights is"),
-    Difference("optimizer.bias_decay", True, False, "whether weight decay includes biases"),
-    Difference("augment.divisor", 1.0, 1.1, "of training images with their colour noise"),
-    Difference("augment.noise_off_at", 0.0, 67.0, "epoch from which there is no colour noise, nor divisor; 0: none"),
-    Difference("augment.crop_group", 1, 32, "consecutive examples of a batch that share crop and flip"),
-    Difference("schedule.name", "plateau", "hand", "how the learning rate falls"),
-    Difference("num_epochs", 90.0, 91.0, "length of the training"),
+    Difference(
+        "model.block1", "relu norm pool", "norm pool relu", "what follows conv1, in this order", "3.5; layer definition"
+    ),
+    Difference(
+        "model.block2", "relu norm pool", "relu norm same_map_norm pool", "what follows conv2", "3.5; layer definition"
+    ),
+    Difference(
+        "model.block5", "relu pool", "pool relu", "what follows conv5 (the same values)", "3.5; layer definition"
+    ),
+    Difference(
+        "model.norm_alpha", 1e-4, 1e-4 / 5, "α of the response norm; the code divides it by n = 5", "3.3; layer parser"
+    ),
+    Difference(
+        "model.conv3to5_stddev", 0.01, 0.03, "of the initial weights of conv3, conv4 and conv5", "5; layer definition"
+    ),
+    Difference(
+        "optimizer.bias_rate", 1.0, 2.0, "learning rate of biases, relative to that of weights", "5; layer parameters"
+    ),
+    Difference("optimizer.bias_rate_falls", True, False, "whether it is lowered when that of weights is", "5; notes"),
+    Difference("optimizer.bias_decay", True, False, "whether weight decay includes biases", "5; layer parameters"),
+    Difference("augment.divisor", 1.0, 1.1, "of training images with their colour noise", "4.1; data provider"),
+    Difference(
+        "augment.noise_off_at", 0.0, 67.0, "epoch that ends colour noise and divisor; 0: they never end", "4.1; notes"
+    ),
+    Difference("augment.crop_group", 1, 32, "consecutive examples that share crop and flip", "4.1; data provider"),
+    Difference("schedule.name", "plateau", "hand", "how the learning rate falls", "5; notes"),
+    Difference("num_epochs", 90.0, 91.0, "length of the training", "5; notes"),
 )
 
 

@@ -12,12 +12,13 @@ import pickle
 import warnings
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 from google.protobuf.message import DecodeError
 from ml_collections import ConfigDict
 
-from alexnet_jax import UserError, datasets, fidelity, files, models, nets
+from alexnet_jax import UserError, datasets, fidelity, files, models, nets, pickled
 from configs import two_gpu
 
 # Red, green and blue, 0–255. Caffe's is the mean of its ilsvrc_2012_mean file; its nets see blue first.
@@ -113,7 +114,7 @@ def _model(net, **fields):
     return fidelity.resolve(config).model.to_dict()
 
 
-def _params(path, net, arrays, names, convert):
+def _params(net, arrays, names, convert):
     """Parameters from `arrays`, a dict. Raises UserError if these are not exactly the net's.
 
     Args:
@@ -124,18 +125,21 @@ def _params(path, net, arrays, names, convert):
     shapes = jax.eval_shape(functools.partial(models.init, net), jax.random.key(0))
     keys = {names(layer, leaf): (layer, leaf) for layer in shapes for leaf in ("kernel", "bias")}
     if missing := keys.keys() - arrays.keys():
-        raise UserError(f"{path}: has no {', '.join(sorted(missing))}; is it of another net?")
+        raise UserError(f"has no {', '.join(sorted(missing))}; is it of another net?")
     if extra := arrays.keys() - keys.keys():
-        raise UserError(f"{path}: holds {', '.join(sorted(extra))} too, which the net has not; is it of another net?")
+        raise UserError(f"holds {', '.join(sorted(extra))} too, which the net has not; is it of another net?")
     params = {layer: {} for layer in shapes}
     for key, (layer, leaf) in keys.items():
         x = np.asarray(arrays[key])
         wanted = jax.eval_shape(functools.partial(back, net, layer, leaf), shapes[layer][leaf]).shape
         if x.shape != wanted:
-            raise UserError(f"{path}: {key} is {x.shape}, and the net's {wanted}; is it of another net?")
-        if not np.issubdtype(x.dtype, np.floating):
-            raise UserError(f"{path}: {key} holds {x.dtype}, not floating-point numbers")
-        params[layer][leaf] = np.ascontiguousarray(convert(net, layer, leaf, x.astype(np.float32)))
+            raise UserError(f"{key} is {x.shape}, and the net's {wanted}; is it of another net?")
+        if not jnp.issubdtype(x.dtype, jnp.floating):
+            raise UserError(f"{key} holds {x.dtype}, not floating-point numbers")
+        x = x.astype(np.float32)
+        if not np.isfinite(x).all():
+            raise UserError(f"{key} holds numbers that are not finite; the net is unusable")
+        params[layer][leaf] = np.ascontiguousarray(convert(net, layer, leaf, x))
     return params
 
 
@@ -145,36 +149,38 @@ def _class_names(number):
     return names if number == len(names) else tuple(f"class {i}" for i in range(number))
 
 
-def _described(path, description, mean, arrays, names, convert):
-    """`Weights` from a file that we wrote. Raises UserError if its description is damaged."""
-    try:
-        fields = json.loads(description)
-        model = fields["model"] | {"input_std": tuple(fields["model"]["input_std"])}  # JSON has no tuples
-        class_names, step = tuple(fields["class_names"]), fields["step"]
-        net = _net(model, len(class_names))
-        mean = np.asarray(mean, np.float32)
-        if mean.shape not in ((3,), (net.stored_size, net.stored_size, 3)):
-            raise ValueError(f"its mean is {mean.shape}")
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: its description is damaged ({error!r}); write the file again") from error
-    return Weights(model, _params(path, net, arrays, names, convert), mean, class_names, step)
+def _described(description, mean, arrays, names, convert):
+    """`Weights` from a file that we wrote. Raises UserError, TypeError or ValueError if its description is damaged."""
+    fields = json.loads(description)
+    model = _model(**fields["model"] | {"input_std": tuple(fields["model"]["input_std"])})  # JSON has no tuples
+    class_names, step = tuple(map(str, fields["class_names"])), int(fields["step"])
+    net, mean = _net(model, len(class_names)), np.asarray(mean, np.float32)
+    if mean.shape not in ((3,), (net.stored_size, net.stored_size, 3)) or not np.isfinite(mean).all():
+        raise ValueError(f"its mean is no mean image, but {mean.shape}")
+    if step < 1:
+        raise ValueError(f"its step is {step}")
+    return Weights(model, _params(net, arrays, names, convert), mean, class_names, step)
 
 
-def _read_caffe(path, name, arrays, names, convert):
+def _read_caffe(name, arrays, names, convert):
     """`Weights` of Caffe's nets, whose first layer sees blue first."""
-    net = nets.NETS[name].with_classes(len(arrays.get("fc8.bias", np.zeros(1000))))
-    params = _params(path, net, arrays, names, convert)
+    net = nets.NETS[name].with_classes(_classes(arrays, names("fc8", "bias")))
+    params = _params(net, arrays, names, convert)
     params["conv1"]["kernel"] = np.ascontiguousarray(params["conv1"]["kernel"][:, :, ::-1])
     return Weights(_model(name), params, CAFFE_MEAN, _class_names(net.num_classes))
 
 
-def _read_torchvision(path, arrays):
+def _read_torchvision(arrays):
     """`Weights` of torchvision's AlexNet, which sees standardised pixels."""
+    names = _torch_name("one_weird_trick")
     model = _model("one_weird_trick", input_std=tuple(map(float, TORCHVISION_STD)))
-    class_names = _class_names(len(arrays.get("classifier.6.bias", np.zeros(1000))))
-    net = _net(model, len(class_names))
-    params = _params(path, net, arrays, _torch_name("one_weird_trick"), from_channels_first)
-    return Weights(model, params, TORCHVISION_MEAN, class_names)
+    net = _net(model, _classes(arrays, names("fc8", "bias")))
+    params = _params(net, arrays, names, from_channels_first)
+    return Weights(model, params, TORCHVISION_MEAN, _class_names(net.num_classes))
+
+
+def _classes(arrays, key):
+    return len(arrays[key]) if np.ndim(arrays.get(key)) == 1 else 1000
 
 
 def _dotted(layer, leaf):
@@ -186,16 +192,13 @@ def _torch_name(net):
     return lambda layer, leaf: f"{names.get(layer, layer)}.{'weight' if leaf == 'kernel' else leaf}"
 
 
-def _read_safetensors(path, net):
-    try:
-        with safetensors.safe_open(path, "numpy") as file:
-            description = (file.metadata() or {}).get(KEY)
-            arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, it is no dict
-    except (OSError, safetensors.SafetensorError) as error:
-        raise UserError(f"{path}: not a safetensors file ({error})") from error
+def _read_safetensors(path):
+    with safetensors.safe_open(path, "numpy") as file:
+        description = (file.metadata() or {}).get(KEY)
+        arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, it is no dict
     if description is None:
-        raise UserError(f"{path}: not written by this program; of others' formats it reads .pth, .onnx and .npy")
-    return _described(path, description, arrays.pop("mean", ()), arrays, _dotted, _unchanged)
+        raise UserError("not written by this program; of others' formats it reads .pth, .onnx and .npy")
+    return _described(description, arrays.pop("mean", ()), arrays, _dotted, _unchanged)
 
 
 def _write_safetensors(path, weights):
@@ -204,68 +207,68 @@ def _write_safetensors(path, weights):
         file.write(safetensors.numpy.save(arrays, {KEY: weights.description}))
 
 
-def _read_torch(path, net):
-    torch = _import("torch", path)
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, OSError, EOFError, RuntimeError, ValueError, KeyError, AttributeError) as error:
-        raise UserError(
-            f"{path}: not a state dict of arrays alone ({_first_line(error)}); nothing in it was run"
-        ) from error
+def _read_torch(path):
+    torch = _import("torch")
+    with warnings.catch_warnings(action="ignore"):
+        state = torch.load(path, map_location="cpu", weights_only=True)
     if not isinstance(state, dict) or not all(isinstance(x, torch.Tensor) for x in state.values()):
-        raise UserError(f"{path}: not a state dict; save module.state_dict()")
-    ours = getattr(state, "_metadata", {}).get(KEY)
-    arrays = {key: x.numpy() for key, x in state.items()}
-    if ours:
-        name = _torch_name(json.loads(ours["description"])["model"]["net"])
-        return _described(path, ours["description"], ours["mean"], arrays, name, from_channels_first)
-    return _read_torchvision(path, arrays)
+        raise UserError("not a state dict; save module.state_dict()")
+    arrays = {key: (x.float() if x.is_floating_point() else x).detach().numpy() for key, x in state.items()}
+    ours = getattr(state, "_metadata", None) or {}
+    if KEY not in ours:
+        return _read_torchvision(arrays)
+    name = _torch_name("one_weird_trick" if "features.0.weight" in arrays else None)
+    return _described(ours[KEY], ours[f"{KEY}.mean"].numpy(), arrays, name, from_channels_first)
 
 
 def _write_torch(path, weights):
-    torch = _import("torch", path)
+    torch = _import("torch")
     name = _torch_name(weights.model["net"])
     arrays = {name(layer, leaf): torch.from_numpy(x) for layer, leaf, x in weights.arrays(to_channels_first)}
     state = collections.OrderedDict(arrays)
     # Where modules keep their versions: PyTorch passes over what it does not know.
-    state._metadata = {KEY: {"description": weights.description, "mean": torch.from_numpy(weights.mean)}}
+    state._metadata = {KEY: weights.description, f"{KEY}.mean": torch.from_numpy(weights.mean)}
     with files.whole(path, "wb") as file:  # a name would get into the file
         torch.save(state, file)
 
 
-def _read_onnx(path, net):
-    onnx = _import("onnx", path)
+def _read_onnx(path):
+    onnx = _import("onnx")
     try:
         model = onnx.load(path)
-        arrays = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-    except (OSError, RuntimeError, TypeError, ValueError, DecodeError, onnx.checker.ValidationError) as error:
-        raise UserError(f"{path}: not an ONNX model ({_first_line(error)})") from error
+    except onnx.checker.ValidationError as error:  # of weights in files beside it
+        raise UserError(_first_line(error)) from error
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:  # where simplifiers leave weights
+        if node.op_type == "Constant" and node.attribute[0].name == "value":
+            tensors[node.output[0]] = node.attribute[0].t
+    arrays = {name: onnx.numpy_helper.to_array(tensor) for name, tensor in tensors.items()}
     for prop in model.metadata_props:
         if prop.key == KEY:
             mean = arrays.get("mean", np.zeros(0))
-            mean = mean.reshape(-1) if mean.size == 3 else mean.T.swapaxes(0, 1)
+            mean = mean.transpose(1, 2, 0) if mean.size > 3 else mean.reshape(-1)
             arrays = {key: x for key, x in arrays.items() if key.endswith((".weight", ".bias"))}
-            return _described(path, prop.value, mean, arrays, _torch_name(None), from_channels_first)
+            return _described(prop.value, mean, arrays, _torch_name(None), from_channels_first)
     weighted = [node for node in model.graph.node if node.op_type in ("Conv", "Gemm") and len(node.input) == 3]
     layers = nets.NETS["caffe"].layers
-    found = {}
-    for layer, node in zip(layers, weighted, strict=False):
-        for leaf, name in zip(("kernel", "bias"), node.input[1:], strict=True):
-            if name in arrays:
-                found[_dotted(layer.name, leaf)] = arrays[name]
     if len(weighted) != len(layers):
-        raise UserError(f"{path}: has {len(weighted)} layers with weights and not AlexNet's {len(layers)}")
+        raise UserError(f"has {len(weighted)} layers with weights and not AlexNet's {len(layers)}")
     operators = [node.op_type for node in model.graph.node]
-    if "LRN" not in operators:
-        renamed = {_torch_name("one_weird_trick")(*key.split(".")): x for key, x in found.items()}
-        return _read_torchvision(path, renamed)
-    pool_first = operators.index("MaxPool") < operators.index("LRN") if "MaxPool" in operators else False
-    return _read_caffe(path, net or ("caffenet" if pool_first else "caffe"), found, _dotted, from_channels_first)
+    norm, pool = (operators.index(op) if op in operators else None for op in ("LRN", "MaxPool"))
+    names = _torch_name("one_weird_trick") if norm is None else _dotted
+    found = {
+        names(layer.name, leaf): arrays[name]
+        for layer, node in zip(layers, weighted, strict=True)
+        for leaf, name in zip(("kernel", "bias"), node.input[1:], strict=True)
+        if name in arrays
+    }
+    if norm is None:
+        return _read_torchvision(found)
+    return _read_caffe("caffenet" if pool and pool < norm else "caffe", found, names, from_channels_first)
 
 
 def _write_onnx(path, weights):
-    onnx = _import("onnx", path)
+    onnx = _import("onnx")
     from alexnet_jax import onnx_graph
 
     name = _torch_name(None)
@@ -276,56 +279,37 @@ def _write_onnx(path, weights):
         file.write(model.SerializeToString(deterministic=True))
 
 
-def _read_npy(path, net):
-    with path.open("rb") as file:
-        try:
-            if np.lib.format.read_magic(file) != (1, 0):
-                raise ValueError("of another version")
-            shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-            if shape or not dtype.hasobject:
-                raise ValueError(f"an array of {dtype} and not a dict")
-            layers = _ArraysOnly(file, encoding="latin1").load().item()
-            arrays = {_dotted(str(layer), leaf): x for layer, pair in layers.items() for leaf, x in _leaves(pair)}
-        except (pickle.UnpicklingError, AttributeError, EOFError, LookupError, TypeError, ValueError) as error:
-            raise UserError(
-                f"{path}: not a dict from layers to weights and biases ({_first_line(error)}); nothing in it was run"
-            ) from error
-    return _read_caffe(path, net or "caffe", arrays, _dotted, _unchanged)
+def _read_npy(path):
+    arrays = {}
+    for layer, (weights, biases) in pickled.read_dict(path).items():
+        arrays |= {_dotted(layer, "kernel"): weights.array(), _dotted(layer, "bias"): biases.array()}
+    return _read_caffe("caffe", arrays, _dotted, _unchanged)
 
 
-def _leaves(pair):
-    weights, biases = pair
-    return ("kernel", np.asarray(weights)), ("bias", np.asarray(biases))
-
-
-class _ArraysOnly(pickle.Unpickler):
-    """Reads NumPy arrays and plain Python values; whatever else a pickle asks for is refused, not run."""
-
-    def find_class(self, module, name):
-        if (module.replace("._core", ".core"), name) in _HARMLESS:
-            return super().find_class(module.replace("numpy.core", "numpy._core"), name)
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
-
-
-_HARMLESS = {
-    ("numpy", "ndarray"),
-    ("numpy", "dtype"),
-    ("numpy.core.multiarray", "_reconstruct"),
-    ("numpy.core.multiarray", "scalar"),
-    ("_codecs", "encode"),
-    ("collections", "OrderedDict"),
-}
-
-
-def _import(module, path):
+def _import(module):
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise UserError(f"{path}: needs {module}; pip install '.[{module}]'") from error
+        raise UserError(f"needs {module}; pip install '.[{module}]'") from error
 
 
 def _first_line(error):
     return str(error).partition("\n")[0][:200]
+
+
+# What the readers of others' formats raise for a broken file, each in its own way.
+BROKEN = (
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+BROKEN += (DecodeError, pickle.UnpicklingError, safetensors.SafetensorError)
 
 
 READERS = {".pth": _read_torch, ".onnx": _read_onnx, ".npy": _read_npy, ".safetensors": _read_safetensors}

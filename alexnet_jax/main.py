@@ -39,7 +39,8 @@ def parse_flags(argv):
         sys.exit(f"alexnet_jax: {' '.join(named)}: no such file; the project's own are in configs/")
     except (flags.Error, SyntaxError, TypeError, ValueError) as error:
         said = str(error)
-        said = said.strip().splitlines()[-1] if "Traceback" in said else said  # of a config file that failed
+        if "Traceback" in said:  # of a config file that failed
+            said = f"{' '.join(a for a in argv if a.startswith('--config='))}: {said.strip().splitlines()[-1]}"
         sys.exit(f"alexnet_jax: {' '.join(said.split())}")
     if CONFIG.value is None or not WORKDIR.value:
         sys.exit("alexnet_jax: needs --config=FILE and --workdir=DIR; see --help")

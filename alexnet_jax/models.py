@@ -77,10 +77,8 @@ class AlexNet(nnx.Module):
             x = all_gather(x) if layer.both else x
             if isinstance(layer, nets.Dense):
                 x = flatten(x, 1 if layer.both else self.towers)
-            name = layer.name
-            x = out[name] = getattr(self, name)(x)
-            for op in nets.operations(self.net, layer):
-                name = nets.output_name(op, layer, name)
+            x = out[layer.name] = getattr(self, layer.name)(x)
+            for op, name in nets.operations(self.net, layer):
                 x = out[name] = self.operate(op, x, tower_keys_BxT, layer)
         # The last layer is one: its kernel is the same on every device, and so are its input and its output.
         return getattr(self, last.name)(flatten(all_gather(x, to="invarying"), 1)), out
@@ -246,10 +244,8 @@ def layer_table(net):
     logits, outputs = jax.eval_shape(functools.partial(forward, net, mesh), params, image)
     rows = []
     for layer in net.layers:
-        kernel, shape = (
-            params[layer.name]["kernel"].shape,
-            (outputs | {net.layers[-1].name: logits})[layer.name].shape[1:],
-        )
+        kernel = params[layer.name]["kernel"].shape
+        shape = (outputs | {net.layers[-1].name: logits})[layer.name].shape[1:]
         count = sum(math.prod(p.shape) for p in params[layer.name].values())
         places = 1 if isinstance(layer, nets.Local) else math.prod(shape[:-1])
         rows.append((layer.name, shape, count, math.prod(kernel) * places))

@@ -248,6 +248,8 @@ def from_config(model):
     """
     if model.net not in NETS:
         raise UserError(f"config.model.net: no net {model.net!r}; there are {', '.join(NETS)}")
+    if not 0 < model.width < math.inf:
+        raise UserError(f"config.model.width={model.width}: must be a number above 0")
     net = NETS[model.net]
     if net.two_fidelities:
         net = as_run(net, model)
@@ -282,56 +284,76 @@ def from_config(model):
 
 def as_run(net, model):
     """A net with what paper and code differ in as `config.model` has it."""
-    blocks = {"conv1": model.block1, "conv2": model.block2, "conv5": model.block5}
-    for field, block in zip(("block1", "block2", "block5"), blocks.values(), strict=True):
-        if unknown := set(block.split()) - OPERATIONS:
+    changes = {name: {"stddev": model.conv3to5_stddev} for name in ("conv3", "conv4", "conv5")}
+    for field, name in {"block1": "conv1", "block2": "conv2", "block5": "conv5"}.items():
+        if unknown := set(model[field].split()) - OPERATIONS:
             raise UserError(f"config.model.{field}: no {unknown.pop()!r}; there are {', '.join(sorted(OPERATIONS))}")
-    net = changed(
-        net,
-        {name: {"then": then} for name, then in blocks.items()},
-        norm=net.norm and dataclasses.replace(net.norm, alpha=model.norm_alpha),
-    )
-    return changed(net, {name: {"stddev": model.conv3to5_stddev} for name in ("conv3", "conv4", "conv5")})
+        changes.setdefault(name, {})["then"] = model[field]
+    for field in ("norm_alpha", "conv3to5_stddev"):
+        if not 0 <= model[field] < math.inf:
+            raise UserError(f"config.model.{field}={model[field]}: must be a number, 0 or above")
+    return changed(net, changes, norm=net.norm and dataclasses.replace(net.norm, alpha=model.norm_alpha))
 
 
 OPERATIONS = {"relu", "norm", "same_map_norm", "pool"}
 
 
 def without(net, name):
-    """A net without one of its layers: the norm and pool that followed it, and the view of both towers, remain."""
+    """A net without one of its layers, its activation and its dropout. Its norms and pools remain, with what they are
+    called, and the dropout of a pool; the next layer sees what it saw.
+    """
     names = [layer.name for layer in net.layers]
     if name not in names[1:-1]:
         raise UserError(f"config.model.without: no layer {name!r} to leave out; there are {', '.join(names[1:-1])}")
     i = names.index(name)
     before, removed, after = net.layers[i - 1 : i + 2]
-    rest = [op for op in removed.then.split() if "norm" in op or "pool" in op]
-    before = dataclasses.replace(before, then=" ".join([before.then, *rest]))
+    number = name.lstrip(string.ascii_lowercase)
+    kept = []
+    for op in removed.then.split():
+        if "norm" in op or "pool" in op:
+            kept.append(op + number)
+        elif "dropout" in op and kept:
+            kept.append(op)
+    before = dataclasses.replace(before, then=" ".join([before.then, *kept]))
     after = dataclasses.replace(after, both=after.both or removed.both)
     return dataclasses.replace(net, layers=(*net.layers[: i - 1], before, after, *net.layers[i + 2 :]))
 
 
 def operations(net, layer):
-    """What follows a layer, as a list; without norms where the net has none."""
-    return [op for op in layer.then.split() if net.norm or "norm" not in op]
+    """What follows a layer, in order: (operation, name of its output); without norms where the net has none.
 
-
-def output_name(op, layer, name):
-    """The name of an operation's output: norms and pools have their own, others go on with what they change."""
-    if "norm" not in op and "pool" not in op:
-        return name
-    return op.removeprefix("average_") + layer.name.lstrip(string.ascii_lowercase)
+    Norms and pools are called by their number, which is the layer's if they have none of their own; an activation or a
+    dropout goes by the name of what it changes.
+    """
+    name, found = layer.name, []
+    for word in layer.then.split():
+        op = word.rstrip(string.digits)
+        if "norm" in op and not net.norm:
+            continue
+        if "norm" in op or "pool" in op:
+            number = word.removeprefix(op) or layer.name.lstrip(string.ascii_lowercase)
+            name = op.removeprefix("average_") + number
+        found.append((op, name))
+    return found
 
 
 def outputs(net):
     """The names of all outputs but the logits, each with its layer, in order."""
-    found = {}
-    for layer in net.layers[:-1]:
-        name = layer.name
-        found[name] = layer
-        for op in operations(net, layer):
-            name = output_name(op, layer, name)
-            found[name] = layer
-    return found
+    return {
+        name: layer for layer in net.layers[:-1] for name in (layer.name, *(name for _, name in operations(net, layer)))
+    }
+
+
+def difference(net, other):
+    """In what two nets compute differently, apart from parameters and classes: a field's or layer's name, or None."""
+
+    def parts(net):
+        layers = [dataclasses.replace(layer, stddev=0, bias=0, decay=0) for layer in net.with_classes(0).layers]
+        fields = {name: x for name, x in vars(net).items() if name != "layers"}
+        return fields | {layer.name: layer for layer in layers}
+
+    here, there = parts(net), parts(other)
+    return next((name for name in here | there if here.get(name) != there.get(name)), None)
 
 
 def window_count(net, side, size, stride, pad=0):
@@ -352,6 +374,6 @@ def sizes(net):
         out = window_count(net, side, layer.size, layer.stride, layer.pad) if isinstance(layer, Conv) else 1
         yield layer, seen, side, out
         channels, side = layer.features, out
-        for op in operations(net, layer):
+        for op, _ in operations(net, layer):
             if "pool" in op:
                 side = window_count(net, side, *net.pool)

@@ -30,8 +30,8 @@ def build(net, arrays, mean):
             raise UserError(f"{layer.name} is locally connected, for which ONNX has no operator; write .safetensors")
         x = graph.dense(x, layer, own) if isinstance(layer, nets.Dense) else graph.conv(x, layer, own, side, out_side)
         side = out_side
-        for op in nets.operations(net, layer):
-            x, side = graph.operation(x, op, layer, side)
+        for op, _ in nets.operations(net, layer):
+            x, side = graph.operation(x, op, side)
     for name, array in arrays.items():
         graph.constant(name, array)
     graph.add("Identity", [x], output="logits")
@@ -96,7 +96,7 @@ class _Graph:
         self.nodes.append(helper.make_node("Split", [x], outputs, axis=axis))
         return outputs
 
-    def operation(self, x, op, layer, side):
+    def operation(self, x, op, side):
         """What a word of `Layer.then` means, and the side of its output."""
         net = self.net
         match op:

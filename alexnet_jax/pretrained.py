@@ -1,6 +1,6 @@
 """Weights in and out: other programs' AlexNets as runs of this one, and runs as files for other programs.
 
-  python -m alexnet_jax.pretrained --read=FILE --workdir=DIR [--net=NAME]
+  python -m alexnet_jax.pretrained --read=FILE --workdir=DIR
   python -m alexnet_jax.pretrained --workdir=DIR --write=FILE
 
 Reads torchvision's `alexnet` (.pth), the ONNX model zoo's bvlcalexnet and caffenet (.onnx), bvlc_alexnet.npy, and what
@@ -19,17 +19,13 @@ from alexnet_jax import UserError, checkpoint, commands, ensemble, fidelity, fil
 from configs import two_gpu
 
 
-def read(path, net=None):
-    """The `Weights` in a file, by its suffix.
-
-    Args:
-      path: of a .pth, .onnx, .npy or .safetensors file.
-      net: the name of the net, for files that do not say; None: what such files hold as a rule.
+def read(path):
+    """The `Weights` in a .pth, .onnx, .npy or .safetensors file.
 
     Raises:
       UserError: it cannot be read, or its arrays are not those of the net. No code that it may hold is ever run.
     """
-    path = pathlib.Path(path)
+    path = pathlib.Path(path).expanduser()
     if path.suffix not in formats.READERS:
         raise UserError(f"{path}: no such format; there are {', '.join(formats.READERS)}")
     try:
@@ -37,16 +33,26 @@ def read(path, net=None):
             file.read(1)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    return formats.READERS[path.suffix](path, net)
+    try:
+        return formats.READERS[path.suffix](path)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    except formats.BROKEN as error:
+        why = str(error).partition("\n")[0][:200] or type(error).__name__
+        raise UserError(
+            f"{path}: no {path.suffix} file of weights, or a damaged one ({why}); nothing in it was run"
+        ) from error
 
 
 def write(path, weights):
     """Writes `Weights` to a file, by its suffix: the same bytes for the same weights. Raises UserError if it cannot."""
-    path = pathlib.Path(path)
+    path = pathlib.Path(path).expanduser()
     if path.suffix not in formats.WRITERS:
         raise UserError(f"{path}: no such format to write; there are {', '.join(formats.WRITERS)}")
     try:
         formats.WRITERS[path.suffix](path, weights)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
 
@@ -62,14 +68,13 @@ def from_workdir(workdir):
 def to_workdir(weights, workdir):
     """Makes a directory as a run of training would have left it. Raises UserError if there is something."""
     workdir = pathlib.Path(workdir).expanduser().absolute()
-    if workdir.exists() and any(workdir.iterdir()):
+    if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
         raise UserError(f"--workdir={workdir}: is there already; use another")
     config = two_gpu.get_config()
     config.model.update(weights.model)
     config.mesh.model = weights.net.towers
     config = fidelity.resolve(config)
     params = jax.tree.map(jnp.asarray, weights.params)
-    notes = {"class_names": list(weights.class_names), "train_images": 0}
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         files.write_json(workdir / "config.json", json.loads(config.to_json()))
@@ -79,8 +84,8 @@ def to_workdir(weights, workdir):
         raise UserError(f"--workdir={workdir}: cannot be written ({error.strerror or error})") from error
     with checkpoint.Checkpoints(workdir / "checkpoints") as checkpoints:
         state = {"params": params, "velocity": jax.tree.map(jnp.zeros_like, params)}
-        notes = {"schedule": optimizer.init_schedule(), "window": {}, "data": notes}
-        checkpoints.save(weights.step, state, notes)
+        data = {"class_names": list(weights.class_names), "train_images": 0}
+        checkpoints.save(weights.step, state, {"schedule": optimizer.init_schedule(), "window": {}, "data": data})
 
 
 def main():
@@ -88,16 +93,13 @@ def main():
     parser.add_argument("--workdir", required=True, help="of a training run to write; with --read, a new directory")
     parser.add_argument("--read", metavar="FILE", help=f"weights: {', '.join(formats.READERS)}")
     parser.add_argument("--write", metavar="FILE", help=f"where the weights go: {', '.join(formats.WRITERS)}")
-    parser.add_argument("--net", help="with --read, the net of a file that does not say (as config.model.net)")
     args = parser.parse_args()
     if (args.read is None) == (args.write is None):
         parser.error("needs either --read=FILE or --write=FILE")
-    if args.net and not args.read:
-        parser.error("--net goes with --read")
     commands.set_up_jax()
     with commands.one_line_errors("nothing was written"):
         if args.read:
-            weights = read(args.read, args.net)
+            weights = read(args.read)
             to_workdir(weights, args.workdir)
         else:
             weights = from_workdir(args.workdir)

@@ -33,7 +33,7 @@ from alexnet_jax import (
 log = logging.getLogger("alexnet_jax")
 
 # What may change between two runs on one directory: nothing that the steps already taken depend on.
-MAY_CHANGE = ("num_epochs", "mesh.data", "mesh.model", "dataset.root", "log_every", "save_every")
+MAY_CHANGE = {"num_epochs", "mesh.data", "mesh.model", "dataset.root", "log_every", "save_every"}
 
 
 def train_and_evaluate(config, workdir):
@@ -153,7 +153,6 @@ def check(config):
         "log_every",
         "eval_every",
         "save_every",
-        "model.width",
         "augment.divisor",
         "schedule.patience",
     ):
@@ -202,17 +201,15 @@ def fine_tune(workdir, net, mesh, class_names, params):
       UserError: there is no net, or it has other layers.
     """
     member = ensemble.read(pathlib.Path(workdir).expanduser().absolute())
+    difference = nets.difference(member.net, net)
+    if difference:
+        raise UserError(
+            f"config.init_from={workdir}: its net has another {difference}; set config.model as in its config.json"
+        )
     trained = ensemble.restore(member, mesh)
-    last = net.layers[-1].name
     if member.class_names != class_names:
+        last = net.layers[-1].name
         trained[last] = params[last]
-    shapes, wanted = ({k: v["kernel"].shape for k, v in tree.items()} for tree in (trained, params))
-    for name in sorted(shapes | wanted):
-        if shapes.get(name) != wanted.get(name):
-            raise UserError(
-                f"config.init_from={workdir}: {name} of its net is {shapes.get(name)} and here {wanted.get(name)}; "
-                "use the config of that run"
-            )
     return trained
 
 
@@ -279,12 +276,13 @@ def check_config(config, workdir):
     """Makes the directory. Raises UserError if it cannot be written, or holds a run of another config."""
     path = workdir / "config.json"
     if path.exists() and any((workdir / "checkpoints").glob("[1-9]*")):
+        may_change = MAY_CHANGE - {"num_epochs"} if config.schedule.name == "automatic" else MAY_CHANGE
         old_fields = dict(flatten(files.read_json(path)))
         new_fields = dict(flatten(json.loads(config.to_json())))
         changed = [
             f"{name} is {old_fields.get(name)!r} there and {new_fields.get(name)!r} here"
             for name in old_fields | new_fields
-            if old_fields.get(name) != new_fields.get(name) and name not in MAY_CHANGE
+            if old_fields.get(name) != new_fields.get(name) and name not in may_change
         ]
         if changed:
             raise UserError(f"{workdir} holds a run of another config ({', '.join(changed)}); use another --workdir")

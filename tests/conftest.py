@@ -37,12 +37,17 @@ def small_net():
     return narrow("two_gpu", image_size=67).with_classes(5)
 
 
-def narrow(net, fidelity_name="paper", **fields):
-    """A net of a sixteenth of the width, as the command line would describe it."""
+def describe(net, kind="paper", **fields):
+    """The net that the command line describes with these fields of `config.model`."""
     config = two_gpu.get_config()
-    config.fidelity = fidelity_name
-    config.model.update({"net": net, "width": 1 / 16} | fields)
+    config.fidelity = kind
+    config.model.update({"net": net} | fields)
     return nets.from_config(fidelity.resolve(config).model)
+
+
+def narrow(net, kind="paper", **fields):
+    """`describe` with a sixteenth of the width."""
+    return describe(net, kind, width=1 / 16, **fields)
 
 
 @pytest.fixture

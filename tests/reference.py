@@ -154,10 +154,6 @@ def layers(net):
         yield op["key"], kernel, bias, math.prod(kernel) * (size**2 if op["kind"] == "conv" else 1)
 
 
-def shapes(net):
-    return {name: {"kernel": kernel, "bias": bias} for name, kernel, bias, _ in layers(net)}
-
-
 def count(net):
     """Parameters, and multiply-accumulates per image."""
     totals = [(math.prod(kernel) + math.prod(bias), macs) for _, kernel, bias, macs in layers(net)]
@@ -238,12 +234,6 @@ def pool(op, x):
     return out, lambda grad: fold(share * grad[:, :, :, None, None])
 
 
-def band(length, size):
-    """[length, length] matrix of the windows of `size` around each index, clipped at the ends."""
-    index = np.arange(length)
-    return (abs(index[:, None] - index) <= size // 2).astype(float)
-
-
 def response_norm(op, x, window_sum):
     """x / (k + alpha * (sum of squares over the window)) ** beta.
 
@@ -258,16 +248,27 @@ def response_norm(op, x, window_sum):
     return x * base**-beta, back
 
 
+def window(op, index):
+    return slice(max(0, index - op["size"] // 2), index + op["size"] // 2 + 1)
+
+
 def norm(op, x):
     """Over `size` neighbouring maps of the tower."""
-    matrix = band(x.shape[3], op["size"])
-    return response_norm(op, x, lambda values: values @ matrix)
+    return response_norm(
+        op, x, lambda values: np.stack([values[..., window(op, c)].sum(-1) for c in range(values.shape[-1])], -1)
+    )
 
 
 def same_map_norm(op, x):
     """Over a window of size × size pixels of the same map."""
-    matrix = band(x.shape[1], op["size"])
-    return response_norm(op, x, lambda values: np.einsum("hi,wj,bijc->bhwc", matrix, matrix, values, optimize=True))
+
+    def window_sum(values):
+        sums = np.empty_like(values)
+        for i, j in np.ndindex(values.shape[1:3]):
+            sums[:, i, j] = values[:, window(op, i), window(op, j)].sum((1, 2))
+        return sums
+
+    return response_norm(op, x, window_sum)
 
 
 def relu(op, x):
@@ -355,17 +356,15 @@ def forward(net, params, x, masks=None):
 
 
 def loss_and_grads(net, params, x, labels, masks=None):
-    """Mean loss, and its gradient with respect to every parameter and every named output."""
+    """Mean loss, and its gradient with respect to every parameter."""
     logits, _, backs = run(net, params, x, masks)
     loss, grad = softmax_cross_entropy(logits, labels)
-    streams, grads, output_grads = [grad], {}, {}
+    streams, grads = [grad], {}
     for op, back in zip(reversed(net.ops), reversed(backs), strict=True):
-        output_grads.setdefault(op["key"], joined(streams))  # of the last operation that writes to the key
         streams, to_layer = back(streams)
         if to_layer:
             grads[op["key"]] = to_layer
-    del output_grads[net.ops[-1]["key"]]
-    return loss, grads, output_grads
+    return loss, grads
 
 
 # --- The optimiser and the pictures.

@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import onnx_nets
 import pytest
+import reference
 import witnesses
-from conftest import narrow
+from conftest import describe, narrow
 
-from alexnet_jax import UserError, models, nets
+from alexnet_jax import UserError, models, nets, sharding
 from configs import one_gpu
 
 TWO_GPU = [
@@ -45,7 +46,7 @@ COUNTS = {
 
 
 def test_sizes_of_the_two_gpu_net():
-    net = witnesses.describe("two_gpu")
+    net = describe("two_gpu")
     rows = models.layer_table(net)
     assert rows == TWO_GPU
     assert "60,965,224" in models.format_table(net) and "724,406,816" in models.format_table(net)
@@ -56,11 +57,16 @@ def test_sizes_of_the_two_gpu_net():
 def test_parameters_and_multiply_accumulates(name):
     rows = models.layer_table(nets.NETS[name])
     assert (sum(row[2] for row in rows), sum(row[3] for row in rows)) == COUNTS[name]
+    assert reference.count(reference.describe(name)) == COUNTS[name]
 
 
 def test_the_sixth_layer_with_the_classes_of_2009():
     rows = models.layer_table(nets.NETS["sixth_conv"].with_classes(10_184))
     assert sum(row[2] for row in rows) == 99_182_152
+
+
+def test_the_last_layer_of_every_net_is_the_same_on_all_devices():
+    assert {net.layers[-1].name for net in nets.NETS.values()} == set(sharding.OUTPUT)
 
 
 def test_the_one_gpu_config():
@@ -88,7 +94,7 @@ def test_shapes_between_the_layers():
 
 
 def test_width_classes_and_image_size():
-    net = witnesses.describe("two_gpu", width=0.125, image_size=112).with_classes(20)
+    net = describe("two_gpu", width=0.125, image_size=112).with_classes(20)
     rows = models.layer_table(net)
     assert [row[1] for row in rows[:2]] == [(27, 27, 12), (13, 13, 32)]
     assert rows[-1][1] == (20,)
@@ -97,7 +103,7 @@ def test_width_classes_and_image_size():
 
 @pytest.mark.parametrize(("name", "stored"), [("two_gpu", 256), ("caffe", 256), ("cifar10_80sec", 32)])
 def test_images_are_cropped_from(name, stored):
-    assert witnesses.describe(name).stored_size == stored
+    assert describe(name).stored_size == stored
 
 
 @pytest.mark.parametrize(
@@ -110,16 +116,19 @@ def test_images_are_cropped_from(name, stored):
         ("two_gpu", {"block1": "relu batch_norm"}, "config.model.block1: no 'batch_norm'"),
         ("two_gpu", {"input_std": (1.0, 0.0, 1.0)}, "config.model.input_std"),
         ("caffe", {"width": 1 / 48, "image_size": 94}, "config.model.width"),
+        ("two_gpu", {"norm_alpha": float("nan")}, "config.model.norm_alpha=nan"),
+        ("two_gpu", {"conv3to5_stddev": -1.0}, "config.model.conv3to5_stddev=-1"),
+        ("two_gpu", {"width": 0.0}, "config.model.width=0.0"),
         ("caffe", {"block1": "relu pool"}, "config.model.block1: net 'caffe' has no such choice"),
     ],
 )
 def test_impossible_nets_are_refused(net, fields, message):
     with pytest.raises(UserError, match=message):
-        witnesses.describe(net, **fields)
+        describe(net, **fields)
 
 
 def test_initial_parameters():
-    params = models.init(witnesses.describe("two_gpu"), jax.random.key(1))
+    params = models.init(describe("two_gpu"), jax.random.key(1))
     for name, layer in params.items():
         assert_normal(layer["kernel"], 0.01)
         assert (layer["bias"] == (name in ("conv2", "conv4", "conv5", "fc6", "fc7"))).all()
@@ -150,6 +159,8 @@ VARIANTS = [
     ("two_gpu", "paper", 1, {"without": "conv4"}),
     ("two_gpu", "code", 1, {"without": "conv5"}),
     ("two_gpu", "paper", 2, {"without": "fc7"}),
+    ("two_gpu", "code", 1, {"without": "conv2"}),  # of which two norms and two pools follow conv1
+    ("one_weird_trick", "paper", 1, {"without": "conv5"}),  # whose dropout belongs to the pool
 ]
 
 
@@ -167,7 +178,7 @@ def test_every_layer_equals_numpy_forward_and_backward(name, kind, devices, fiel
 
 @pytest.mark.parametrize(("name", "kind"), [case for case in witnesses.CASES if case[0] in onnx_nets.NETS])
 def test_every_layer_equals_onnx_runtime_at_full_size(name, kind):
-    for output, (ours, expected) in witnesses.beside_onnx(name, kind, witnesses.describe(name, kind)).items():
+    for output, (ours, expected) in witnesses.beside_onnx(name, kind, describe(name, kind)).items():
         np.testing.assert_allclose(ours, expected, rtol=0, atol=3e-5 * np.max(abs(expected)), err_msg=output)
 
 

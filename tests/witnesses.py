@@ -8,11 +8,6 @@ it is installed, PyTorch at full width.
 
 import functools
 import importlib.util
-import os
-import sys
-
-if __name__ == "__main__":
-    os.environ.setdefault("JAX_NUM_CPU_DEVICES", "2")
 
 import jax
 import jax.numpy as jnp
@@ -20,20 +15,12 @@ import numpy as np
 import onnx_nets
 import optax
 import reference
+from conftest import describe, mesh, on
 
-from alexnet_jax import fidelity, models, nets, sharding
-from configs import two_gpu
+from alexnet_jax import models, nets, sharding
 
 # Every net, by the paper and by the 2012 code where that differs.
 CASES = [(name, kind) for name, net in nets.NETS.items() for kind in ("paper", "code")[: 1 + net.two_fidelities]]
-
-
-def describe(name, kind="paper", **fields):
-    """The net that the command line describes with these fields of `config.model`."""
-    config = two_gpu.get_config()
-    config.fidelity = kind
-    config.model.update({"net": name} | fields)
-    return nets.from_config(fidelity.resolve(config).model)
 
 
 def random_params(net, seed=0):
@@ -58,15 +45,11 @@ def random_batch(net, count, seed=1, stddev=60):
     return x.astype(np.float32), rng.integers(0, net.num_classes, count)
 
 
-def mesh(devices):
-    return jax.make_mesh((1, devices), ("data", "model"), devices=jax.devices()[:devices])
-
-
 def forward(net, params, x, devices=1):
     """Logits and named outputs of our net, as in testing."""
-    params = jax.device_put(params, sharding.param_shardings(mesh(devices), params))
-    x = sharding.put_batch(mesh(devices), x)
-    logits, outputs = jax.jit(functools.partial(models.forward, net, mesh(devices)))(params, x)
+    params = on(mesh(1, devices), params)
+    x = sharding.put_batch(mesh(1, devices), x)
+    logits, outputs = jax.jit(functools.partial(models.forward, net, mesh(1, devices)))(params, x)
     return {"logits": np.asarray(logits)} | {name: np.asarray(x) for name, x in outputs.items()}
 
 
@@ -75,14 +58,11 @@ def dropout_masks(net, keys_BxT):
     masks = {}
     one_device = jax.sharding.AbstractMesh((1, 1), ("data", "model"))
     _, shapes = jax.eval_shape(functools.partial(models.forward, net, one_device), *abstract(net, len(keys_BxT)))
-    for name, layer in nets.outputs(net).items():
-        if layer.then.endswith("dropout") and name == list(names_of(net, layer))[-1]:
+    last_names = {layer: name for name, layer in nets.outputs(net).items()}
+    for layer, name in last_names.items():
+        if layer.then.endswith("dropout"):
             masks[name] = np.asarray(models.dropout(jnp.ones(shapes[name].shape), keys_BxT, layer))
     return masks
-
-
-def names_of(net, layer):
-    return [name for name, of in nets.outputs(net).items() if of is layer]
 
 
 def abstract(net, count):
@@ -95,7 +75,7 @@ def loss_and_grads(net, params, x, labels, keys_BxT, devices=1):
     spec, keys_spec = sharding.param_specs(params), jax.P(None, "model")
     apply = jax.shard_map(
         lambda p, x, keys: models.apply(net, devices, p, x, keys)[0],
-        mesh=mesh(devices),
+        mesh=mesh(1, devices),
         in_specs=(spec, jax.P(), keys_spec),
         out_specs=jax.P(),
     )
@@ -103,8 +83,8 @@ def loss_and_grads(net, params, x, labels, keys_BxT, devices=1):
     def loss(params):
         return optax.softmax_cross_entropy_with_integer_labels(apply(params, x, keys_BxT), labels).mean()
 
-    params = jax.device_put(params, sharding.param_shardings(mesh(devices), params))
-    keys_BxT = jax.device_put(keys_BxT, jax.NamedSharding(mesh(devices), keys_spec))
+    params = on(mesh(1, devices), params)
+    keys_BxT = jax.device_put(keys_BxT, jax.NamedSharding(mesh(1, devices), keys_spec))
     value, grads = jax.jit(jax.value_and_grad(loss))(params)
     return float(value), jax.tree.map(np.asarray, grads)
 
@@ -118,14 +98,13 @@ def beside_numpy(name, kind, devices=1, count=3, **fields):
     params, (x, labels) = random_params(net), random_batch(net, count, stddev=stddev)
     ours = forward(net, params, x, devices)
     logits, outputs = reference.forward(described, params, x)
-    # In order, for a pool that outlives its layer changes its number.
-    pairs = zip([*nets.outputs(net), "logits"], [*outputs.values(), logits], strict=True)
-    ahead = {name: (ours[name], value) for name, value in pairs}
+    assert ours.keys() == outputs.keys() | {"logits"}
+    ahead = {name: (ours[name], value) for name, value in ({"logits": logits} | outputs).items()}
 
     keys = jax.random.split(jax.random.key(7), (count, net.towers))
     loss, grads = loss_and_grads(net, params, x, labels, keys, devices)
     masks = dropout_masks(net, keys)
-    expected_loss, expected, _ = reference.loss_and_grads(described, params, x, labels, masks)
+    expected_loss, expected = reference.loss_and_grads(described, params, x, labels, masks)
     back = {"loss": (loss, expected_loss)}
     for name, layer in expected.items():
         back |= {f"{name}.{leaf}": (grads[name][leaf], value) for leaf, value in layer.items()}
@@ -172,7 +151,7 @@ def beside_torch(count=2):
     loss.backward()
 
     def our_loss(params):
-        logits, _ = models.forward(net, mesh(1), params, sharding.put_batch(mesh(1), x))
+        logits, _ = models.forward(net, mesh(1, 1), params, sharding.put_batch(mesh(1, 1), x))
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
     our_value, grads = jax.jit(jax.value_and_grad(our_loss))(params)
@@ -219,4 +198,4 @@ def main():
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

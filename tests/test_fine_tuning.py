@@ -1,0 +1,66 @@
+"""Training that begins with the weights of another run, and what stands in its way."""
+
+import jax
+import numpy as np
+import pytest
+from conftest import describe
+
+from alexnet_jax import UserError, nets, pretrained, train
+
+
+def test_fine_tuning_takes_all_layers_but_the_last(config, tmp_path):
+    config.num_epochs = 0.7
+    train.train_and_evaluate(config, tmp_path / "first")
+    before = pretrained.from_workdir(tmp_path / "first").params
+    (tmp_path / "images" / "train" / "class_1").rename(tmp_path / "images" / "train" / "class_9")
+    (tmp_path / "images" / "val" / "class_1").rename(tmp_path / "images" / "val" / "class_9")
+    config.init_from, config.seed = str(tmp_path / "first"), 1
+    config.optimizer.layer_rates = "conv1=0 conv2=0 fc6=0.5"
+    train.train_and_evaluate(config, tmp_path / "second")
+    after = pretrained.from_workdir(tmp_path / "second").params
+    for layer in after:
+        same = np.array_equal(after[layer]["kernel"], before[layer]["kernel"])
+        assert same == (layer in ("conv1", "conv2"))
+        distance = abs(after[layer]["kernel"] - before[layer]["kernel"]).max() / abs(before[layer]["kernel"]).max()
+        assert (distance < 0.1) == (layer != "fc8"), layer
+
+    config.init_from = str(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="no net was trained there"):
+        train.train_and_evaluate(config, tmp_path / "third")
+
+
+def test_fine_tuning_goes_on_from_the_same_net_where_the_classes_are_the_same(config, tmp_path):
+    config.num_epochs, config.init_from = 0.7, ""
+    train.train_and_evaluate(config, tmp_path / "first")
+    config.init_from, config.schedule.learning_rate = str(tmp_path / "first"), 0.0
+    train.train_and_evaluate(config, tmp_path / "second")
+    first, second = (pretrained.from_workdir(tmp_path / name).params for name in ("first", "second"))
+    for x, y in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+@pytest.mark.parametrize(
+    ("net", "fields", "difference"),
+    [
+        ("sixth_conv", {}, "conv6"),
+        ("no_norm", {}, "norm"),
+        ("two_gpu", {"activation": "tanh"}, "conv1"),
+        ("two_gpu", {"block5": "pool relu"}, "conv5"),
+        ("two_gpu", {"input_std": (2.0, 2.0, 2.0)}, "input_std"),
+        ("two_gpu", {"norm_alpha": 2e-5}, "norm"),
+        ("two_gpu", {"width": 0.5}, "conv1"),
+        ("two_gpu", {"image_size": 112}, "image_size"),
+        ("caffe", {}, "towers"),
+        ("two_gpu", {"conv3to5_stddev": 0.03}, None),
+    ],
+)
+def test_nets_that_compute_otherwise_are_told_apart(net, fields, difference):
+    assert nets.difference(describe("two_gpu").with_classes(7), describe(net, **fields)) == difference
+
+
+def test_fine_tuning_another_net_is_refused(config, tmp_path):
+    config.num_epochs = 0.35
+    train.train_and_evaluate(config, tmp_path / "first")
+    config.init_from, config.model.activation = str(tmp_path / "first"), "tanh"
+    with pytest.raises(UserError, match="config.init_from=.*first: its net has another conv1; set config.model as"):
+        train.train_and_evaluate(config, tmp_path / "second")
