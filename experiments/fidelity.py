@@ -1,4 +1,4 @@
-"""Which of the differences between paper and 2012 code decide whether, and how fast, the net trains?
+r"""Which of the differences between paper and 2012 code decide whether, and how fast, the net trains?
 
   python -m alexnet_jax.prepare --dataset=folder --root=imagenette2-160 --output=imagenette256
   python experiments/fidelity.py --root=imagenette256 --workdir=/tmp/fidelity
@@ -7,8 +7,10 @@ Trains the two-tower net by the paper, by the code, and by each with one field o
 all for the same steps at a constant rate; then by both with standardised pixels. Started again, it goes on. Writes
 experiments/results/fidelity.json and draws experiments/results/fidelity.png.
 
-Cost: 20 runs of two to three minutes on two CPU cores at a quarter of the width. At full size (--width=1
---image_size=224) a run takes 40 minutes.
+Cost: 20 runs of two minutes on two CPU cores, at a quarter of the width. At full size, half an hour for each of two:
+
+  python experiments/fidelity.py --root=imagenette256 --workdir=/tmp/fidelity_full --width=1 --image_size=224 \
+      --only paper code --output=experiments/results/fidelity_full
 """
 
 import argparse
@@ -73,23 +75,26 @@ def train(name, settings, args):
 
 
 def draw(runs, path):
-    """Validation error by epoch: paper and code in full, and every run with one field of the other, by field."""
-    figure = matplotlib.figure.Figure(figsize=(10, 4), layout="constrained")
-    for axes, kind, other in zip(figure.subplots(1, 2, sharey=True), ("paper", "code"), ("code", "paper"), strict=True):
-        for name, lines in runs.items():
-            if name in ("paper", "code") or name.startswith((f"{kind} but", f"{kind},")):
-                points = [(line["epoch"], 100 * line["top1_error"]) for line in lines if line["split"] == "eval"]
-                style = {"paper": {"color": "black", "linestyle": "--"}, "code": {"color": "black"}}.get(name, {})
-                axes.plot(*zip(*points, strict=True), label=name, **style)
-        axes.set(xlabel="epoch", title=f"{kind}, with one field as in the {other}", ylabel="validation error, %")
+    """Validation error by epoch: paper and code, and beside them what became of each with something changed."""
+    panels = {
+        kind: [name for name in runs if name.startswith((f"{kind} but", f"{kind},"))] for kind in ("paper", "code")
+    }
+    figure = matplotlib.figure.Figure(figsize=(12, 4), layout="constrained")
+    for axes, (kind, changed) in zip(figure.subplots(1, 2, sharey=True), panels.items(), strict=True):
+        for name in [name for name in ("paper", "code", *changed) if name in runs]:
+            points = [(line["epoch"], 100 * line["top1_error"]) for line in runs[name] if line["split"] == "eval"]
+            style = {"paper": {"color": "black", "linestyle": "--"}, "code": {"color": "black"}}.get(name, {})
+            axes.plot(*zip(*points, strict=True), label=name, marker=".", **style)
+        axes.set(xlabel="epoch", ylabel="validation error, %", title=f"the {kind}, changed" if changed else None)
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
-        axes.legend(fontsize=6)
+        axes.legend(fontsize=6, loc="upper left", bbox_to_anchor=(1, 1))
     figure.savefig(path, dpi=150)
 
 
 def table(runs):
     """Markdown: what each change does to the validation error after every epoch, and the last training loss."""
-    epochs = [round(line["epoch"]) for line in runs["paper"] if line["split"] == "eval"]
+    epochs = [round(line["epoch"]) for line in next(iter(runs.values())) if line["split"] == "eval"]
     rows = ["| run | " + " | ".join(f"epoch {epoch}" for epoch in epochs) + " | training loss |"]
     rows += ["|---" * (len(epochs) + 2) + "|"]
     for name, lines in runs.items():
@@ -108,10 +113,13 @@ def main():
     parser.add_argument("--epochs", type=float, default=4.0)
     parser.add_argument("--learning_rate", type=float, default=0.01)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", nargs="+", metavar="RUN", choices=variants(), help="some of the runs")
     parser.add_argument("--output", default=str(RESULTS / "fidelity"), help="of the .json and the .png")
     args = parser.parse_args()
-    runs = {name: train(name, settings, args) for name, settings in variants().items()}
-    settings = {name: value for name, value in vars(args).items() if name not in ("root", "workdir", "output")}
+    runs = {
+        name: train(name, settings, args) for name, settings in variants().items() if name in (args.only or variants())
+    }
+    settings = {name: getattr(args, name) for name in ("width", "image_size", "epochs", "learning_rate", "seed")}
     kept = {name: [{k: v for k, v in line.items() if k != "images_per_second"} for line in runs[name]] for name in runs}
     pathlib.Path(args.output + ".json").write_text(json.dumps({"settings": settings, "runs": kept}, indent=1) + "\n")
     draw(runs, args.output + ".png")

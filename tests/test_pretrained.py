@@ -92,13 +92,7 @@ def test_written_onnx_gives_the_same_logits_in_onnx_runtime(name, kind, fields, 
 @pytest.mark.slow
 def test_torchvisions_module_loads_what_is_written(tmp_path):
     torch = pytest.importorskip("torch", reason="needs the extra torch")
-    net = describe("one_weird_trick")
-    weights = formats.Weights(
-        {"net": "one_weird_trick", "input_std": (1.0, 1.0, 1.0)},
-        witnesses.random_params(net),
-        datasets.IMAGENET_MEAN,
-        tuple(map(str, range(1000))),
-    )
+    weights = some_weights("one_weird_trick", classes=1000, width=1.0, image_size=224)
     pretrained.write(tmp_path / "net.pth", weights)
     state = torch.load(tmp_path / "net.pth", weights_only=True)
     assert list(state) == [f"{name}.{leaf}" for name in TORCHVISION_NAMES for leaf in ("weight", "bias")]
@@ -106,11 +100,11 @@ def test_torchvisions_module_loads_what_is_written(tmp_path):
     weighted = [number for number, part in enumerate(module) if hasattr(part, "weight")]
     numbers = dict(zip(TORCHVISION_NAMES, weighted, strict=True))
     module.load_state_dict({f"{numbers[k.rpartition('.')[0]]}.{k.rpartition('.')[2]}": x for k, x in state.items()})
-    x, _ = witnesses.random_batch(net, 2)
+    x, _ = witnesses.random_batch(weights.net, 2)
     with torch.no_grad():
         theirs = module(torch.from_numpy(x.transpose(0, 3, 1, 2).copy())).numpy()
     np.testing.assert_allclose(
-        witnesses.forward(net, weights.params, x)["logits"], theirs, atol=1e-5 * abs(theirs).max()
+        witnesses.forward(weights.net, weights.params, x)["logits"], theirs, atol=1e-5 * abs(theirs).max()
     )
 
 

@@ -154,9 +154,9 @@ def beside_torch(count=2):
         logits, _ = models.forward(net, mesh(1, 1), params, sharding.put_batch(mesh(1, 1), x))
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
-    our_value, grads = jax.jit(jax.value_and_grad(our_loss))(params)
+    our_value, grads = jax.jit(jax.value_and_grad(our_loss))(on(mesh(1, 1), params))
     ahead = {"logits": (forward(net, params, x)["logits"], logits.detach().numpy())}
-    back = {"loss": (float(our_value), float(loss))}
+    back = {"loss": (float(our_value), loss.item())}
     for layer, module in zip(net.layers, weighted, strict=True):
         ours = grads[layer.name]
         back[f"{layer.name}.kernel"] = to_torch(np.asarray(ours["kernel"]), layer.name), module.weight.grad.numpy()
