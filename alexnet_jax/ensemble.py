@@ -76,14 +76,14 @@ def load(workdirs):
 def read(workdir):
     """The `Member` of a directory. Raises UserError if there is none, or it is damaged."""
     if not (workdir / "checkpoints").is_dir():
-        raise UserError(f"--workdir={workdir}: no net was trained there; that is done by python -m alexnet_jax.main")
+        raise UserError(f"{workdir}: no net was trained there; that is done by python -m alexnet_jax.main")
     if not (workdir / "config.json").is_file():
         raise UserError(f"{workdir / 'config.json'}: is lost; run the training command again to write it")
     config = ConfigDict(files.read_json(workdir / "config.json"))
     with checkpoint.Checkpoints(workdir / "checkpoints", write=False) as checkpoints:
         step = checkpoints.latest_step
         if not step:
-            raise UserError(f"--workdir={workdir}: no checkpoint there yet; wait for the first")
+            raise UserError(f"{workdir}: no checkpoint there yet; wait for the first")
         class_names = tuple(checkpoints.notes()["data"]["class_names"])
     try:
         net = nets.from_config(config.model).with_classes(len(class_names))

@@ -95,7 +95,7 @@ def main():
     parser.add_argument("--write", metavar="FILE", help=f"where the weights go: {', '.join(formats.WRITERS)}")
     args = parser.parse_args()
     if (args.read is None) == (args.write is None):
-        parser.error("needs either --read=FILE or --write=FILE")
+        parser.error("needs --read=FILE or --write=FILE, one of them")
     commands.set_up_jax()
     with commands.one_line_errors("nothing was written"):
         if args.read:

@@ -41,7 +41,10 @@ def create_mesh(data, model, towers):
     """
     devices = len(jax.devices())
     if model < 1 or towers % model:
-        raise UserError(f"config.mesh.model={model}: the net has {towers} tower(s); use a divisor of that")
+        others = " or 1" if towers > 1 else ", as configs/one_gpu.py does"
+        raise UserError(
+            f"config.mesh.model={model}: the net has {towers} tower(s); set --config.mesh.model={towers}{others}"
+        )
     if model > devices:
         log.info("%d device(s) for %d towers: all towers run on each device", devices, towers)
         model = 1

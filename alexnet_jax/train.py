@@ -59,6 +59,7 @@ def train_and_evaluate(config, workdir):
     net = nets.from_config(config.model)
     dataset = datasets.load(config.dataset.name, config.dataset.root, net.stored_size)
     net = net.with_classes(len(dataset.class_names))
+    optimizer.layer_factors(config.optimizer.layer_rates, net)
     mesh = sharding.create_mesh(config.mesh.data, config.mesh.model, net.towers)
     rows = sharding.owned_rows(mesh, config.batch_size)
     if config.batch_size > len(dataset.train):
@@ -68,6 +69,7 @@ def train_and_evaluate(config, workdir):
     steps_per_epoch = len(dataset.train) / config.batch_size
     total_steps = max(1, round(config.num_epochs * steps_per_epoch))
     check_config(config, workdir)
+    source = starting_point(config.init_from, net) if config.init_from and not has_begun(workdir) else None
 
     state, schedule, window = init_state(config, net, mesh), optimizer.init_schedule(), {}
     train_step = make_train_step(config, net, mesh, dataset)
@@ -82,8 +84,8 @@ def train_and_evaluate(config, workdir):
                     f"{workdir} was trained on other classes or another number of images; use a new --workdir"
                 )
             state, schedule, window = checkpoints.restore(state), notes["schedule"], notes["window"]
-        elif config.init_from:
-            state["params"] = fine_tune(config.init_from, net, mesh, dataset.class_names, state["params"])
+        elif source:
+            state["params"] = fine_tune(source, mesh, dataset.class_names, state["params"])
         keep(config, dataset.mean, start, workdir)
         if start < total_steps:
             (workdir / "result.json").unlink(missing_ok=True)  # of a shorter run
@@ -194,23 +196,35 @@ def init_state(config, net, mesh):
     return {"params": params, "velocity": jax.tree.map(jnp.zeros_like, params)}
 
 
-def fine_tune(workdir, net, mesh, class_names, params):
-    """Parameters of the net that was trained in `workdir`, with a last layer of `params` if the classes are others.
+def starting_point(workdir, net):
+    """The net that was trained in `workdir`, an `ensemble.Member`.
 
     Raises:
-      UserError: there is no net, or it has other layers.
+      UserError: there is none, or it computes otherwise than `net`.
     """
-    member = ensemble.read(pathlib.Path(workdir).expanduser().absolute())
-    difference = nets.difference(member.net, net)
-    if difference:
+    try:
+        member = ensemble.read(pathlib.Path(workdir).expanduser().absolute())
+    except UserError as error:
+        raise UserError(f"config.init_from: {error}; files of weights are read by alexnet_jax.pretrained") from error
+    if difference := nets.difference(member.net, net):
         raise UserError(
             f"config.init_from={workdir}: its net has another {difference}; set config.model as in its config.json"
         )
+    return member
+
+
+def fine_tune(member, mesh, class_names, params):
+    """The parameters of a trained net, with the last layer of `params` if the classes are others."""
     trained = ensemble.restore(member, mesh)
     if member.class_names != class_names:
-        last = net.layers[-1].name
+        last = member.net.layers[-1].name
         trained[last] = params[last]
     return trained
+
+
+def has_begun(workdir):
+    """Whether there is a checkpoint."""
+    return any((workdir / "checkpoints").glob("[1-9]*"))
 
 
 def make_train_step(config, net, mesh, dataset):
@@ -275,7 +289,7 @@ def device_loss(config, net, devices, dataset, params, batch, step, noise):
 def check_config(config, workdir):
     """Makes the directory. Raises UserError if it cannot be written, or holds a run of another config."""
     path = workdir / "config.json"
-    if path.exists() and any((workdir / "checkpoints").glob("[1-9]*")):
+    if path.exists() and has_begun(workdir):
         may_change = MAY_CHANGE - {"num_epochs"} if config.schedule.name == "automatic" else MAY_CHANGE
         old_fields = dict(flatten(files.read_json(path)))
         new_fields = dict(flatten(json.loads(config.to_json())))

@@ -25,8 +25,9 @@ def test_fine_tuning_takes_all_layers_but_the_last(config, tmp_path):
         assert (distance < 0.1) == (layer != "fc8"), layer
 
     config.init_from = str(tmp_path / "nowhere")
-    with pytest.raises(UserError, match="no net was trained there"):
+    with pytest.raises(UserError, match="config.init_from: .*nowhere: no net was trained there"):
         train.train_and_evaluate(config, tmp_path / "third")
+    assert not (tmp_path / "third" / "checkpoints").exists()
 
 
 def test_fine_tuning_goes_on_from_the_same_net_where_the_classes_are_the_same(config, tmp_path):
