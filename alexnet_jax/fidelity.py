@@ -66,8 +66,6 @@ def resolve(config):
         if section == "model" and net and not net.two_fidelities:
             if fields[name] is not None:
                 raise UserError(f"config.{difference.field}: net {config.model.net!r} has no such choice; leave it out")
-        elif name == "norm_alpha" and fields[name] is not None and net and not net.norm:
-            raise UserError(f"config.{difference.field}: net {config.model.net!r} has no norm; leave it out")
         elif fields[name] is None:
             fields[name] = getattr(difference, config.fidelity)
     return config

@@ -21,10 +21,6 @@ def random_views(images, size, mean, noise, seed=0, crop_keys=None, divisor=1.0)
     return np.asarray(augment.random_views(images, crop_keys, keys, size, mean, STD, AXES, noise, divisor))
 
 
-def test_stored_size_is_the_papers():
-    assert augment.stored_size(224) == 256
-
-
 def offsets_and_flips(x):
     """Top and left offset of crops of `position_images`, and whether they are mirrored."""
     return x[:, 0, 0, 0], x[:, 0, :, 1].min(1), x[:, 0, 0, 1] > x[:, 0, -1, 1]

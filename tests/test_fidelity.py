@@ -62,13 +62,6 @@ def test_nets_of_others_have_one_architecture_and_both_recipes():
     assert (paper.optimizer.bias_rate, code.optimizer.bias_rate) == (1, 2)
 
 
-def test_a_constant_that_the_net_has_not_is_refused():
-    config = two_gpu.get_config()
-    config.model.net, config.model.norm_alpha = "no_norm", 1e-4
-    with pytest.raises(UserError, match="config.model.norm_alpha: net 'no_norm' has no norm"):
-        fidelity.resolve(config)
-
-
 def test_another_fidelity_is_refused():
     config = two_gpu.get_config()
     config.fidelity = "book"

@@ -150,6 +150,8 @@ def assert_normal(kernel, stddev):
 
 
 VARIANTS = [
+    ("separate", "paper", 1, {}),
+    ("two_gpu", "code", 1, {}),
     ("two_gpu", "paper", 2, {"image_size": 63}),  # odd and even pools, in conv1 14, 15, 18 and 27 pixels
     ("two_gpu", "paper", 1, {"image_size": 67}),
     ("two_gpu", "paper", 2, {"image_size": 78}),
@@ -166,8 +168,7 @@ VARIANTS = [
 
 @pytest.mark.parametrize(
     ("name", "kind", "devices", "fields"),
-    [(name, kind, devices, {}) for name, kind in witnesses.CASES for devices in range(1, nets.NETS[name].towers + 1)]
-    + VARIANTS,
+    [(name, kind, nets.NETS[name].towers, {}) for name, kind in witnesses.CASES] + VARIANTS,
 )
 def test_every_layer_equals_numpy_forward_and_backward(name, kind, devices, fields):
     ahead, back = witnesses.beside_numpy(name, kind, devices, **fields)
