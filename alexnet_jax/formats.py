@@ -77,26 +77,29 @@ class Weights:
 
 def to_channels_first(net, name, leaf, x):
     """An array of our layout in that of PyTorch and ONNX: OIHW and out × in, maps flattened channels first."""
-    layer, seen, side, _ = next(size for size in nets.sizes(net) if size[0].name == name)
-    if isinstance(layer, nets.Local):
-        return x.transpose((5, 4, 2, 3, 0, 1) if leaf == "kernel" else (2, 0, 1))
-    if leaf == "bias":
-        return x
-    if isinstance(layer, nets.Dense):
-        return x.reshape(side, side, seen, -1).transpose(3, 2, 0, 1).reshape(-1, seen * side * side)
-    return x.transpose(3, 2, 0, 1)
+    axes, seen, side = _layout(net, name, leaf)
+    if seen is None:
+        return x.transpose(axes)
+    return x.reshape(side, side, seen, -1).transpose(axes).reshape(-1, seen * side * side)
 
 
 def from_channels_first(net, name, leaf, x):
     """The inverse of `to_channels_first`."""
+    axes, seen, side = _layout(net, name, leaf)
+    back = [axes.index(axis) for axis in range(len(axes))]
+    if seen is None:
+        return x.transpose(back)
+    return x.reshape(-1, seen, side, side).transpose(back).reshape(side * side * seen, -1)
+
+
+def _layout(net, name, leaf):
+    # Where our axes go; for kernels of dense layers also the maps that they see, and their side.
     layer, seen, side, _ = next(size for size in nets.sizes(net) if size[0].name == name)
     if isinstance(layer, nets.Local):
-        return x.transpose((4, 5, 2, 3, 1, 0) if leaf == "kernel" else (1, 2, 0))
+        return ((5, 4, 2, 3, 0, 1) if leaf == "kernel" else (2, 0, 1)), None, None
     if leaf == "bias":
-        return x
-    if isinstance(layer, nets.Dense):
-        return x.reshape(-1, seen, side, side).transpose(2, 3, 1, 0).reshape(side * side * seen, -1)
-    return x.transpose(2, 3, 1, 0)
+        return (0,), None, None
+    return (3, 2, 0, 1), *((seen, side) if isinstance(layer, nets.Dense) else (None, None))
 
 
 def _unchanged(net, name, leaf, x):
