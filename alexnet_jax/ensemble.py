@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from alexnet_jax import UserError, checkpoint, files, models, nets, sharding
+from alexnet_jax import UserError, checkpoint, files, layers, models, nets, sharding
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Member:
     root: str
     devices: int  # for the towers, in training
     model: dict  # config.model
-    net: nets.Net
+    net: layers.Net
     class_names: tuple[str, ...]
     mean: np.ndarray  # to be subtracted from its images
     step: int

@@ -18,7 +18,7 @@ import safetensors.numpy
 from google.protobuf.message import DecodeError
 from ml_collections import ConfigDict
 
-from alexnet_jax import UserError, datasets, fidelity, files, models, nets, pickled
+from alexnet_jax import UserError, datasets, fidelity, files, layers, models, nets, pickled
 from configs import two_gpu
 
 # Red, green and blue, 0–255. Caffe's is the mean of its ilsvrc_2012_mean file; its nets see blue first.
@@ -94,12 +94,12 @@ def from_channels_first(net, name, leaf, x):
 
 def _layout(net, name, leaf):
     # Where our axes go; for kernels of dense layers also the maps that they see, and their side.
-    layer, seen, side, _ = next(size for size in nets.sizes(net) if size[0].name == name)
-    if isinstance(layer, nets.Local):
+    layer, seen, side, _ = next(size for size in layers.sizes(net) if size[0].name == name)
+    if isinstance(layer, layers.Local):
         return ((5, 4, 2, 3, 0, 1) if leaf == "kernel" else (2, 0, 1)), None, None
     if leaf == "bias":
         return (0,), None, None
-    return (3, 2, 0, 1), *((seen, side) if isinstance(layer, nets.Dense) else (None, None))
+    return (3, 2, 0, 1), *((seen, side) if isinstance(layer, layers.Dense) else (None, None))
 
 
 def _unchanged(net, name, leaf, x):
@@ -253,15 +253,15 @@ def _read_onnx(path):
             arrays = {key: x for key, x in arrays.items() if key.endswith((".weight", ".bias"))}
             return _described(prop.value, mean, arrays, _torch_name(None), from_channels_first)
     weighted = [node for node in model.graph.node if node.op_type in ("Conv", "Gemm") and len(node.input) == 3]
-    layers = nets.NETS["caffe"].layers
-    if len(weighted) != len(layers):
-        raise UserError(f"has {len(weighted)} layers with weights and not AlexNet's {len(layers)}")
+    alexnet = nets.NETS["caffe"]
+    if len(weighted) != len(alexnet.layers):
+        raise UserError(f"has {len(weighted)} layers with weights and not AlexNet's {len(alexnet.layers)}")
     operators = [node.op_type for node in model.graph.node]
     norm, pool = (operators.index(op) if op in operators else None for op in ("LRN", "MaxPool"))
     names = _torch_name("one_weird_trick") if norm is None else _dotted
     found = {
         names(layer.name, leaf): arrays[name]
-        for layer, node in zip(layers, weighted, strict=True)
+        for layer, node in zip(alexnet.layers, weighted, strict=True)
         for leaf, name in zip(("kernel", "bias"), node.input[1:], strict=True)
         if name in arrays
     }

@@ -13,8 +13,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
-from alexnet_jax import nets, sharding
-from alexnet_jax.nets import NETS, Net, from_config
+from alexnet_jax import layers, sharding
+from alexnet_jax.layers import Net
+from alexnet_jax.nets import NETS, from_config
 
 __all__ = ["NETS", "AlexNet", "Net", "apply", "format_table", "forward", "from_config", "init", "layer_table"]
 
@@ -29,7 +30,7 @@ class AlexNet(nnx.Module):
 
     def __init__(self, net, *, devices=1, rngs):
         self.net, self.towers = net, net.towers // devices
-        for layer, seen, side, out_side in nets.sizes(net):
+        for layer, seen, side, out_side in layers.sizes(net):
             # Every tower sees the image, and a layer of both towers the maps of both; the others those of their own.
             groups = 1 if layer.both or layer is net.layers[0] else self.towers
             out = layer.features if layer is net.layers[-1] else layer.features * self.towers
@@ -38,13 +39,13 @@ class AlexNet(nnx.Module):
                 "bias_init": nnx.initializers.constant(layer.bias),
                 "rngs": rngs,
             }
-            if isinstance(layer, nets.Dense):
+            if isinstance(layer, layers.Dense):
                 dot = functools.partial(_dot, groups)
                 module = nnx.Linear(seen * side * side, out, dot_general=dot, **init)
             else:
                 end = layer.stride * (out_side - 1) + layer.size - side - layer.pad
                 padding = ((layer.pad, max(0, end)),) * 2
-                if isinstance(layer, nets.Local):
+                if isinstance(layer, layers.Local):
                     module = LocallyConnected(seen, out, out_side, layer.size, padding, **init)
                 else:
                     module = nnx.Conv(
@@ -75,10 +76,10 @@ class AlexNet(nnx.Module):
         out, x = {}, x_BxHxWx3 / jnp.array(self.net.input_std)
         for layer in hidden:
             x = all_gather(x) if layer.both else x
-            if isinstance(layer, nets.Dense):
+            if isinstance(layer, layers.Dense):
                 x = flatten(x, 1 if layer.both else self.towers)
             x = out[layer.name] = getattr(self, layer.name)(x)
-            for op, name in nets.operations(self.net, layer):
+            for op, name in layers.operations(self.net, layer):
                 x = out[name] = self.operate(op, x, tower_keys_BxT, layer)
         # The last layer is one: its kernel is the same on every device, and so are its input and its output.
         return getattr(self, last.name)(flatten(all_gather(x, to="invarying"), 1)), out
@@ -144,7 +145,7 @@ def forward(net, mesh, params, x_BxHxWx3):
     apply_share = functools.partial(apply, net, mesh.shape["model"])
     specs = (sharding.param_specs(params), sharding.BATCH)
     maps, units = jax.P("data", None, None, "model"), jax.P("data", "model")
-    outputs = {name: units if isinstance(layer, nets.Dense) else maps for name, layer in nets.outputs(net).items()}
+    outputs = {name: units if isinstance(layer, layers.Dense) else maps for name, layer in layers.outputs(net).items()}
     out_specs = (sharding.BATCH, outputs)
     return jax.shard_map(apply_share, mesh=mesh, in_specs=specs, out_specs=out_specs)(params, x_BxHxWx3)
 
@@ -203,7 +204,7 @@ def average_pool(x_BxHxWxC, net):
 def _windows(x_BxHxWxC, net, fill):
     # As many arrays as a window has pixels: the first pixel of every window, the second, …
     (size, stride), side = net.pool, x_BxHxWxC.shape[1]
-    span = stride * (nets.window_count(net, side, size, stride) - 1) + 1
+    span = stride * (layers.window_count(net, side, size, stride) - 1) + 1
     overhang = max(0, span - 1 + size - side)
     x = jnp.pad(x_BxHxWxC, ((0, 0), (0, overhang), (0, overhang), (0, 0)), constant_values=fill)
     return [x[:, i : i + span : stride, j : j + span : stride] for i in range(size) for j in range(size)]
@@ -247,7 +248,7 @@ def layer_table(net):
         kernel = params[layer.name]["kernel"].shape
         shape = (outputs | {net.layers[-1].name: logits})[layer.name].shape[1:]
         count = sum(math.prod(p.shape) for p in params[layer.name].values())
-        places = 1 if isinstance(layer, nets.Local) else math.prod(shape[:-1])
+        places = 1 if isinstance(layer, layers.Local) else math.prod(shape[:-1])
         rows.append((layer.name, shape, count, math.prod(kernel) * places))
     return rows
 

@@ -3,7 +3,7 @@
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
-from alexnet_jax import UserError, nets
+from alexnet_jax import UserError, layers
 
 OPSET = 17
 
@@ -12,7 +12,7 @@ def build(net, arrays, mean):
     """The graph of a net.
 
     Args:
-      net: a `nets.Net`.
+      net: a `layers.Net`.
       arrays: its parameters with channels first, from names like conv1.weight and conv1.bias.
       mean: what is subtracted: a mean image, of which the centre is taken, or channel means [3].
 
@@ -24,13 +24,13 @@ def build(net, arrays, mean):
     """
     graph = _Graph(net)
     x = graph.prepared("image", mean)
-    for layer, _, side, out_side in nets.sizes(net):
+    for layer, _, side, out_side in layers.sizes(net):
         own = 1 if layer.both or layer is net.layers[0] else net.towers
-        if isinstance(layer, nets.Local):
+        if isinstance(layer, layers.Local):
             raise UserError(f"{layer.name} is locally connected, for which ONNX has no operator; write .safetensors")
-        x = graph.dense(x, layer, own) if isinstance(layer, nets.Dense) else graph.conv(x, layer, own, side, out_side)
+        x = graph.dense(x, layer, own) if isinstance(layer, layers.Dense) else graph.conv(x, layer, own, side, out_side)
         side = out_side
-        for op, _ in nets.operations(net, layer):
+        for op, _ in layers.operations(net, layer):
             x, side = graph.operation(x, op, side)
     for name, array in arrays.items():
         graph.constant(name, array)
@@ -111,7 +111,7 @@ class _Graph:
             case "same_map_norm":
                 x = self.same_map_norm(x, net.same_map_norm)
             case "pool" | "average_pool":
-                (size, stride), count = net.pool, nets.window_count(net, side, *net.pool)
+                (size, stride), count = net.pool, layers.window_count(net, side, *net.pool)
                 end = max(0, stride * (count - 1) + size - side)
                 operator = "MaxPool" if op == "pool" else "AveragePool"
                 window = {"kernel_shape": [size] * 2, "strides": [stride] * 2, "pads": [0, 0, end, end]}

@@ -22,6 +22,7 @@ from alexnet_jax import (
     fidelity,
     files,
     input_pipeline,
+    layers,
     metrics,
     models,
     nets,
@@ -206,7 +207,7 @@ def starting_point(workdir, net):
         member = ensemble.read(pathlib.Path(workdir).expanduser().absolute())
     except UserError as error:
         raise UserError(f"config.init_from: {error}; files of weights are read by alexnet_jax.pretrained") from error
-    if difference := nets.difference(member.net, net):
+    if difference := layers.difference(member.net, net):
         raise UserError(
             f"config.init_from={workdir}: its net has another {difference}; set config.model as in its config.json"
         )

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from conftest import describe
 
-from alexnet_jax import UserError, nets, pretrained, train
+from alexnet_jax import UserError, layers, pretrained, train
 
 
 def test_fine_tuning_takes_all_layers_but_the_last(config, tmp_path):
@@ -56,7 +56,7 @@ def test_fine_tuning_goes_on_from_the_same_net_where_the_classes_are_the_same(co
     ],
 )
 def test_nets_that_compute_otherwise_are_told_apart(net, fields, difference):
-    assert nets.difference(describe("two_gpu").with_classes(7), describe(net, **fields)) == difference
+    assert layers.difference(describe("two_gpu").with_classes(7), describe(net, **fields)) == difference
 
 
 def test_fine_tuning_another_net_is_refused(config, tmp_path):

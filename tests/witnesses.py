@@ -17,7 +17,7 @@ import optax
 import reference
 from conftest import describe, mesh, on
 
-from alexnet_jax import models, nets, sharding
+from alexnet_jax import layers, models, nets, sharding
 
 # Every net, by the paper and by the 2012 code where that differs.
 CASES = [(name, kind) for name, net in nets.NETS.items() for kind in ("paper", "code")[: 1 + net.two_fidelities]]
@@ -29,7 +29,7 @@ def random_params(net, seed=0):
     params = jax.eval_shape(functools.partial(models.init, net), jax.random.key(0))
     for layer in net.layers:
         kernel, bias = params[layer.name]["kernel"].shape, params[layer.name]["bias"].shape
-        fan_in = np.prod(kernel[2:-1] if isinstance(layer, nets.Local) else kernel[:-1])
+        fan_in = np.prod(kernel[2:-1] if isinstance(layer, layers.Local) else kernel[:-1])
         scale = float(np.sqrt(2 / fan_in)) / (60 if layer is net.layers[-1] else 1)
         params[layer.name] = {
             "kernel": scale * rng.standard_normal(kernel, np.float32),
@@ -58,7 +58,7 @@ def dropout_masks(net, keys_BxT):
     masks = {}
     one_device = jax.sharding.AbstractMesh((1, 1), ("data", "model"))
     _, shapes = jax.eval_shape(functools.partial(models.forward, net, one_device), *abstract(net, len(keys_BxT)))
-    last_names = {layer: name for name, layer in nets.outputs(net).items()}
+    last_names = {layer: name for name, layer in layers.outputs(net).items()}
     for layer, name in last_names.items():
         if layer.then.endswith("dropout"):
             masks[name] = np.asarray(models.dropout(jnp.ones(shapes[name].shape), keys_BxT, layer))
