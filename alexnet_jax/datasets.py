@@ -54,7 +54,7 @@ class Dataset:
     colour_axes: np.ndarray = dataclasses.field(default_factory=lambda: IMAGENET_COLOUR_AXES)
 
 
-def load(name, root, image_size):
+def load(name, root, image_size, stretch=False):
     """The data set that `config.dataset` names.
 
     Args:
@@ -62,14 +62,15 @@ def load(name, root, image_size):
       root: the directory; '' is imagenet256 in the current one for `prepared`, ~/tensorflow_datasets for TFDS, a cache
         for `textures`.
       image_size: height and width of the stored images to deliver, in pixels.
+      stretch: whether images that are not square are stretched; otherwise their centres are taken.
 
     Raises:
       UserError: there is no such data set, or it is incomplete.
     """
-    train, class_names = load_split(name, root, "train", image_size)
+    train, class_names = load_split(name, root, "train", image_size, stretch)
     validation, test = held_out(name, root)
     held = {
-        split: relabelled(*load_split(name, root, split, image_size), class_names)
+        split: relabelled(*load_split(name, root, split, image_size, stretch), class_names)
         for split in dict.fromkeys([validation, test])
     }
     return Dataset(train, held[validation], held[test], class_names, **_statistics(name, root, image_size))
@@ -95,7 +96,7 @@ def splits(name, root):
     return tuple(_builder(name, root).info.splits)
 
 
-def load_split(name, root, split, image_size):
+def load_split(name, root, split, image_size, stretch=False):
     """A split of a data set, and the names that its labels stand for; arguments and errors as for `load`.
 
     Args:
@@ -108,8 +109,8 @@ def load_split(name, root, split, image_size):
         source = sources.ArraySource(arrays[split], split, len(textures.CLASS_NAMES), image_size)
         return source, textures.CLASS_NAMES
     if name == "folder":
-        return _folder(root, split, image_size)
-    return _tfds(name, root, split, image_size)
+        return _folder(root, split, image_size, stretch)
+    return _tfds(name, root, split, image_size, stretch)
 
 
 def relabelled(source, class_names, new_class_names):
@@ -147,7 +148,7 @@ _FOLDERS = {"train": "train", "validation": "val", "test": "test"}
 _FOLDER_LAYOUT = "a folder of images holds train/CLASS/* and val/CLASS/*"
 
 
-def _folder(root, split, image_size):
+def _folder(root, split, image_size, stretch):
     if not root or not _directory(root).is_dir():
         raise UserError(
             f"dataset root {root!r}: no such directory; set it (config.dataset.root, --root): {_FOLDER_LAYOUT}"
@@ -182,7 +183,7 @@ def _folder(root, split, image_size):
         raise UserError(f"{directory}: a class folder's name is not UTF-8 ({error.object!a}); rename it") from error
     except OSError as error:
         raise UserError(f"{error.filename}: cannot be read ({error.strerror})") from error
-    return sources.FileSource(str(directory), found, image_size), class_names
+    return sources.FileSource(str(directory), found, image_size, stretch), class_names
 
 
 def _visible(directory):
@@ -194,7 +195,7 @@ def _directory(root):
     return pathlib.Path(root).expanduser()
 
 
-def _tfds(name, root, split, image_size):
+def _tfds(name, root, split, image_size, stretch):
     import tensorflow_datasets as tfds  # a slow import that other data sets don't need
 
     builder = _builder(name, root)
@@ -216,7 +217,8 @@ def _tfds(name, root, split, image_size):
         what = f"is stored as {builder.info.file_format.value}, not as ArrayRecord," if there else "has not been built"
         raise UserError(f"{name} {what} in {builder.data_dir}: {_how_to_get(name)}") from error
     identity = builder.info.full_name, [(s.name, s.num_bytes, s.shard_lengths) for s in there.values()]
-    return sources.TfdsSource(data_source, f"{name}/{split}", identity, image_size), tuple(features["label"].names)
+    source = sources.TfdsSource(data_source, f"{name}/{split}", identity, image_size, stretch)
+    return source, tuple(features["label"].names)
 
 
 def _builder(name, root):
@@ -226,10 +228,12 @@ def _builder(name, root):
         directory = _directory(root or DEFAULT_PREPARED)
         if not (directory / "statistics.json").is_file():
             if (directory / "train").is_dir() or (directory / "val").is_dir():
-                raise UserError(f"dataset root {root!r}: is a folder of images; name the dataset folder, not prepared")
+                raise UserError(
+                    f"dataset root {directory}: is a folder of images; name the dataset folder, not prepared"
+                )
             raise UserError(
-                f"dataset root {root!r}: no (finished) prepared set in {directory}; make one by "
-                "python -m alexnet_jax.prepare --output=DIR, or, without any data, try "
+                f"dataset root {directory}: no (finished) prepared set; make one by "
+                f"python -m alexnet_jax.prepare --output={directory}, or, without any data, try "
                 "python -m alexnet_jax.main --config=configs/quickstart.py --workdir=/tmp/quickstart"
             )
         check_prepared(directory)

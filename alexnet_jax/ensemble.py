@@ -61,11 +61,14 @@ def load(workdirs):
     members = [read(pathlib.Path(workdir).expanduser().absolute()) for workdir in workdirs]
     first = members[0]
     for other in members[1:]:
-        sizes = [(member.class_names, member.net.image_size, member.net.stored_size) for member in (first, other)]
-        if sizes[0] != sizes[1]:
+        images = [
+            (member.class_names, member.net.image_size, member.net.stored_size, member.net.stretch)
+            for member in (first, other)
+        ]
+        if images[0] != images[1]:
             raise UserError(
-                f"--workdir={other.workdir}: its net knows other classes or another image size than that in "
-                f"{first.workdir}; evaluate them one by one"
+                f"--workdir={other.workdir}: its net knows other classes, or takes images otherwise, than that in "
+                f"{first.workdir}; use one at a time"
             )
     mesh = sharding.create_mesh(
         -1, min(member.devices for member in members), min(member.net.towers for member in members)

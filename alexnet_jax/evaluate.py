@@ -231,8 +231,11 @@ def evaluate(args):
     split = args.split or datasets.held_out(name, root)[1]
     if split == "val" and split not in datasets.splits(name, root):
         split = "validation"
-    size = trained.nets[0].stored_size
-    source = datasets.relabelled(*datasets.load_split(name, root, split, size), trained.class_names)
+    net = trained.nets[0]
+    source, class_names = datasets.load_split(name, root, split, net.stored_size, net.stretch)
+    if net.stretch and name == "prepared":
+        log.warning("a prepared set is cropped, and this net made for stretched images; better use folder or tfds:NAME")
+    source = datasets.relabelled(source, class_names, trained.class_names)
     nets = f"{len(trained.members)} nets" if len(trained.members) > 1 else f"step {trained.members[0].step}"
     print(f"{nets}, {len(source):,} {split} images of {name} {root}", flush=True)
     classify = make_classify(trained.nets, trained.mesh, trained.means, views=10)

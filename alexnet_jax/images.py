@@ -25,12 +25,12 @@ def ignore_warnings():
     warnings.filterwarnings("ignore", module="PIL")
 
 
-def decode(data, origin, size):
+def decode(data, origin, size, stretch=False):
     """An encoded image of any format and mode as the paper's: shorter side to `size`, then the centre (section 2).
 
-    Areas are averaged when it shrinks and cubics fitted when it grows, both by OpenCV, as the authors' own tools did.
-    Pixels are taken as they are stored: a tag that says how a camera was held is left aside, as it always was with
-    ImageNet.
+    With `stretch`, its whole instead, both sides to `size`. Areas are averaged when it shrinks and cubics fitted when
+    it grows, both by OpenCV, as the authors' own tools did. Pixels are taken as they are stored: a tag that says how a
+    camera was held is left aside, as it always was with ImageNet.
 
     Returns:
       uint8 [size, size, 3].
@@ -39,7 +39,7 @@ def decode(data, origin, size):
       UserError: the bytes are no complete image; names `origin`.
     """
     pixels = _decode_jpeg(data)
-    return square(open_image(data, origin) if pixels is None else pixels, size)
+    return square(open_image(data, origin) if pixels is None else pixels, size, stretch)
 
 
 def encode(data, origin, size, quality):
@@ -84,15 +84,26 @@ def open_image(data, origin, upright=False):
         raise UserError(f"{origin}: not a complete image ({error}); replace or remove the file") from error
 
 
-def square(pixels, size):
-    """The centre, [size, size, 3], of uint8 pixels [height, width, 3] whose shorter side was brought to `size`."""
+def square(pixels, size, stretch=False):
+    """The centre, [size, size, 3], of uint8 pixels [height, width, 3] whose shorter side was brought to `size`.
+
+    With `stretch`, the whole, each side brought to `size`.
+    """
+    if stretch:
+        smaller = _resize(pixels, *(min(side, size) for side in pixels.shape[:2]))
+        return _resize(smaller, size, size)
     shorter = min(pixels.shape[:2])
     pixels = _centre(pixels, *(min(side, 4 * shorter) for side in pixels.shape[:2]))  # most of a strip never shows
     height, width = (max(size, round(side * size / shorter)) for side in pixels.shape[:2])
-    if pixels.shape[:2] != (height, width):
-        method = cv2.INTER_AREA if size < shorter else cv2.INTER_CUBIC
-        pixels = cv2.resize(pixels, (width, height), interpolation=method)
-    return _centre(pixels, size, size)
+    return _centre(_resize(pixels, height, width), size, size)
+
+
+def _resize(pixels, height, width):
+    # Both sides shrink, or both grow.
+    if pixels.shape[:2] == (height, width):
+        return pixels
+    method = cv2.INTER_AREA if height * width < pixels.shape[0] * pixels.shape[1] else cv2.INTER_CUBIC
+    return cv2.resize(pixels, (width, height), interpolation=method)
 
 
 def _centre(pixels, height, width):

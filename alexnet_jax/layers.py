@@ -10,8 +10,6 @@ import dataclasses
 import math
 import string
 
-from alexnet_jax import UserError
-
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
@@ -81,6 +79,7 @@ class Net:
       image_size: height and width of the input, in pixels.
       input_std: what the channels are divided by before the first layer; 1 in 2012.
       stored_size: height and width of the stored images that the input is cropped from.
+      stretch: whether images are brought to that size by stretching them, not by cropping them (section 2).
       two_fidelities: whether paper and 2012 code differ in what follows conv1, conv2 and conv5, and in weights.
     """
 
@@ -93,6 +92,7 @@ class Net:
     image_size: int = 224
     input_std: tuple[float, float, float] = (1.0, 1.0, 1.0)
     stored_size: int = 256
+    stretch: bool = False
     two_fidelities: bool = False
 
     @property
@@ -135,24 +135,20 @@ def outputs(net):
     }
 
 
-def difference(net, other):
-    """In what two nets compute differently, apart from parameters and classes: a field's or layer's name, or None."""
+def compute_alike(net, other):
+    """Whether two nets differ in nothing but initial weights, weight decay and classes."""
 
-    def parts(net):
-        layers = [dataclasses.replace(layer, stddev=0, bias=0, decay=0) for layer in net.with_classes(0).layers]
-        fields = {name: x for name, x in vars(net).items() if name != "layers"}
-        return fields | {layer.name: layer for layer in layers}
+    def bare(net):
+        layers = (dataclasses.replace(layer, stddev=0, bias=0, decay=0) for layer in net.with_classes(0).layers)
+        return dataclasses.replace(net, layers=tuple(layers))
 
-    here, there = parts(net), parts(other)
-    return next((name for name in here | there if here.get(name) != there.get(name)), None)
+    return bare(net) == bare(other)
 
 
 def window_count(net, side, size, stride, pad=0):
-    """How many windows fit along a side; see `Net.overhang`. Raises UserError if there is none."""
+    """How many windows fit along a side; see `Net.overhang`."""
     if side + 2 * pad < size:
-        raise UserError(
-            f"config.model.image_size={net.image_size}: too small; a window of {size} pixels finds only {side}"
-        )
+        return 0
     steps = (side + 2 * pad - size) / stride
     return 1 + (math.ceil(steps) if net.overhang else math.floor(steps))
 

@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+import itertools
 import math
 import string
 
@@ -41,6 +42,7 @@ CAFFE = changed(
     | {name: {"then": "relu inverted_dropout"} for name in ("fc6", "fc7")},
     norm=Norm(size=5, alpha=1e-4 / 5, k=1),
     image_size=227,
+    stretch=True,
 )
 
 # The 2012 code's nets for CIFAR-10 by their test errors; the first is called by its training time. It divides the
@@ -178,8 +180,15 @@ def from_config(model):
     for layer in net.layers:
         if isinstance(layer, Conv) and layer.features % layer.groups:
             raise UserError(f"config.model.width={model.width}: {layer.name} has maps for {layer.groups} groups")
-    list(sizes(net))  # an image that is too small has no windows
+    if not _has_windows(net):
+        larger = (dataclasses.replace(net, image_size=size) for size in itertools.count(1))
+        least = next(net.image_size for net in larger if _has_windows(net))
+        raise UserError(f"config.model.image_size={image_size}: too small for this net, which needs {least} at least")
     return net
+
+
+def _has_windows(net):
+    return all(side and out_side for _, _, side, out_side in sizes(net))
 
 
 def as_run(net, model):

@@ -91,9 +91,12 @@ def layer_factors(text, net):
     Raises:
       UserError: it looks otherwise, or names no layer of the net.
     """
-    factors = {layer.name: 1.0 for layer in net.layers}
+    factors, named = {layer.name: 1.0 for layer in net.layers}, set()
     for part in text.split():
         name, _, factor = part.partition("=")
+        if name in named:
+            raise UserError(f"config.optimizer.layer_rates: names {name} twice")
+        named.add(name)
         try:
             if name not in factors or not 0 <= float(factor) < math.inf:
                 raise ValueError

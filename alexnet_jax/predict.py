@@ -28,7 +28,8 @@ def predict(trained, paths):
       or `error`, why there are none.
     """
     classify = evaluate.make_classify(trained.nets, trained.mesh, trained.means, views=10)
-    size, batch_size = trained.nets[0].stored_size, trained.batch_size(BATCH_SIZE)
+    net, batch_size = trained.nets[0], trained.batch_size(BATCH_SIZE)
+    size = net.stored_size
     paths = list(paths)
     for some_paths in (paths[start : start + batch_size] for start in range(0, len(paths), batch_size)):
         answers = []
@@ -40,7 +41,8 @@ def predict(trained, paths):
         for i, path in enumerate(some_paths):
             answers.append({"image": str(path)})
             try:
-                batch["image"][i] = images.square(images.open_image(_read(path), path, upright=True), size)
+                pixels = images.open_image(_read(path), path, upright=True)
+                batch["image"][i] = images.square(pixels, size, net.stretch)
             except UserError as error:
                 answers[i]["error"] = str(error)
         outputs = jax.device_get(classify(trained.params, sharding.put_batch(trained.mesh, batch)))

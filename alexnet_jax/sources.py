@@ -36,8 +36,8 @@ MOST_BYTES = 2**29  # of a file that could be an image: memory is bounded, whate
 class FileSource:
     """Image files in a directory, as (path below it, label)."""
 
-    def __init__(self, origin, files, image_size):
-        self.origin, self.files, self.image_size = origin, files, image_size
+    def __init__(self, origin, files, image_size, stretch=False):
+        self.origin, self.files, self.image_size, self.stretch = origin, files, image_size, stretch
 
     @property
     def listing(self):
@@ -51,7 +51,7 @@ class FileSource:
 
     def __getitem__(self, i):
         data, label = self.read(i)
-        return images.decode(data, os.path.join(self.origin, self.name(i)), self.image_size), label
+        return images.decode(data, os.path.join(self.origin, self.name(i)), self.image_size, self.stretch), label
 
     def name(self, i):
         return self.files[i][0]
@@ -66,7 +66,7 @@ class FileSource:
             raise UserError(f"{path}: cannot be read ({error.strerror})") from error
 
     def part(self, start, stop):
-        return FileSource(self.origin, self.files[start:stop], self.image_size)
+        return FileSource(self.origin, self.files[start:stop], self.image_size, self.stretch)
 
 
 class ArchiveSource:
@@ -106,8 +106,9 @@ class SecretLabelsError(UserError):
 class TfdsSource:
     """Examples of a TFDS data set that have an encoded `image`, a `label` and perhaps a `file_name`."""
 
-    def __init__(self, data_source, origin, identity, image_size, start=0, stop=None):
-        self.data_source, self.origin, self.identity, self.image_size = data_source, origin, identity, image_size
+    def __init__(self, data_source, origin, identity, image_size, stretch=False, start=0, stop=None):
+        self.data_source, self.origin, self.identity = data_source, origin, identity
+        self.image_size, self.stretch = image_size, stretch
         self.start, self.stop = start, len(data_source) if stop is None else stop
 
     @property
@@ -119,7 +120,7 @@ class TfdsSource:
 
     def __getitem__(self, i):
         data, label = self.read(i)
-        return images.decode(data, f"{self.origin}, example {self.start + i}", self.image_size), label
+        return images.decode(data, f"{self.origin}, example {self.start + i}", self.image_size, self.stretch), label
 
     def _example(self, i):
         try:
@@ -143,7 +144,7 @@ class TfdsSource:
 
     def part(self, start, stop):
         start, stop = self.start + start, self.start + stop
-        return TfdsSource(self.data_source, self.origin, self.identity, self.image_size, start, stop)
+        return TfdsSource(self.data_source, self.origin, self.identity, self.image_size, self.stretch, start, stop)
 
 
 class Relabelled:

@@ -58,7 +58,7 @@ def train_and_evaluate(config, workdir):
     config = fidelity.resolve(config)
     check(config)
     net = nets.from_config(config.model)
-    dataset = datasets.load(config.dataset.name, config.dataset.root, net.stored_size)
+    dataset = datasets.load(config.dataset.name, config.dataset.root, net.stored_size, net.stretch)
     net = net.with_classes(len(dataset.class_names))
     optimizer.layer_factors(config.optimizer.layer_rates, net)
     mesh = sharding.create_mesh(config.mesh.data, config.mesh.model, net.towers)
@@ -70,7 +70,7 @@ def train_and_evaluate(config, workdir):
     steps_per_epoch = len(dataset.train) / config.batch_size
     total_steps = max(1, round(config.num_epochs * steps_per_epoch))
     check_config(config, workdir)
-    source = starting_point(config.init_from, net) if config.init_from and not has_begun(workdir) else None
+    source = starting_point(config, net) if config.init_from and not has_begun(workdir) else None
 
     state, schedule, window = init_state(config, net, mesh), optimizer.init_schedule(), {}
     train_step = make_train_step(config, net, mesh, dataset)
@@ -197,19 +197,21 @@ def init_state(config, net, mesh):
     return {"params": params, "velocity": jax.tree.map(jnp.zeros_like, params)}
 
 
-def starting_point(workdir, net):
-    """The net that was trained in `workdir`, an `ensemble.Member`.
+def starting_point(config, net):
+    """The net that was trained in `config.init_from`, an `ensemble.Member`.
 
     Raises:
       UserError: there is none, or it computes otherwise than `net`.
     """
     try:
-        member = ensemble.read(pathlib.Path(workdir).expanduser().absolute())
+        member = ensemble.read(pathlib.Path(config.init_from).expanduser().absolute())
     except UserError as error:
         raise UserError(f"config.init_from: {error}; files of weights are read by alexnet_jax.pretrained") from error
-    if difference := layers.difference(member.net, net):
+    if not layers.compute_alike(member.net, net):
+        model = json.loads(config.model.to_json())
+        theirs = [f"{name}={x}" for name, x in member.model.items() if x != model.get(name) and name != "conv3to5_stddev"]
         raise UserError(
-            f"config.init_from={workdir}: its net has another {difference}; set config.model as in its config.json"
+            f"config.init_from={config.init_from}: its net was trained with another config.model: {', '.join(theirs)}"
         )
     return member
 

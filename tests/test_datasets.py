@@ -146,6 +146,21 @@ def test_tfds_is_read_without_tensorflow(file_format, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:tensorflow_datasets|etils")
+def test_wide_images_are_cropped_or_stretched(tmp_path):
+    folder = write_images(tmp_path / "images", {"train": (1, 1), "test": (1, 1)})
+    squares = {label: image for image, label in datasets.load_split("folder", str(folder), "train", 72)[0]}
+    for path in folder.rglob("*.png"):
+        Image.fromarray(np.asarray(Image.open(path)).repeat(2, axis=1)).save(path)
+    pictures.builder(folder, tmp_path).download_and_prepare()
+    for name, root in (("folder", folder), ("tfds:pictures", tmp_path)):
+        for stretch in (True, False):
+            train = datasets.load(name, str(root), 72, stretch).train
+            for source in (train, train.part(0, 2)):
+                for image, label in (source[i] for i in range(2)):
+                    assert np.array_equal(image, squares[label]) == stretch
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:tensorflow_datasets|etils")
 @pytest.mark.parametrize("name", ["cifar10", "imagenette", "imagenet2012"])
 def test_stock_tfds_data_sets_without_tensorflow(name):
     """TFDS's own mock has their real features and classes; its images it would encode with TensorFlow."""

@@ -90,6 +90,15 @@ def test_images_are_resized_as_in_numpy(method, shape):
     assert abs(image - expected[top : top + 256, left : left + 256]).max() <= 1
 
 
+@pytest.mark.parametrize("shape", [(375, 500), (300, 256), (500, 160), (90, 300), (160, 100)])
+def test_images_are_stretched_as_in_numpy(shape):
+    pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    rows, columns = ((area_average if side > 256 else cubic)(side, 256) for side in shape)
+    expected = np.einsum("ab,bcd,ec->aed", rows, pixels.astype(np.float64), columns, optimize=True).clip(0, 255)
+    image = images.decode(encode(Image.fromarray(pixels), "PNG"), "image", 256, stretch=True)
+    assert abs(image - expected).max() <= 2  # shrunk first, then enlarged, each rounded
+
+
 def test_shorter_side_is_scaled_and_the_centre_kept():
     pixels = np.zeros((60, 120, 3), np.uint8)
     pixels[:, 30:90] = 200  # the square in the middle
@@ -100,7 +109,8 @@ def test_shorter_side_is_scaled_and_the_centre_kept():
     assert image.shape == (50, 50, 3) and (image == 100).all()
 
 
-@pytest.mark.parametrize("shape", [(1, 500), (500, 1), (3, 2), (255, 257), (256, 256)])
-def test_any_shape_becomes_a_square(shape):
-    image = images.decode(encode(Image.fromarray(np.full(shape, 77, np.uint8)), "PNG"), "image", 256)
+@pytest.mark.parametrize("stretch", [False, True])
+@pytest.mark.parametrize("shape", [(1, 500), (500, 1), (1, 40_000), (3, 2), (255, 257), (256, 256)])
+def test_any_shape_becomes_a_square(shape, stretch):
+    image = images.decode(encode(Image.fromarray(np.full(shape, 77, np.uint8)), "PNG"), "image", 256, stretch)
     assert image.shape == (256, 256, 3) and (image == 77).all()

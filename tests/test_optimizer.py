@@ -94,7 +94,7 @@ def test_layers_have_rates_of_their_own():
     assert found["fc8"] == pytest.approx({"kernel": 0.1, "bias": 0.2})
 
 
-@pytest.mark.parametrize("text", ["fc9=1", "fc8", "fc8=fast", "fc8=-1", "fc8=inf"])
+@pytest.mark.parametrize("text", ["fc9=1", "fc8", "fc8=1 conv1=1 fc8=2", "fc8=fast", "fc8=-1", "fc8=inf"])
 def test_impossible_layer_rates_are_refused(text):
     with pytest.raises(UserError, match="config.optimizer.layer_rates"):
         optimizer.layer_factors(text, NET)

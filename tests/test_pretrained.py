@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import pathlib
 import subprocess
 import sys
 
@@ -18,6 +19,7 @@ from PIL import Image
 from weights import TORCHVISION_NAMES, blue_first, caffe_params, some_weights, write_npy, write_zoo_onnx
 
 from alexnet_jax import UserError, checkpoint, datasets, ensemble, predict, pretrained, train
+from configs import two_gpu
 
 SUFFIXES = [".safetensors", ".onnx", pytest.param(".pth", marks=pytest.mark.slow)]  # .pth needs torch
 
@@ -119,10 +121,11 @@ def test_predictions_by_caffes_weights_need_no_settings(tmp_path):
     write_npy(tmp_path / "bvlc_alexnet.npy", caffe_params())
     pretrained.to_workdir(pretrained.read(tmp_path / "bvlc_alexnet.npy"), tmp_path / "caffe")
     pixels = np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(tmp_path / "image.png")
+    Image.fromarray(pixels.repeat(2, axis=1)).save(tmp_path / "image.png")
     (answer,) = predict.predict(ensemble.load([tmp_path / "caffe"]), [tmp_path / "image.png"])
 
-    # As Caffe does: blue first, less the mean of blue, green and red; windows of 227.
+    # As Caffe does: all of the image, stretched to 256×256; blue first, less the mean of blue, green and red; windows
+    # of 227.
     blue_green_red = pixels[:, :, ::-1].astype(float) - [104.00698793, 116.66876762, 122.67891434]
     crops = [(14, 14), (0, 0), (0, 29), (29, 0), (29, 29)]
     crops = [blue_green_red[y : y + 227, x : x + 227] for y, x in crops]
@@ -168,6 +171,20 @@ def test_predictions_by_torchvisions_weights_need_no_settings(tmp_path):
 
 
 # Runs.
+
+
+def test_caffes_nets_see_stretched_images(config, tmp_path):
+    config.num_epochs, config.mesh.model = 0.35, 1
+    config.model = two_gpu.get_config().model
+    config.model.update({"net": "caffe", "width": 1 / 16, "image_size": 64})
+    square = train.train_and_evaluate(config, tmp_path / "square")
+    for path in pathlib.Path(config.dataset.root).rglob("*.png"):
+        Image.fromarray(np.asarray(Image.open(path)).repeat(2, axis=1)).save(path)
+    assert train.train_and_evaluate(config, tmp_path / "wide") == square
+    evaluation = tmp_path / "evaluation.json"
+    command = [sys.executable, "-m", "alexnet_jax.evaluate", f"--workdir={tmp_path / 'wide'}", f"--json={evaluation}"]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=os.environ | {"JAX_NUM_CPU_DEVICES": "1"})
+    assert json.loads(evaluation.read_text())["ten_crop"] == pytest.approx(square["ten_crop"])
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".onnx"])
