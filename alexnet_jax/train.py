@@ -208,11 +208,9 @@ def starting_point(config, net):
     except UserError as error:
         raise UserError(f"config.init_from: {error}; files of weights are read by alexnet_jax.pretrained") from error
     if not layers.compute_alike(member.net, net):
-        model = json.loads(config.model.to_json())
-        theirs = [f"{name}={x}" for name, x in member.model.items() if x != model.get(name) and name != "conv3to5_stddev"]
-        raise UserError(
-            f"config.init_from={config.init_from}: its net was trained with another config.model: {', '.join(theirs)}"
-        )
+        ours = json.loads(config.model.to_json()) | {"conv3to5_stddev": member.model["conv3to5_stddev"]}
+        theirs = ", ".join(f"{name}={x}" for name, x in member.model.items() if x != ours.get(name))
+        raise UserError(f"config.init_from={config.init_from}: its net was trained with another config.model: {theirs}")
     return member
 
 
