@@ -225,7 +225,7 @@ def fine_tune(member, mesh, class_names, params):
 
 def has_begun(workdir):
     """Whether there is a checkpoint."""
-    return any((workdir / "checkpoints").glob("[1-9]*"))
+    return any(path.name.isdigit() for path in (workdir / "checkpoints").glob("*"))
 
 
 def make_train_step(config, net, mesh, dataset):
