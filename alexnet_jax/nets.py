@@ -123,7 +123,7 @@ NETS = {
             dataclasses.replace(CIFAR10_80SEC.layers[0], then="pool relu same_map_norm"),
             dataclasses.replace(CIFAR10_80SEC.layers[1], then="relu average_pool same_map_norm"),
             CIFAR10_80SEC.layers[2],
-            Dense("fc10", 10, both=True, stddev=0.1, decay=1.0),
+            Dense("fc10", 10, both=True, decay=1.0),
         ),
     ),
     "cifar10_13pct": CIFAR10_13PCT,
