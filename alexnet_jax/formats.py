@@ -267,7 +267,7 @@ def _read_onnx(path):
     }
     if norm is None:
         return _read_torchvision(found)
-    return _read_caffe("caffenet" if pool and pool < norm else "caffe", found, names, from_channels_first)
+    return _read_caffe("caffenet" if pool is not None and pool < norm else "caffe", found, names, from_channels_first)
 
 
 def _write_onnx(path, weights):

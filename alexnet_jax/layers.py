@@ -34,6 +34,11 @@ class Layer:
     bias: float = 0.0
     decay: float = 0.0005
 
+    @property
+    def number(self):
+        """As text: '3' for conv3."""
+        return self.name.lstrip(string.ascii_lowercase)
+
 
 @dataclasses.dataclass(frozen=True)
 class Conv(Layer):
@@ -122,7 +127,7 @@ def operations(net, layer):
         if "norm" in op and not net.norm:
             continue
         if "norm" in op or "pool" in op:
-            number = word.removeprefix(op) or layer.name.lstrip(string.ascii_lowercase)
+            number = word.removeprefix(op) or layer.number
             name = op.removeprefix("average_") + number
         found.append((op, name))
     return found
@@ -151,6 +156,11 @@ def window_count(net, side, size, stride, pad=0):
         return 0
     steps = (side + 2 * pad - size) / stride
     return 1 + (math.ceil(steps) if net.overhang else math.floor(steps))
+
+
+def overhang(side, size, stride, count, pad=0):
+    """How many pixels the last of `count` windows reaches over the right and bottom edge."""
+    return max(0, stride * (count - 1) + size - side - pad)
 
 
 def sizes(net):

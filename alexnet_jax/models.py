@@ -6,7 +6,6 @@ towers that it runs; `all_gather` over the mesh axis 'model' is the only way to 
 
 import functools
 import math
-import string
 
 import jax
 import jax.numpy as jnp
@@ -43,8 +42,8 @@ class AlexNet(nnx.Module):
                 dot = functools.partial(_dot, groups)
                 module = nnx.Linear(seen * side * side, out, dot_general=dot, **init)
             else:
-                end = layer.stride * (out_side - 1) + layer.size - side - layer.pad
-                padding = ((layer.pad, max(0, end)),) * 2
+                overhang = layers.overhang(side, layer.size, layer.stride, out_side, layer.pad)
+                padding = ((layer.pad, overhang),) * 2
                 if isinstance(layer, layers.Local):
                     module = LocallyConnected(seen, out, out_side, layer.size, padding, **init)
                 else:
@@ -204,8 +203,8 @@ def average_pool(x_BxHxWxC, net):
 def _windows(x_BxHxWxC, net, fill):
     # As many arrays as a window has pixels: the first pixel of every window, the second, …
     (size, stride), side = net.pool, x_BxHxWxC.shape[1]
-    span = stride * (layers.window_count(net, side, size, stride) - 1) + 1
-    overhang = max(0, span - 1 + size - side)
+    count = layers.window_count(net, side, size, stride)
+    overhang, span = layers.overhang(side, size, stride, count), stride * (count - 1) + 1
     x = jnp.pad(x_BxHxWxC, ((0, 0), (0, overhang), (0, overhang), (0, 0)), constant_values=fill)
     return [x[:, i : i + span : stride, j : j + span : stride] for i in range(size) for j in range(size)]
 
@@ -213,10 +212,9 @@ def _windows(x_BxHxWxC, net, fill):
 def dropout(x, tower_keys_BxT, layer):
     """Drops half of the units of every tower and example at random, by the layer's number and the example's keys."""
     B, T = tower_keys_BxT.shape
-    number = int(layer.name.lstrip(string.ascii_lowercase))
 
     def kept(key):
-        return jax.random.bernoulli(jax.random.fold_in(key, number), 0.5, (*x.shape[1:-1], x.shape[-1] // T))
+        return jax.random.bernoulli(jax.random.fold_in(key, int(layer.number)), 0.5, (*x.shape[1:-1], x.shape[-1] // T))
 
     kept_BxTxU = jax.vmap(jax.vmap(kept))(tower_keys_BxT)
     return jnp.where(jnp.moveaxis(kept_BxTxU, 1, -2).reshape(x.shape), x, 0)

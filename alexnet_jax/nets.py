@@ -6,7 +6,6 @@
 import dataclasses
 import itertools
 import math
-import string
 
 from alexnet_jax import UserError
 from alexnet_jax.layers import Conv, Dense, Local, Net, Norm, changed, sizes
@@ -216,11 +215,10 @@ def without(net, name):
         raise UserError(f"config.model.without: no layer {name!r} to leave out; there are {', '.join(names[1:-1])}")
     i = names.index(name)
     before, removed, after = net.layers[i - 1 : i + 2]
-    number = name.lstrip(string.ascii_lowercase)
     kept = []
     for op in removed.then.split():
         if "norm" in op or "pool" in op:
-            kept.append(op + number)
+            kept.append(op + removed.number)
         elif "dropout" in op and kept:
             kept.append(op)
     before = dataclasses.replace(before, then=" ".join([before.then, *kept]))

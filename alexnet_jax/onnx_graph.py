@@ -71,7 +71,7 @@ class _Graph:
         return self.add("Div", [x, std])
 
     def conv(self, x, layer, own, side, out_side):
-        end = max(0, layer.stride * (out_side - 1) + layer.size - side - layer.pad)
+        end = layers.overhang(side, layer.size, layer.stride, out_side, layer.pad)
         return self.add(
             "Conv",
             [x, f"{layer.name}.weight", f"{layer.name}.bias"],
@@ -112,7 +112,7 @@ class _Graph:
                 x = self.same_map_norm(x, net.same_map_norm)
             case "pool" | "average_pool":
                 (size, stride), count = net.pool, layers.window_count(net, side, *net.pool)
-                end = max(0, stride * (count - 1) + size - side)
+                end = layers.overhang(side, size, stride, count)
                 operator = "MaxPool" if op == "pool" else "AveragePool"
                 window = {"kernel_shape": [size] * 2, "strides": [stride] * 2, "pads": [0, 0, end, end]}
                 x, side = self.add(operator, [x], **window), count
