@@ -141,23 +141,16 @@ NETS = {
 def from_config(model):
     """The `Net` that `config.model` describes, after `fidelity.resolve`; its classes are those of `NETS`.
 
-    A net of width w has w times the maps and units. Its initial weights are 1/√w times larger, which gives every layer
-    inputs of the same variance as at full width.
+    A net of width w has w times the maps and units. Its initial weights are 1/√w times larger, which makes up for the
+    fewer inputs of all layers but conv1: its outputs, and all after them, are 1/√w times larger.
 
     Raises:
       UserError: a name, the width or the size is impossible.
     """
-    if model.net not in NETS:
-        raise UserError(f"config.model.net: no net {model.net!r}; there are {', '.join(NETS)}")
-    if not 0 < model.width < math.inf:
-        raise UserError(f"config.model.width={model.width}: must be a number above 0")
+    _check(model)
     net = NETS[model.net]
     if net.two_fidelities:
         net = as_run(net, model)
-    if len(model.input_std) != 3 or not all(isinstance(s, (int, float)) and 0 < s < math.inf for s in model.input_std):
-        raise UserError(f"config.model.input_std={model.input_std}: must be three numbers above 0, as (58.0,57.0,57.0)")
-    if model.activation not in ("relu", "tanh"):
-        raise UserError(f"config.model.activation: no activation {model.activation!r}; there are relu, tanh")
     if model.without:
         net = without(net, model.without)
     image_size = net.image_size if model.image_size is None else model.image_size
@@ -184,6 +177,17 @@ def from_config(model):
         least = next(net.image_size for net in larger if _has_windows(net))
         raise UserError(f"config.model.image_size={image_size}: too small for this net, which needs {least} at least")
     return net
+
+
+def _check(model):
+    if model.net not in NETS:
+        raise UserError(f"config.model.net: no net {model.net!r}; there are {', '.join(NETS)}")
+    if not 0 < model.width < math.inf:
+        raise UserError(f"config.model.width={model.width}: must be a number above 0")
+    if len(model.input_std) != 3 or not all(isinstance(s, (int, float)) and 0 < s < math.inf for s in model.input_std):
+        raise UserError(f"config.model.input_std={model.input_std}: must be three numbers above 0, as (58.0,57.0,57.0)")
+    if model.activation not in ("relu", "tanh"):
+        raise UserError(f"config.model.activation: no activation {model.activation!r}; there are relu, tanh")
 
 
 def _has_windows(net):
