@@ -18,7 +18,7 @@ class Difference(typing.NamedTuple):
     source: str
 
 
-# Sources are a section of the paper, and what in net 145's files of 2012.
+# Sources are a section of the paper, and what in net 145's files of 2012. The project's configs set colour_scale.
 DIFFERENCES = (
     Difference(
         "model.block1", "relu norm pool", "norm pool relu", "what follows conv1, in this order", "3.5; layer definition"
@@ -40,6 +40,9 @@ DIFFERENCES = (
     ),
     Difference("optimizer.bias_rate_falls", True, False, "whether it is lowered when that of weights is", "5; notes"),
     Difference("optimizer.bias_decay", True, False, "whether weight decay includes biases", "5; layer parameters"),
+    Difference(
+        "augment.colour_scale", "eigenvalue", "standard_deviation", "λ of the colour noise", "4.1; data provider"
+    ),
     Difference("augment.divisor", 1.0, 1.1, "of training images with their colour noise", "4.1; data provider"),
     Difference(
         "augment.noise_off_at", 0.0, 67.0, "epoch that ends colour noise and divisor; 0: they never end", "4.1; notes"

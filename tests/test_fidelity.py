@@ -26,8 +26,9 @@ def value(config, field):
 @pytest.mark.parametrize("kind", ["paper", "code"])
 def test_a_fidelity_decides_every_difference(kind):
     config = two_gpu.get_config()
-    assert all(value(config, difference.field) is None for difference in fidelity.DIFFERENCES)
-    config.fidelity = kind
+    preset = [difference.field for difference in fidelity.DIFFERENCES if value(config, difference.field) is not None]
+    assert preset == ["augment.colour_scale"]
+    config.fidelity, config.augment.colour_scale = kind, None
     config = fidelity.resolve(config)
     for difference in fidelity.DIFFERENCES:
         assert value(config, difference.field) == getattr(difference, kind), difference.field
