@@ -155,6 +155,10 @@ def _class_names(number):
 def _described(description, mean, arrays, names, convert):
     """`Weights` from a file that we wrote. Raises UserError, TypeError or ValueError if its description is damaged."""
     fields = json.loads(description)
+    if unknown := fields["model"].keys() - two_gpu.get_config().model.keys():
+        raise UserError(f"is of another version of this program: its net has {', '.join(sorted(unknown))}")
+    if not isinstance(fields["class_names"], list):
+        raise TypeError("its class names are no list")
     model = _model(**fields["model"] | {"input_std": tuple(fields["model"]["input_std"])})  # JSON has no tuples
     class_names, step = tuple(map(str, fields["class_names"])), int(fields["step"])
     net, mean = _net(model, len(class_names)), np.asarray(mean, np.float32)

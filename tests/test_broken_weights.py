@@ -106,6 +106,8 @@ def test_arrays_that_are_not_the_nets_are_named(tmp_path):
         ('"width": 0.0625', '"width": 1e400', "config.model.width=inf"),
         ('"norm_alpha": 0.0001', '"norm_alpha": "x"', "or a damaged one"),
         ('"norm_alpha": 0.0001', '"norm_alpha": NaN', "config.model.norm_alpha=nan"),
+        ('"norm_alpha": 0.0001', '"norm_beta": 0.5', "is of another version of this program: its net has norm_beta"),
+        ('"class_names": [', '"class_names": "abc", "x": [', "its class names are no list"),
     ]
     damages += [(whole, {formats.KEY: weights.description.replace(a, b)}, message) for a, b, message in changes]
     for arrays, metadata, message in damages:
