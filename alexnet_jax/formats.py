@@ -24,7 +24,7 @@ from configs import two_gpu
 # Red, green and blue, 0–255. Caffe's is the mean of its ilsvrc_2012_mean file; its nets see blue first.
 CAFFE_MEAN = np.array([122.67891434, 116.66876762, 104.00698793], np.float32)
 TORCHVISION_MEAN = 255 * np.array([0.485, 0.456, 0.406], np.float32)
-TORCHVISION_STD = 255 * np.array([0.229, 0.224, 0.225], np.float32)
+TORCHVISION_STD = (58.395, 57.12, 57.375)
 
 # torchvision's names for the layers of one_weird_trick.
 TORCHVISION_NAMES = {
@@ -180,7 +180,7 @@ def _read_caffe(name, arrays, names, convert):
 def _read_torchvision(arrays):
     """`Weights` of torchvision's AlexNet, which sees standardised pixels."""
     names = _torch_name("one_weird_trick")
-    model = _model("one_weird_trick", input_std=tuple(map(float, TORCHVISION_STD)))
+    model = _model("one_weird_trick", input_std=TORCHVISION_STD)
     net = _net(model, _classes(arrays, names("fc8", "bias")))
     params = _params(net, arrays, names, from_channels_first)
     return Weights(model, params, TORCHVISION_MEAN, _class_names(net.num_classes))
