@@ -28,7 +28,7 @@ class Member:
 
 @dataclasses.dataclass(frozen=True)
 class Ensemble:
-    """Nets of the same classes and image size, with their parameters on a mesh."""
+    """Nets of the same classes, for images of one size taken in the same way, with their parameters on a mesh."""
 
     members: list[Member]
     params: list

@@ -234,7 +234,7 @@ def evaluate(args):
     net = trained.nets[0]
     source, class_names = datasets.load_split(name, root, split, net.stored_size, net.stretch)
     if net.stretch and name == "prepared":
-        log.warning("a prepared set is cropped, and this net made for stretched images; better use folder or tfds:NAME")
+        log.warning("a prepared set is cropped, and this net was trained on stretched images: use folder or tfds:NAME")
     source = datasets.relabelled(source, class_names, trained.class_names)
     nets = f"{len(trained.members)} nets" if len(trained.members) > 1 else f"step {trained.members[0].step}"
     print(f"{nets}, {len(source):,} {split} images of {name} {root}", flush=True)

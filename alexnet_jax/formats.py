@@ -170,11 +170,11 @@ def _described(description, mean, arrays, names, convert):
 
 
 def _read_caffe(name, arrays, names, convert):
-    """`Weights` of Caffe's nets, whose first layer sees blue first."""
+    """`Weights` of Caffe's nets, whose first layer sees blue first, in images that were stretched."""
     net = nets.NETS[name].with_classes(_classes(arrays, names("fc8", "bias")))
     params = _params(net, arrays, names, convert)
     params["conv1"]["kernel"] = np.ascontiguousarray(params["conv1"]["kernel"][:, :, ::-1])
-    return Weights(_model(name), params, CAFFE_MEAN, _class_names(net.num_classes))
+    return Weights(_model(name, stretch=True), params, CAFFE_MEAN, _class_names(net.num_classes))
 
 
 def _read_torchvision(arrays):

@@ -28,9 +28,9 @@ def ignore_warnings():
 def decode(data, origin, size, stretch=False):
     """An encoded image of any format and mode as the paper's: shorter side to `size`, then the centre (section 2).
 
-    With `stretch`, its whole instead, both sides to `size`. Areas are averaged when it shrinks and cubics fitted when
-    it grows, both by OpenCV, as the authors' own tools did. Pixels are taken as they are stored: a tag that says how a
-    camera was held is left aside, as it always was with ImageNet.
+    With `stretch`, the whole image instead, both sides to `size`. Areas are averaged when it shrinks and cubics fitted
+    when it grows, both by OpenCV, as the authors' own tools did. Pixels are taken as they are stored: a tag that says
+    how a camera was held is left aside, as it always was with ImageNet.
 
     Returns:
       uint8 [size, size, 3].

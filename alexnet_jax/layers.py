@@ -141,11 +141,11 @@ def outputs(net):
 
 
 def compute_alike(net, other):
-    """Whether two nets differ in nothing but initial weights, weight decay and classes."""
+    """Whether two nets give the same from the same parameters and crops, whatever their classes."""
 
     def bare(net):
         layers = (dataclasses.replace(layer, stddev=0, bias=0, decay=0) for layer in net.with_classes(0).layers)
-        return dataclasses.replace(net, layers=tuple(layers))
+        return dataclasses.replace(net, layers=tuple(layers), stretch=False)
 
     return bare(net) == bare(other)
 

@@ -41,7 +41,6 @@ CAFFE = changed(
     | {name: {"then": "relu inverted_dropout"} for name in ("fc6", "fc7")},
     norm=Norm(size=5, alpha=1e-4 / 5, k=1),
     image_size=227,
-    stretch=True,
 )
 
 # The 2012 code's nets for CIFAR-10 by their test errors; the first is called by its training time. It divides the
@@ -167,6 +166,7 @@ def from_config(model):
         ),
         image_size=image_size,
         input_std=tuple(model.input_std),
+        stretch=model.stretch,
         stored_size=image_size * net.stored_size // net.image_size,
     )
     for layer in net.layers:

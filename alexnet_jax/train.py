@@ -151,6 +151,8 @@ def check(config):
     if config.augment.colour_scale not in augment.COLOUR_SCALES:
         raise UserError(f"config.augment.colour_scale: must be one of {', '.join(augment.COLOUR_SCALES)}")
     flat = dict(flatten(config.to_dict()))
+    if config.model.stretch and config.dataset.name == "prepared":
+        raise UserError("config.model.stretch: a prepared set is cropped; use config.dataset.name=folder or tfds:NAME")
     for name in (
         "num_epochs",
         "log_every",
