@@ -5,6 +5,7 @@ import json
 import logging
 import math
 import pathlib
+import shlex
 
 import jax
 import jax.numpy as jnp
@@ -150,9 +151,9 @@ def check(config):
         )
     if config.augment.colour_scale not in augment.COLOUR_SCALES:
         raise UserError(f"config.augment.colour_scale: must be one of {', '.join(augment.COLOUR_SCALES)}")
-    flat = dict(flatten(config.to_dict()))
     if config.model.stretch and config.dataset.name == "prepared":
         raise UserError("config.model.stretch: a prepared set is cropped; use config.dataset.name=folder or tfds:NAME")
+    flat = dict(flatten(config.to_dict()))
     for name in (
         "num_epochs",
         "log_every",
@@ -210,9 +211,12 @@ def starting_point(config, net):
     except UserError as error:
         raise UserError(f"config.init_from: {error}; files of weights are read by alexnet_jax.pretrained") from error
     if not layers.compute_alike(member.net, net):
-        ours = json.loads(config.model.to_json()) | {"conv3to5_stddev": member.model["conv3to5_stddev"]}
-        theirs = ", ".join(f"{name}={x}" for name, x in member.model.items() if x != ours.get(name))
-        raise UserError(f"config.init_from={config.init_from}: its net was trained with another config.model: {theirs}")
+        ours = json.loads(config.model.to_json()) | {"image_size": net.image_size}
+        theirs = member.model | {"image_size": member.net.image_size}
+        other = [name for name in theirs if theirs[name] != ours[name] and name not in ("conv3to5_stddev", "stretch")]
+        other = ["net"] if "net" in other else other  # whose other fields may not go with ours
+        settings = " ".join(shlex.quote(f"--config.model.{name}={theirs[name]}") for name in other)
+        raise UserError(f"config.init_from={config.init_from}: its net was trained with {settings}")
     return member
 
 
