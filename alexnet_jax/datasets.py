@@ -233,7 +233,7 @@ def _builder(name, root):
                 )
             raise UserError(
                 f"dataset root {directory}: no (finished) prepared set; make one by "
-                f"python -m alexnet_jax.prepare --output={directory}, or, without any data, try "
+                "python -m alexnet_jax.prepare, or, without any data, try "
                 "python -m alexnet_jax.main --config=configs/quickstart.py --workdir=/tmp/quickstart"
             )
         check_prepared(directory)

@@ -1,7 +1,7 @@
 """The 2012 code's four nets for CIFAR-10: 24×24 crops of 32×32 images, two of the nets with locally connected layers.
 
   python -m alexnet_jax.prepare --dataset=tfds:cifar10 --size=32 --output=cifar10_32
-  python -m alexnet_jax.main --config=configs/cifar10.py --workdir=/tmp/cifar10
+  python -m alexnet_jax.main --config=configs/cifar10.py --workdir=/tmp/cifar10 --config.dataset.root=cifar10_32
 
 Another net by its name after a colon: --config=configs/cifar10.py:11pct. Of their test errors:
 
@@ -32,7 +32,6 @@ def get_config(net="80sec"):
         raise ValueError(f"configs/cifar10.py:{net} has no such net; there are {', '.join(LENGTHS)}")
     config = two_gpu.get_config()
     config.fidelity = "code"  # biases at twice the rate, without decay
-    config.dataset.root = "cifar10_32"
     config.model.net = f"cifar10_{net}"
     config.mesh.model = 1
     config.num_epochs, config.schedule.epochs = LENGTHS[net]
