@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 import witnesses
-from weights import TORCHVISION_NAMES, caffe_params, some_weights, write_npy, write_zoo_onnx
+from weights import TORCHVISION_NAMES, caffe_params, some_weights, write_caffe_onnx, write_npy
 
 from alexnet_jax import UserError, formats, pretrained
 
@@ -138,7 +138,7 @@ def test_another_architecture_is_named(tmp_path):
         write_npy(path, params)
         with pytest.raises(UserError, match=message):
             pretrained.read(path)
-    write_zoo_onnx(tmp_path / "net.onnx", {name: caffe_params()[name] for name in ("conv1", "conv2", "fc8")})
+    write_caffe_onnx(tmp_path / "net.onnx", {name: caffe_params()[name] for name in ("conv1", "conv2", "fc8")})
     with pytest.raises(UserError, match="has 3 layers with weights and not AlexNet's 8"):
         pretrained.read(tmp_path / "net.onnx")
 

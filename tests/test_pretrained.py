@@ -15,9 +15,9 @@ import onnxruntime
 import pytest
 import reference
 import witnesses
-from conftest import mesh, on
+from conftest import describe, mesh, on
 from PIL import Image
-from weights import TORCHVISION_NAMES, blue_first, caffe_params, some_weights, write_npy, write_zoo_onnx
+from weights import TORCHVISION_NAMES, blue_first, caffe_params, some_weights, write_caffe_onnx, write_npy, write_onnx
 
 from alexnet_jax import UserError, checkpoint, datasets, ensemble, predict, pretrained, train
 from configs import two_gpu
@@ -105,8 +105,12 @@ def test_torchvisions_module_loads_what_is_written(tmp_path):
     ("write", "name", "net"),
     [
         (write_npy, "bvlc_alexnet.npy", "caffe"),
-        (write_zoo_onnx, "bvlcalexnet-12.onnx", "caffe"),
-        (functools.partial(write_zoo_onnx, norm_first=False, constants=True), "caffenet-12.onnx", "caffenet"),
+        (write_caffe_onnx, "bvlcalexnet-12.onnx", "caffe"),
+        (
+            functools.partial(write_caffe_onnx, norm_and_pool=("MaxPool", "LRN"), constants=True),
+            "caffenet-12.onnx",
+            "caffenet",
+        ),
     ],
 )
 def test_caffes_weights_are_read(write, name, net, tmp_path):
@@ -117,7 +121,20 @@ def test_caffes_weights_are_read(write, name, net, tmp_path):
         for leaf, x in expected.items():
             np.testing.assert_array_equal(weights.params[layer][leaf], x, err_msg=f"{layer}.{leaf}")
     assert weights.class_names == tuple(datasets.imagenet_names())
-    assert weights.net.image_size == 227
+    assert (weights.net.image_size, weights.net.stretch) == (227, True)
+    np.testing.assert_allclose(weights.mean, [122.68, 116.67, 104.01], atol=0.01)
+
+
+def test_torchvisions_weights_in_an_onnx_file_are_read(tmp_path):
+    params = witnesses.random_params(describe("one_weird_trick"))
+    write_onnx(tmp_path / "alexnet.onnx", params, norm_and_pool=("MaxPool",))
+    weights = pretrained.read(tmp_path / "alexnet.onnx")
+    assert (weights.model["net"], weights.net.stretch) == ("one_weird_trick", False)
+    assert weights.net.input_std == (58.395, 57.12, 57.375)
+    np.testing.assert_allclose(weights.mean, [123.675, 116.28, 103.53], rtol=1e-6)
+    for layer, expected in params.items():
+        for leaf, x in expected.items():
+            np.testing.assert_array_equal(weights.params[layer][leaf], x, err_msg=f"{layer}.{leaf}")
 
 
 def test_predictions_by_caffes_weights_need_no_settings(tmp_path):

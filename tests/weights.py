@@ -41,8 +41,12 @@ def write_npy(path, params):
     np.save(path, np.array(layers, dtype=object), allow_pickle=True)
 
 
-def write_zoo_onnx(path, params, norm_first=True, constants=False):
-    """The zoo's graph: channels and then blue first, a Reshape before fc6, Dropout nodes, numbered names."""
+def write_caffe_onnx(path, params, **options):
+    write_onnx(path, blue_first(params), **options)
+
+
+def write_onnx(path, params, norm_and_pool=("LRN", "MaxPool"), constants=False):
+    """A graph as in the model zoo: channels first, a Reshape before fc6, Dropout nodes, numbered names."""
     nodes, tensors, x, number = [], [], "data_0", iter(range(100))
 
     def add(operator, *inputs, **attributes):
@@ -57,14 +61,14 @@ def write_zoo_onnx(path, params, norm_first=True, constants=False):
             tensors.append(x)
         return x.name
 
-    for name, layer in blue_first(params).items():
+    for name, layer in params.items():
         kernel, bias = layer["kernel"], layer["bias"]
         if kernel.ndim == 4:
-            group = 1 if name in ("conv1", "conv3") else 2
+            group = 2 if name in ("conv2", "conv4", "conv5") and "LRN" in norm_and_pool else 1
             x = add("Conv", tensor(kernel.transpose(3, 2, 0, 1)), tensor(bias), group=group)
             x = add("Relu")
             if name in ("conv1", "conv2"):
-                for operator in ("LRN", "MaxPool") if norm_first else ("MaxPool", "LRN"):
+                for operator in norm_and_pool:
                     x = add(operator, **({"size": 5} if operator == "LRN" else {"kernel_shape": [3, 3]}))
         else:
             if name == "fc6":
