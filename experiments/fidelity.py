@@ -7,10 +7,10 @@ Trains the two-tower net by the paper, by the code, and by each with one field o
 all for the same steps at a constant rate; then by both with standardised pixels. Started again, it goes on. Writes
 experiments/results/fidelity.json and draws experiments/results/fidelity.png.
 
-Cost: 20 runs of two minutes on two CPU cores, at a quarter of the width. At full size, half an hour for each of two:
+Cost: 40 runs of two minutes on two CPU cores, at a quarter of the width. At full size, half an hour for each of two:
 
   python experiments/fidelity.py --root=imagenette256 --workdir=/tmp/fidelity_full --width=1 --image_size=224 \
-      --only paper code --output=experiments/results/fidelity_full
+      --only paper code --seeds 0 --output=experiments/results/fidelity_full
 """
 
 import argparse
@@ -21,6 +21,7 @@ import subprocess
 import sys
 
 import matplotlib.figure
+import numpy as np
 
 from alexnet_jax import fidelity
 
@@ -41,6 +42,9 @@ FIELDS = (
 STANDARDISED = {"model.input_std": "(58.0,57.0,57.5)"}
 
 
+SETTINGS = ("width", "image_size", "epochs", "learning_rate", "seeds")
+
+
 def variants():
     """{name: settings}: paper, code, and each with one field of the other."""
     found = {"paper": {"fidelity": "paper"}, "code": {"fidelity": "code"}}
@@ -53,9 +57,9 @@ def variants():
     return found
 
 
-def train(name, settings, args):
+def train(name, settings, seed, args):
     """The lines of a run's metrics.jsonl, after training."""
-    workdir = pathlib.Path(args.workdir) / name.replace(" ", "_")
+    workdir = pathlib.Path(args.workdir) / f"seed_{seed}" / name.replace(" ", "_")
     settings = settings | {
         "dataset.name": "prepared",
         "dataset.root": args.root,
@@ -65,27 +69,39 @@ def train(name, settings, args):
         "schedule.name": "steps",
         "schedule.epochs": "()",
         "schedule.learning_rate": args.learning_rate,
-        "seed": args.seed,
+        "seed": seed,
     }
     command = [sys.executable, "-m", "alexnet_jax.main", "--config=configs/imagenette.py", f"--workdir={workdir}"]
     command += [f"--config.{field}={value}" for field, value in settings.items()]
-    print(name, flush=True)
+    print(f"seed {seed}, {name}", flush=True)
     subprocess.run(command, check=True)  # at once where it was done before
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 
 
+def errors(runs):
+    """Epochs [E], and the validation error after each, in percent [seeds, E], of runs that differ in seeds."""
+    found = [[(line["epoch"], 100 * line["top1_error"]) for line in run if line["split"] == "eval"] for run in runs]
+    epochs_and_errors = np.array(found)
+    return epochs_and_errors[0, :, 0], epochs_and_errors[:, :, 1]
+
+
 def draw(runs, path):
-    """Validation error by epoch: paper and code, and beside them what became of each with something changed."""
-    panels = {
-        kind: [name for name in runs if name.startswith((f"{kind} but", f"{kind},"))] for kind in ("paper", "code")
-    }
-    figure = matplotlib.figure.Figure(figsize=(12, 4), layout="constrained")
-    for axes, (kind, changed) in zip(figure.subplots(1, 2, sharey=True), panels.items(), strict=True):
-        for name in [name for name in ("paper", "code", *changed) if name in runs]:
-            points = [(line["epoch"], 100 * line["top1_error"]) for line in runs[name] if line["split"] == "eval"]
+    """Validation error by epoch, mean and range of the seeds: paper and code, and what became of each when changed."""
+    panels = {}
+    for kind in ("paper", "code"):
+        if changed := [name for name in runs if name.startswith((f"{kind} but", f"{kind},"))]:
+            panels[f"the {kind}, changed"] = changed
+    panels = panels or {None: []}
+    figure = matplotlib.figure.Figure(figsize=(6 * len(panels), 4), layout="constrained")
+    all_axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axes, (title, changed) in zip(all_axes, panels.items(), strict=True):
+        for i, name in enumerate(name for name in ("paper", "code", *changed) if name in runs):
+            epochs, found = errors(runs[name])
+            mean = found.mean(0)
             style = {"paper": {"color": "black", "linestyle": "--"}, "code": {"color": "black"}}.get(name, {})
-            axes.plot(*zip(*points, strict=True), label=name, marker=".", **style)
-        axes.set(xlabel="epoch", ylabel="validation error, %", title=f"the {kind}, changed" if changed else None)
+            spread = np.stack([mean - found.min(0), found.max(0) - mean])
+            axes.errorbar(epochs + 0.02 * i, mean, spread, label=name, marker=".", elinewidth=0.7, **style)
+        axes.set(xlabel="epoch", ylabel="validation error, %", title=title)
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
         axes.legend(fontsize=6, loc="upper left", bbox_to_anchor=(1, 1))
@@ -93,15 +109,23 @@ def draw(runs, path):
 
 
 def table(runs):
-    """Markdown: what each change does to the validation error after every epoch, and the last training loss."""
-    epochs = [round(line["epoch"]) for line in next(iter(runs.values())) if line["split"] == "eval"]
-    rows = ["| run | " + " | ".join(f"epoch {epoch}" for epoch in epochs) + " | training loss |"]
-    rows += ["|---" * (len(epochs) + 2) + "|"]
-    for name, lines in runs.items():
-        errors = [f"{line['top1_error']:.1%}" for line in lines if line["split"] == "eval"]
-        loss = [line["loss"] for line in lines if line["split"] == "train"][-1]
-        rows.append(f"| {name} | " + " | ".join(errors) + f" | {loss:.3f} |")
-    return "\n".join(rows)
+    """Markdown: the validation error after every epoch in percent, mean and, of several seeds, range."""
+    rows = []
+    for name in runs:
+        epochs, found = errors(runs[name])
+        cells = [f"{x.mean():.1f}" + (f" ({x.min():.1f}–{x.max():.1f})" if len(x) > 1 else "") for x in found.T]
+        rows.append(f"| {name} | " + " | ".join(cells) + " |")
+    head = "| error in % after epoch | " + " | ".join(f"{epoch:.0f}" for epoch in epochs) + " |"
+    return "\n".join([head, "|---" * (len(epochs) + 1) + "|", *rows])
+
+
+def write(runs, settings, output):
+    """The .json and the .png."""
+    for run in (run for seeds in runs.values() for run in seeds):
+        for line in run:
+            line.pop("images_per_second", None)  # would not be the same again
+    pathlib.Path(f"{output}.json").write_text(json.dumps({"settings": settings, "runs": runs}, indent=1) + "\n")
+    draw(runs, f"{output}.png")
 
 
 def main():
@@ -112,17 +136,16 @@ def main():
     parser.add_argument("--image_size", type=int, default=112)
     parser.add_argument("--epochs", type=float, default=4.0)
     parser.add_argument("--learning_rate", type=float, default=0.01)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--only", nargs="+", metavar="RUN", choices=variants(), help="some of the runs")
     parser.add_argument("--output", default=str(RESULTS / "fidelity"), help="of the .json and the .png")
     args = parser.parse_args()
     runs = {
-        name: train(name, settings, args) for name, settings in variants().items() if name in (args.only or variants())
+        name: [train(name, settings, seed, args) for seed in args.seeds]
+        for name, settings in variants().items()
+        if name in (args.only or variants())
     }
-    settings = {name: getattr(args, name) for name in ("width", "image_size", "epochs", "learning_rate", "seed")}
-    kept = {name: [{k: v for k, v in line.items() if k != "images_per_second"} for line in runs[name]] for name in runs}
-    pathlib.Path(args.output + ".json").write_text(json.dumps({"settings": settings, "runs": kept}, indent=1) + "\n")
-    draw(runs, args.output + ".png")
+    write(runs, {name: getattr(args, name) for name in SETTINGS}, args.output)
     print(table(runs))
     print(f"\nchance: loss {math.log(10):.3f}, error 90 %")
 
