@@ -245,22 +245,31 @@ def _read_onnx(path):
         model = onnx.load(path)
     except onnx.checker.ValidationError as error:  # of weights in files beside it
         raise UserError(_first_line(error)) from error
-    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-    for node in model.graph.node:  # where simplifiers leave weights
-        if node.op_type == "Constant" and node.attribute[0].name == "value":
-            tensors[node.output[0]] = node.attribute[0].t
-    arrays = {name: onnx.numpy_helper.to_array(tensor) for name, tensor in tensors.items()}
+    arrays = {name: onnx.numpy_helper.to_array(tensor) for name, tensor in _onnx_tensors(model.graph).items()}
     for prop in model.metadata_props:
         if prop.key == KEY:
             mean = arrays.get("mean", np.zeros(0))
             mean = mean.transpose(1, 2, 0) if mean.size > 3 else mean.reshape(-1)
             arrays = {key: x for key, x in arrays.items() if key.endswith((".weight", ".bias"))}
             return _described(prop.value, mean, arrays, _torch_name(None), from_channels_first)
-    weighted = [node for node in model.graph.node if node.op_type in ("Conv", "Gemm") and len(node.input) == 3]
+    return _read_others_onnx(model.graph, arrays)
+
+
+def _onnx_tensors(graph):
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    for node in graph.node:  # where simplifiers leave weights
+        if node.op_type == "Constant" and node.attribute[0].name == "value":
+            tensors[node.output[0]] = node.attribute[0].t
+    return tensors
+
+
+def _read_others_onnx(graph, arrays):
+    # Names are numbers there: layers are known by their order, and the net by what follows its first layers.
+    weighted = [node for node in graph.node if node.op_type in ("Conv", "Gemm") and len(node.input) == 3]
     alexnet = nets.NETS["caffe"]
     if len(weighted) != len(alexnet.layers):
         raise UserError(f"has {len(weighted)} layers with weights and not AlexNet's {len(alexnet.layers)}")
-    operators = [node.op_type for node in model.graph.node]
+    operators = [node.op_type for node in graph.node]
     norm, pool = (operators.index(op) if op in operators else None for op in ("LRN", "MaxPool"))
     names = _torch_name("one_weird_trick") if norm is None else _dotted
     found = {

@@ -4,8 +4,10 @@ import jax
 import numpy as np
 import pytest
 from conftest import describe
+from weights import some_weights
 
 from alexnet_jax import UserError, layers, pretrained, train
+from configs import two_gpu
 
 
 def test_fine_tuning_takes_all_layers_but_the_last(config, tmp_path):
@@ -39,6 +41,22 @@ def test_fine_tuning_goes_on_from_the_same_net_where_the_classes_are_the_same(co
     first, second = (pretrained.from_workdir(tmp_path / name).params for name in ("first", "second"))
     for x, y in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
         np.testing.assert_array_equal(x, y)
+
+
+def test_fine_tuning_begins_with_weights_from_a_file(config, tmp_path):
+    model = {"input_std": (58.395, 57.12, 57.375)}
+    model |= {name: config.model[name] for name in ("image_size", "width")}
+    weights = some_weights("one_weird_trick", **model)
+    pretrained.write(tmp_path / "net.safetensors", weights)
+    pretrained.to_workdir(pretrained.read(tmp_path / "net.safetensors"), tmp_path / "theirs")
+    config.model, config.mesh.model, config.num_epochs = two_gpu.get_config().model, 1, 0.35
+    config.model.update({"net": "one_weird_trick"} | model)
+    config.init_from, config.schedule.learning_rate = str(tmp_path / "theirs"), 0.0
+    train.train_and_evaluate(config, tmp_path / "ours")
+    ours = pretrained.from_workdir(tmp_path / "ours")
+    for layer in ("conv1", "conv5", "fc7"):
+        np.testing.assert_array_equal(ours.params[layer]["kernel"], weights.params[layer]["kernel"])
+    assert ours.params["fc8"]["kernel"].shape[1] == 2
 
 
 @pytest.mark.parametrize(

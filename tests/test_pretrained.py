@@ -207,6 +207,14 @@ def test_a_net_sees_stretched_images_in_training_and_after(config, tmp_path):
     assert json.loads(evaluation.read_text())["ten_crop"] == pytest.approx(square["ten_crop"])
 
 
+def test_nets_that_take_images_otherwise_are_no_ensemble(tmp_path):
+    for name, stretch in (("cropped", False), ("stretched", True)):
+        pretrained.to_workdir(some_weights("two_gpu", stretch=stretch), tmp_path / name)
+    message = f"stretched: its net .* takes images otherwise, than that in {tmp_path}/cropped"
+    with pytest.raises(UserError, match=message):
+        ensemble.load([tmp_path / "cropped", tmp_path / "stretched"])
+
+
 @pytest.mark.parametrize("suffix", [".safetensors", ".onnx"])
 def test_checkpoints_of_two_devices_and_of_one_give_the_same_file(suffix, tmp_path):
     weights = some_weights("two_gpu")
