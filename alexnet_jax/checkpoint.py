@@ -1,6 +1,8 @@
 """Checkpoints of a run: parameters and velocities as of a step, with what the loop has to remember (orbax)."""
 
 import contextlib
+import os
+import re
 
 import jax
 from orbax.checkpoint import v1 as ocp
@@ -28,8 +30,13 @@ class Checkpoints:
     def __enter__(self):
         return self
 
-    def __exit__(self, *_):
-        self._checkpointer.close()
+    def __exit__(self, exception, *_):
+        try:
+            with self._writing():
+                self._checkpointer.close()
+        except UserError:
+            if exception is None:  # or it says more
+                raise
 
     @property
     def latest_step(self):
@@ -38,9 +45,13 @@ class Checkpoints:
         return latest.step if latest else 0
 
     def save(self, step, state, notes):
-        """Starts to save a tree of arrays, and a dict as JSON, as of `step`; nothing if that step is saved already."""
+        """Starts to save a tree of arrays, and a dict as JSON, as of `step`; nothing if that step is saved already.
+
+        Raises UserError if this save or the one before cannot be written.
+        """
         if step != self.latest_step:
-            self._checkpointer.save_async(step, state, force=True, custom_metadata=notes)
+            with self._writing():
+                self._checkpointer.save_async(step, state, force=True, custom_metadata=notes)
 
     def notes(self):
         """The dict that the newest checkpoint was saved with. Raises UserError if it cannot be read."""
@@ -72,10 +83,26 @@ class Checkpoints:
         try:
             yield
         except (OSError, LookupError, ValueError) as error:
-            why = str(error).partition("\n")[0][:200]
             raise UserError(
-                f"{self._checkpointer.directory / str(step)}: cannot be read ({why}); restore or remove it"
+                f"{self._checkpointer.directory / str(step)}: cannot be read ({_cause(error)}); restore or remove it"
             ) from error
+
+    @contextlib.contextmanager
+    def _writing(self):
+        try:
+            yield
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"{self._checkpointer.directory}: no checkpoint can be written ({_cause(error)})"
+            ) from error
+
+
+def _cause(error):
+    """What was wrong in the first place, in a few words."""
+    while error.__cause__ or error.__context__:
+        error = error.__cause__ or error.__context__
+    code = re.search(r"os_error_code='(\d+)'", str(error))
+    return os.strerror(int(code[1])) if code else str(error).partition("\n")[0][:200]
 
 
 def _donatable(tree):

@@ -55,7 +55,9 @@ def set_up_jax():
     from alexnet_jax import images, sharding
 
     images.ignore_warnings()
-    absl_logging.set_verbosity(absl_logging.WARNING)
+    # Orbax logs what it raises, in every thread that saw it, and leaves coroutines behind.
+    absl_logging.set_verbosity(absl_logging.FATAL)
+    sys.unraisablehook = lambda unraisable: None
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     log = logging.getLogger("alexnet_jax")
