@@ -7,6 +7,7 @@ import collections
 import dataclasses
 import functools
 import importlib
+import io
 import json
 import pickle
 import warnings
@@ -37,6 +38,7 @@ TORCHVISION_NAMES = {
     "fc7": "classifier.4",
     "fc8": "classifier.6",
 }
+NO_STATE_DICT = "not a state dict, or damaged; nothing in it was run; torch.save(module.state_dict(), FILE) makes one"
 KEY = "alexnet_jax"  # of our description in files of others' formats
 
 
@@ -216,11 +218,19 @@ def _write_safetensors(path, weights):
 
 def _read_torch(path):
     torch = _import("torch")
-    with warnings.catch_warnings(action="ignore"):
-        state = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError) as error:  # with advice to run what is in it
+        raise UserError(NO_STATE_DICT) from error
+    if isinstance(state, dict):
+        state = state.get("state_dict", state)  # as PyTorch's own ImageNet example saves it
     if not isinstance(state, dict) or not all(isinstance(x, torch.Tensor) for x in state.values()):
-        raise UserError("not a state dict; save module.state_dict()")
-    arrays = {key: (x.float() if x.is_floating_point() else x).detach().numpy() for key, x in state.items()}
+        raise UserError(NO_STATE_DICT)
+    arrays = {
+        key.replace("module.", ""): (x.float() if x.is_floating_point() else x).detach().numpy()  # of DataParallel
+        for key, x in state.items()
+    }
     ours = getattr(state, "_metadata", None) or {}
     if KEY not in ours:
         return _read_torchvision(arrays)
@@ -231,12 +241,14 @@ def _read_torch(path):
 def _write_torch(path, weights):
     torch = _import("torch")
     name = _torch_name(weights.model["net"])
-    arrays = {name(layer, leaf): torch.from_numpy(x) for layer, leaf, x in weights.arrays(to_channels_first)}
+    arrays = {name(layer, leaf): torch.tensor(x) for layer, leaf, x in weights.arrays(to_channels_first)}
     state = collections.OrderedDict(arrays)
     # Where modules keep their versions: PyTorch passes over what it does not know.
-    state._metadata = {KEY: weights.description, f"{KEY}.mean": torch.from_numpy(weights.mean)}
-    with files.whole(path, "wb") as file:  # a name would get into the file
-        torch.save(state, file)
+    state._metadata = {KEY: weights.description, f"{KEY}.mean": torch.tensor(weights.mean)}
+    buffer = io.BytesIO()  # a full disk would be a RuntimeError, and a name would get into the file
+    torch.save(state, buffer)
+    with files.whole(path, "wb") as file:
+        file.write(buffer.getbuffer())
 
 
 def _read_onnx(path):

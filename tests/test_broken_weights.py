@@ -62,16 +62,19 @@ def test_a_torch_pickle_is_never_run(tmp_path):
 
 
 @pytest.mark.slow
-def test_state_dicts_of_parameters_and_of_half_precision_are_read(tmp_path):
+def test_state_dicts_of_parameters_of_half_precision_and_of_the_imagenet_example_are_read(tmp_path):
     torch = pytest.importorskip("torch", reason="needs the extra torch")
     state = dict(
         zip(TORCHVISION_NAMES, (m for m in witnesses.torchvisions_alexnet() if hasattr(m, "weight")), strict=True)
     )
     state = {f"{name}.{leaf}": getattr(m, leaf) for name, m in state.items() for leaf in ("weight", "bias")}
     torch.save({name: torch.nn.Parameter(x.to(torch.bfloat16)) for name, x in state.items()}, tmp_path / "net.pth")
-    kernel = pretrained.read(tmp_path / "net.pth").params["conv2"]["kernel"]
+    parallel = {name.replace("features", "features.module"): x.detach() for name, x in state.items()}
+    torch.save({"epoch": 90, "arch": "alexnet", "state_dict": parallel}, tmp_path / "example.pth")
     expected = state["features.3.weight"].detach().numpy().transpose(2, 3, 1, 0)
-    np.testing.assert_allclose(kernel, expected, rtol=1e-2)
+    for name, accuracy in (("net", 1e-2), ("example", 0)):
+        kernel = pretrained.read(tmp_path / f"{name}.pth").params["conv2"]["kernel"]
+        np.testing.assert_allclose(kernel, expected, rtol=accuracy)
 
 
 def tensors(weights):
