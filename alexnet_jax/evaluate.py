@@ -228,6 +228,8 @@ def evaluate(args):
     first = trained.members[0]
     name = args.dataset or first.dataset
     root = args.root if args.root is not None else "" if args.dataset else first.root
+    if not name:
+        raise UserError(f"--dataset: the net in {first.workdir} is from a file; name the data set, and its --root")
     split = args.split or datasets.held_out(name, root)[1]
     if split == "val" and split not in datasets.splits(name, root):
         split = "validation"

@@ -9,7 +9,9 @@ alexnet_jax.predict and --config.init_from, with the mean and the scale of pixel
 """
 
 import json
+import os
 import pathlib
+import tempfile
 
 import jax
 import jax.numpy as jnp
@@ -73,19 +75,25 @@ def to_workdir(weights, workdir):
     config = two_gpu.get_config()
     config.model.update(weights.model)
     config.mesh.model = weights.net.towers
+    config.dataset.name = config.dataset.root = ""
     config = fidelity.resolve(config)
     params = jax.tree.map(jnp.asarray, weights.params)
+    state = {"params": params, "velocity": jax.tree.map(jnp.zeros_like, params)}
+    data = {"class_names": list(weights.class_names), "train_images": 0}
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        files.write_json(workdir / "config.json", json.loads(config.to_json()))
-        with files.whole(workdir / "mean.npy", "wb") as file:
-            np.save(file, weights.mean)
-    except OSError as error:
-        raise UserError(f"--workdir={workdir}: cannot be written ({error.strerror or error})") from error
-    with checkpoint.Checkpoints(workdir / "checkpoints") as checkpoints:
-        state = {"params": params, "velocity": jax.tree.map(jnp.zeros_like, params)}
-        data = {"class_names": list(weights.class_names), "train_images": 0}
-        checkpoints.save(weights.step, state, {"schedule": optimizer.init_schedule(), "window": {}, "data": data})
+        workdir.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".", dir=workdir.parent, ignore_cleanup_errors=True) as temporary:
+            unfinished = pathlib.Path(temporary) / workdir.name
+            unfinished.mkdir()
+            files.write_json(unfinished / "config.json", json.loads(config.to_json()))
+            np.save(unfinished / "mean.npy", weights.mean)
+            with checkpoint.Checkpoints(unfinished / "checkpoints") as checkpoints:
+                notes = {"schedule": optimizer.init_schedule(), "window": {}, "data": data}
+                checkpoints.save(weights.step, state, notes)
+            os.replace(unfinished, workdir)
+    except (OSError, UserError) as error:
+        why = isinstance(error, OSError) and error.strerror or error
+        raise UserError(f"--workdir={workdir}: cannot be written ({why})") from error
 
 
 def main():

@@ -4,6 +4,7 @@ import functools
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -249,8 +250,22 @@ def test_the_commands(config, tmp_path):
     run("pretrained", f"--workdir={back}", f"--read={file}")
     root = f"--root={config.dataset.root}"
     run("evaluate", f"--workdir={there}")
+    assert "--dataset: the net in" in run("evaluate", f"--workdir={back}", ok=False)
     run("evaluate", f"--workdir={back}", "--dataset=folder", root)
     first, second = (json.loads((d / "evaluation.json").read_text()) for d in (there, back))
     assert first["loss"] == second["loss"] and first["ten_crop"] == second["ten_crop"] and second["steps"] == [2]
     assert "needs --read=FILE or --write=FILE, one of them" in run("pretrained", f"--workdir={back}", ok=False)
     assert "is there already" in run("pretrained", f"--workdir={back}", f"--read={file}", ok=False)
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path):
+    file, there = tmp_path / "net.safetensors", tmp_path / "there"
+    pretrained.write(file, some_weights("two_gpu"))
+    command = [sys.executable, "-m", "alexnet_jax.pretrained", f"--read={file}", f"--workdir={there}"]
+    limited = ["bash", "-c", 'ulimit -f 200 && exec "$@"', "bash"]  # KB in a file, above config.json's and mean.npy's
+    process = subprocess.run(limited + command, capture_output=True, text=True)
+    said = (
+        rf"alexnet_jax: --workdir={there}: cannot be written \(.*: no checkpoint can be written \(File too large\)\)\n"
+    )
+    assert process.returncode == 1 and re.fullmatch(said, process.stderr), process.stderr
+    assert not there.exists()
