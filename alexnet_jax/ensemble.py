@@ -79,9 +79,12 @@ def load(workdirs):
 def read(workdir):
     """The `Member` of a directory. Raises UserError if there is none, or it is damaged."""
     if not (workdir / "checkpoints").is_dir():
-        raise UserError(f"{workdir}: no net was trained there; that is done by python -m alexnet_jax.main")
+        raise UserError(
+            f"{workdir}: no net was trained there, as python -m alexnet_jax.main does; files of weights are read by "
+            "python -m alexnet_jax.pretrained"
+        )
     if not (workdir / "config.json").is_file():
-        raise UserError(f"{workdir / 'config.json'}: is lost; run the training command again to write it")
+        raise UserError(f"{workdir / 'config.json'}: is lost; run the command that made the directory again")
     config = ConfigDict(files.read_json(workdir / "config.json"))
     with checkpoint.Checkpoints(workdir / "checkpoints", write=False) as checkpoints:
         step = checkpoints.latest_step
@@ -90,9 +93,6 @@ def read(workdir):
         class_names = tuple(checkpoints.notes()["data"]["class_names"])
     try:
         net = nets.from_config(config.model).with_classes(len(class_names))
-        mean = np.load(workdir / "mean.npy")
-        if mean.shape not in ((3,), (net.stored_size, net.stored_size, 3)):
-            raise ValueError(f"of shape {mean.shape}")
         return Member(
             workdir,
             config.dataset.name,
@@ -101,15 +101,26 @@ def read(workdir):
             config.model.to_dict(),
             net,
             class_names,
-            mean,
+            read_mean(workdir / "mean.npy", net),
             step,
         )
-    except (EOFError, OSError, ValueError) as error:
-        raise UserError(
-            f"{workdir / 'mean.npy'}: is no mean ({error}); remove it and run the training command again"
-        ) from error
     except (AttributeError, TypeError) as error:
         raise UserError(f"{workdir / 'config.json'}: is not what training wrote; restore it") from error
+
+
+def read_mean(path, net):
+    """What `net` subtracts from images, float32 [S, S, 3] or [3]. Raises UserError if the file has no such array."""
+    try:
+        mean = np.load(path)
+        if mean.shape not in ((3,), (net.stored_size, net.stored_size, 3)):
+            raise ValueError(f"of shape {mean.shape}")
+        if not np.isfinite(mean).all():
+            raise ValueError("not finite")
+        return mean
+    except (AttributeError, EOFError, OSError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{path}: is no mean ({error}); remove it and run the command that made the directory again"
+        ) from error
 
 
 def restore(member, mesh):

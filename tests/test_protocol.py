@@ -13,7 +13,7 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from alexnet_jax import datasets, ensemble, evaluate, predict
+from alexnet_jax import UserError, datasets, ensemble, evaluate, predict
 from configs import two_gpu
 
 SMALL = ["model.width=0.0625", "batch_size=8", "log_every=1", "num_epochs=0.67", "schedule.learning_rate=0.001"]
@@ -155,9 +155,14 @@ def test_a_config_of_something_else_is_named(directory, tmp_path):
 
 def test_a_mean_of_something_else_is_named(directory, tmp_path):
     damaged = shutil.copytree(directory / "first", tmp_path / "damaged")
-    np.save(damaged / "mean.npy", np.zeros((7, 7)))
-    _, error = run("evaluate", f"--workdir={damaged}", directory=directory, ok=False)
-    assert "mean.npy: is no mean (of shape (7, 7))" in error and "\n" not in error
+    for mean, why in (
+        (np.zeros((7, 7)), r"of shape \(7, 7\)"),
+        (np.full(3, np.nan, np.float32), "not finite"),
+        (np.array(["a", "b", "c"]), ".*"),
+    ):
+        np.save(damaged / "mean.npy", mean)
+        with pytest.raises(UserError, match=rf"mean.npy: is no mean \({why}\); remove it"):
+            ensemble.read(damaged)
 
 
 def test_a_net_is_evaluated_from_any_directory(directory, tmp_path):
