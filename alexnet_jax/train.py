@@ -58,6 +58,8 @@ def train_and_evaluate(config, workdir):
     workdir = pathlib.Path(workdir).expanduser().absolute()
     config = fidelity.resolve(config)
     check(config)
+    if config.init_from:
+        config.init_from = str(pathlib.Path(config.init_from).expanduser().absolute())
     net = nets.from_config(config.model)
     dataset = datasets.load(config.dataset.name, config.dataset.root, net.stored_size, net.stretch)
     net = net.with_classes(len(dataset.class_names))
@@ -207,9 +209,9 @@ def starting_point(config, net):
       UserError: there is none, or it computes otherwise than `net`.
     """
     try:
-        member = ensemble.read(pathlib.Path(config.init_from).expanduser().absolute())
+        member = ensemble.read(pathlib.Path(config.init_from))
     except UserError as error:
-        raise UserError(f"config.init_from: {error}; files of weights are read by alexnet_jax.pretrained") from error
+        raise UserError(f"config.init_from: {error}") from error
     if not layers.compute_alike(member.net, net):
         ours = json.loads(config.model.to_json()) | {"image_size": net.image_size}
         theirs = member.model | {"image_size": member.net.image_size}
@@ -217,6 +219,8 @@ def starting_point(config, net):
         other = ["net"] if "net" in other else other  # whose other fields may not go with ours
         settings = " ".join(shlex.quote(f"--config.model.{name}={theirs[name]}") for name in other)
         raise UserError(f"config.init_from={config.init_from}: its net was trained with {settings}")
+    if member.net.stretch != net.stretch:
+        log.warning("config.init_from: its net was trained with config.model.stretch=%s", member.net.stretch)
     return member
 
 
