@@ -16,7 +16,7 @@ class Member:
     """A trained net as of its newest checkpoint."""
 
     workdir: pathlib.Path
-    dataset: str  # its name and root in training
+    dataset: str  # its name and root in training; '' of a net from a file
     root: str
     devices: int  # for the towers, in training
     model: dict  # config.model
@@ -101,15 +101,14 @@ def read(workdir):
             config.model.to_dict(),
             net,
             class_names,
-            read_mean(workdir / "mean.npy", net),
+            _read_mean(workdir / "mean.npy", net),
             step,
         )
     except (AttributeError, TypeError) as error:
         raise UserError(f"{workdir / 'config.json'}: is not what training wrote; restore it") from error
 
 
-def read_mean(path, net):
-    """What `net` subtracts from images, float32 [S, S, 3] or [3]. Raises UserError if the file has no such array."""
+def _read_mean(path, net):
     try:
         mean = np.load(path)
         if mean.shape not in ((3,), (net.stored_size, net.stored_size, 3)):

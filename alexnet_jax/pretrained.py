@@ -92,7 +92,7 @@ def to_workdir(weights, workdir):
                 checkpoints.save(weights.step, state, notes)
             os.replace(unfinished, workdir)
     except (OSError, UserError) as error:
-        why = isinstance(error, OSError) and error.strerror or error
+        why = getattr(error, "strerror", None) or error
         raise UserError(f"--workdir={workdir}: cannot be written ({why})") from error
 
 

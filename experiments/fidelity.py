@@ -40,8 +40,7 @@ FIELDS = (
 )
 # Red, green and blue of ImageNet have about this standard deviation.
 STANDARDISED = {"model.input_std": "(58.0,57.0,57.5)"}
-
-
+# Flags that the results are kept with.
 SETTINGS = ("width", "image_size", "epochs", "learning_rate", "seeds")
 
 

@@ -42,6 +42,7 @@ def write_npy(path, params):
 
 
 def write_caffe_onnx(path, params, **options):
+    """As the model zoo's files of Caffe's nets: blue first."""
     write_onnx(path, blue_first(params), **options)
 
 
