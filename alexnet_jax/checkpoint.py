@@ -1,13 +1,21 @@
 """Checkpoints of a run: parameters and velocities as of a step, with what the loop has to remember (orbax)."""
 
 import contextlib
+import logging
 import os
 import re
+import shutil
 
 import jax
 from orbax.checkpoint import v1 as ocp
 
 from alexnet_jax import UserError
+
+log = logging.getLogger("alexnet_jax")
+
+
+class UnreadableError(UserError):
+    """A checkpoint is damaged."""
 
 
 class Checkpoints:
@@ -19,10 +27,14 @@ class Checkpoints:
 
     def __init__(self, directory, write=True):
         """Without `write`, leaves alone what another process may be saving there just now."""
+        self._write = write
+        self._open(directory)
+
+    def _open(self, directory):
         newest_two = ocp.training.preservation_policies.LatestN(2)
         try:
             self._checkpointer = ocp.training.Checkpointer(
-                directory, preservation_policy=newest_two, cleanup_tmp_directories=write
+                directory, preservation_policy=newest_two, cleanup_tmp_directories=self._write
             )
         except (OSError, ValueError) as error:
             raise UserError(f"{directory}: cannot hold checkpoints ({error})") from error
@@ -30,12 +42,12 @@ class Checkpoints:
     def __enter__(self):
         return self
 
-    def __exit__(self, exception, *_):
+    def __exit__(self, _, exception, __):
         try:
             with self._writing():
                 self._checkpointer.close()
         except UserError:
-            if exception is None:  # or it says more
+            if not isinstance(exception, UserError):  # which says more
                 raise
 
     @property
@@ -53,21 +65,53 @@ class Checkpoints:
             with self._writing():
                 self._checkpointer.save_async(step, state, force=True, custom_metadata=notes)
 
-    def notes(self):
-        """The dict that the newest checkpoint was saved with. Raises UserError if it cannot be read."""
-        with self._reading(self.latest_step):
-            notes = self._checkpointer.metadata(self.latest_step).custom_metadata
+    def notes(self, step):
+        """The dict that the checkpoint of `step` was saved with. Raises UserError if it cannot be read."""
+        with self._reading(step):
+            notes = self._checkpointer.metadata(step).custom_metadata
             if not notes:
                 raise ValueError("no metadata")
             return notes
 
-    def restore(self, like):
-        """The newest checkpoint's tree, with the shapes and shardings of the tree `like`: on any mesh.
+    def restore(self, like, data=None):
+        """The newest checkpoint that can be read: its step, its notes, and its tree.
 
-        Raises UserError if it cannot be read.
+        Damaged ones after it are set aside, as damaged_STEP; if none can be read, all stay where they are.
+
+        Args:
+          like: a tree with the shapes and shardings to restore to, on any mesh.
+          data: what `data` in the notes must be.
+
+        Raises:
+          UserError: there is none, or it is of other data.
         """
-        with self._reading(self.latest_step):
-            return _donatable(self._checkpointer.load(self.latest_step, _abstract(like)))
+        damaged = {}
+        for step in sorted((each.step for each in self._checkpointer.checkpoints), reverse=True):
+            try:
+                notes = self.notes(step)
+                if data not in (None, notes["data"]):
+                    raise UserError(
+                        f"{self._checkpointer.directory.parent} was trained on other classes or another number of "
+                        "images; use a new --workdir"
+                    )
+                with self._reading(step):
+                    state = _donatable(self._checkpointer.load(step, _abstract(like)))
+            except UnreadableError as error:
+                damaged[step] = error
+            else:
+                self._set_aside(damaged)
+                return step, notes, state
+        raise UserError(f"no checkpoint is left: {'; '.join(map(str, damaged.values()))}, or use a new --workdir")
+
+    def _set_aside(self, damaged):
+        directory = self._checkpointer.directory
+        for step, error in damaged.items():
+            aside = directory / f"damaged_{step}"
+            log.warning("%s; it is %s now, and the one before is used", error, aside.name)
+            shutil.rmtree(aside, ignore_errors=True)
+            os.replace(directory / str(step), aside)
+        if damaged:
+            self._open(directory)  # which else would still count on them
 
     def restore_params(self, step, like):
         """The parameters alone of the checkpoint of `step`, as a tree of jax.ShapeDtypeStruct says.
@@ -83,7 +127,7 @@ class Checkpoints:
         try:
             yield
         except (OSError, LookupError, ValueError) as error:
-            raise UserError(
+            raise UnreadableError(
                 f"{self._checkpointer.directory / str(step)}: cannot be read ({_cause(error)}); restore or remove it"
             ) from error
 

@@ -4,9 +4,11 @@ import argparse
 import contextlib
 import logging
 import os
+import signal
 import sys
+import warnings
 
-from alexnet_jax import UserError
+from alexnet_jax import UserError, interruption
 
 
 class Parser(argparse.ArgumentParser):
@@ -33,7 +35,10 @@ class Parser(argparse.ArgumentParser):
 
 @contextlib.contextmanager
 def one_line_errors(interrupted):
-    """Ends the program with one line for what a user can mend and for Ctrl-C, and silently when its reader has gone."""
+    """Ends the program with one line for what a user can mend and for Ctrl-C, and silently when its reader has gone.
+
+    The exit status is 1, or 128 and the signal's number: 130 after SIGINT, 143 after SIGTERM.
+    """
     sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be text
     try:
         yield
@@ -43,9 +48,9 @@ def one_line_errors(interrupted):
         sys.exit(1)
     except UserError as error:
         sys.exit(f"alexnet_jax: {error}")
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         print(f"alexnet_jax: interrupted; {interrupted}", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(128 + (error.number if isinstance(error, interruption.Interrupted) else signal.SIGINT))
 
 
 def set_up_jax():
@@ -57,6 +62,8 @@ def set_up_jax():
     images.ignore_warnings()
     # Orbax logs what it raises, in every thread that saw it, and leaves coroutines behind.
     absl_logging.set_verbosity(absl_logging.FATAL)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     sys.unraisablehook = lambda unraisable: None
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))

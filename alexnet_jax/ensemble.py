@@ -90,7 +90,7 @@ def read(workdir):
         step = checkpoints.latest_step
         if not step:
             raise UserError(f"{workdir}: no checkpoint there yet; wait for the first")
-        class_names = tuple(checkpoints.notes()["data"]["class_names"])
+        class_names = tuple(checkpoints.notes(step)["data"]["class_names"])
     try:
         net = nets.from_config(config.model).with_classes(len(class_names))
         return Member(

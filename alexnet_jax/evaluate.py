@@ -27,6 +27,7 @@ from alexnet_jax import (
     ensemble,
     files,
     input_pipeline,
+    interruption,
     models,
     sharding,
 )
@@ -88,6 +89,7 @@ def classify_all(classify, all_params, mesh, source, batch_size):
     began = reported = time.monotonic()
     outputs = []
     for batch in bar:
+        interruption.check()
         outputs.append(classify(all_params, sharding.put_batch(mesh, batch)))
         if len(outputs) > 1:  # the device has its next batch while this one's outputs travel
             outputs[-2] = jax.device_get(outputs[-2])

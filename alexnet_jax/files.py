@@ -1,8 +1,10 @@
 """Small files that are there whole or not at all."""
 
 import contextlib
+import fcntl
 import json
 import os
+import socket
 
 from alexnet_jax import UserError
 
@@ -19,6 +21,29 @@ def whole(path, mode="w"):
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked(path):
+    """Holds a file for this process alone, until the process ends in whatever way.
+
+    Raises:
+      UserError: another process holds it.
+    """
+    try:
+        file = path.open("a+")
+    except OSError as error:
+        raise UserError(f"{path.parent}: cannot be written ({error.strerror})") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            raise UserError(f"{path.parent}: in use by {file.read().strip()}; wait for it, or use another") from error
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        yield
 
 
 def write_json(path, value):

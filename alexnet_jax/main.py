@@ -6,12 +6,13 @@ Any field of the config can be set: --config.batch_size=64 --config.mesh.model=1
 """
 
 import os
+import signal
 import sys
 
 from absl import app, flags
 from ml_collections import config_flags
 
-from alexnet_jax import commands
+from alexnet_jax import commands, interruption
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="A file from configs/.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints, metrics and results go; made if there is none.")
@@ -20,6 +21,7 @@ WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints, metrics and r
 def main(argv):
     if argv[1:]:
         sys.exit(f"alexnet_jax: unexpected argument {argv[1]!r}; settings look like --config.batch_size=64")
+    signal.signal(signal.SIGTERM, interruption.end)
     commands.set_up_jax()
     from alexnet_jax import train  # only now: --help need not wait for JAX
 

@@ -17,7 +17,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from alexnet_jax import UserError, checkpoint, commands, ensemble, fidelity, files, formats, models, optimizer
+from alexnet_jax import (
+    UserError,
+    checkpoint,
+    commands,
+    ensemble,
+    fidelity,
+    files,
+    formats,
+    interruption,
+    models,
+    optimizer,
+)
 from configs import two_gpu
 
 
@@ -82,7 +93,10 @@ def to_workdir(weights, workdir):
     data = {"class_names": list(weights.class_names), "train_images": 0}
     try:
         workdir.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".", dir=workdir.parent, ignore_cleanup_errors=True) as temporary:
+        with (
+            interruption.held(),
+            tempfile.TemporaryDirectory(prefix=".", dir=workdir.parent, ignore_cleanup_errors=True) as temporary,
+        ):
             unfinished = pathlib.Path(temporary) / workdir.name
             unfinished.mkdir()
             files.write_json(unfinished / "config.json", json.loads(config.to_json()))
@@ -90,6 +104,7 @@ def to_workdir(weights, workdir):
             with checkpoint.Checkpoints(unfinished / "checkpoints") as checkpoints:
                 notes = {"schedule": optimizer.init_schedule(), "window": {}, "data": data}
                 checkpoints.save(weights.step, state, notes)
+            interruption.check()
             os.replace(unfinished, workdir)
     except (OSError, UserError) as error:
         why = getattr(error, "strerror", None) or error

@@ -23,6 +23,7 @@ from alexnet_jax import (
     fidelity,
     files,
     input_pipeline,
+    interruption,
     layers,
     metrics,
     models,
@@ -48,12 +49,15 @@ def train_and_evaluate(config, workdir):
       config: a ConfigDict; configs/two_gpu.py has every field.
       workdir: a directory, made if there is none.
 
+    SIGINT and SIGTERM end it with a checkpoint: of the step they met, or of that before the evaluation they met.
+
     Returns:
       the contents of `result.json`: `step`, `num_examples`, `loss`, and `center` and `ten_crop`, each with `top1_error`
       and `top5_error` as fractions, of the test split.
 
     Raises:
-      UserError: a setting, a file or the data does not work, or the loss is not finite.
+      UserError: a setting, a file or the data does not work, another run uses `workdir`, or the loss is not finite.
+      interruption.Interrupted: there was a signal.
     """
     workdir = pathlib.Path(workdir).expanduser().absolute()
     config = fidelity.resolve(config)
@@ -79,65 +83,63 @@ def train_and_evaluate(config, workdir):
     train_step = make_train_step(config, net, mesh, dataset)
     evaluate_validation = evaluate.make_evaluate([net], mesh, [dataset.mean], dataset.validation, config.batch_size)
     data = {"class_names": list(dataset.class_names), "train_images": len(dataset.train)}
-    with checkpoint.Checkpoints(workdir / "checkpoints") as checkpoints:
-        start = checkpoints.latest_step
-        if start:
-            notes = checkpoints.notes()
-            if notes["data"] != data:
-                raise UserError(
-                    f"{workdir} was trained on other classes or another number of images; use a new --workdir"
-                )
-            state, schedule, window = checkpoints.restore(state), notes["schedule"], notes["window"]
-        elif source:
-            state["params"] = fine_tune(source, mesh, dataset.class_names, state["params"])
-        keep(config, dataset.mean, start, workdir)
-        if start < total_steps:
-            (workdir / "result.json").unlink(missing_ok=True)  # of a shorter run
-        describe(net, mesh, dataset, start, total_steps)
-        batches = input_pipeline.train_batches(dataset.train, config.batch_size, rows, config.seed, start)
-        with (
-            metrics.Writer(workdir, start) as writer,
-            metrics.Progress(start, total_steps, config.batch_size, window) as progress,
-        ):
+    with interruption.held(), files.locked(workdir / "lock"):
+        with checkpoint.Checkpoints(workdir / "checkpoints") as checkpoints:
+            start = checkpoints.latest_step
+            if start:
+                start, notes, state = checkpoints.restore(state, data)
+                schedule, window = notes["schedule"], notes["window"]
+            elif source:
+                state["params"] = fine_tune(source, mesh, dataset.class_names, state["params"])
+            keep(config, dataset.mean, start, workdir)
+            if start < total_steps:
+                (workdir / "result.json").unlink(missing_ok=True)  # of a shorter run
+            describe(net, mesh, dataset, start, total_steps)
+            batches = input_pipeline.train_batches(dataset.train, config.batch_size, rows, config.seed, start)
+            with (
+                metrics.Writer(workdir, start) as writer,
+                metrics.Progress(start, total_steps, config.batch_size, window) as progress,
+            ):
 
-            def save(step):
-                progress.check()
-                check_finite(state, step)
-                writer.flush()
-                checkpoints.save(step, state, {"schedule": schedule, "window": progress.window, "data": data})
+                def save(step):
+                    progress.check()
+                    check_finite(state, step)
+                    writer.flush()
+                    checkpoints.save(step, state, {"schedule": schedule, "window": progress.window, "data": data})
 
-            for step in range(start, max(start, total_steps) + 1):
-                epoch, last = step / steps_per_epoch, step >= total_steps
-                evaluate_now = is_due(step, config.eval_every * steps_per_epoch)
-                result = None
-                try:
-                    if (evaluate_now or last) and schedule["evaluated"] != step:
-                        with progress.pause():
-                            result = evaluate_validation([state["params"]])
-                    if not last:
-                        batch = sharding.put_batch(mesh, next(batches))
-                except UserError:  # a broken image: keep what was learned before it
-                    save(step)
-                    raise
-                if result:
-                    log.info("epoch %.1f, validation: %s", epoch, evaluate.summary(result))
-                    writer.write(step, epoch, "eval", {"loss": result["loss"]} | result["center"])
-                    schedule = schedule | {"evaluated": step}
-                    if evaluate_now:
-                        schedule = optimizer.observe(config.schedule, schedule, result["center"]["top1_error"])
-                if is_due(step, config.save_every) or last:
-                    save(step)
-                if last:
-                    break
+                for step in range(start, max(start, total_steps) + 1):
+                    epoch, last = step / steps_per_epoch, step >= total_steps
+                    evaluate_now = is_due(step, config.eval_every * steps_per_epoch)
+                    result = None
+                    try:
+                        interruption.check()
+                        if (evaluate_now or last) and schedule["evaluated"] != step:
+                            with progress.pause():
+                                result = evaluate_validation([state["params"]])
+                        if not last:
+                            batch = sharding.put_batch(mesh, next(batches))
+                    except (UserError, interruption.Interrupted):  # a broken image, a signal: keep what was learned
+                        save(step)
+                        raise
+                    if result:
+                        log.info("epoch %.1f, validation: %s", epoch, evaluate.summary(result))
+                        writer.write(step, epoch, "eval", {"loss": result["loss"]} | result["center"])
+                        schedule = schedule | {"evaluated": step}
+                        if evaluate_now:
+                            schedule = optimizer.observe(config.schedule, schedule, result["center"]["top1_error"])
+                    if is_due(step, config.save_every) or last:
+                        save(step)
+                    if last:
+                        break
 
-                rates = optimizer.learning_rates(config, net, schedule, epoch)
-                noise = not 0 < config.augment.noise_off_at <= epoch
-                state, values = train_step(state, batch, step, rates, noise)
-                progress.add(step + 1, values)
-                if is_due(step + 1, config.log_every) or step + 1 == total_steps:
-                    report = progress.report() | {"learning_rate": rates[net.layers[-1].name]["kernel"]}
-                    writer.write(step + 1, (step + 1) / steps_per_epoch, "train", report)
-    return finish(config, workdir, net, mesh, dataset, state["params"], max(start, total_steps))
+                    rates = optimizer.learning_rates(config, net, schedule, epoch)
+                    noise = not 0 < config.augment.noise_off_at <= epoch
+                    state, values = train_step(state, batch, step, rates, noise)
+                    progress.add(step + 1, values)
+                    if is_due(step + 1, config.log_every) or step + 1 == total_steps:
+                        report = progress.report() | {"learning_rate": rates[net.layers[-1].name]["kernel"]}
+                        writer.write(step + 1, (step + 1) / steps_per_epoch, "train", report)
+        return finish(config, workdir, net, mesh, dataset, state["params"], max(start, total_steps))
 
 
 def is_due(step, every):

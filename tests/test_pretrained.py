@@ -224,7 +224,7 @@ def test_checkpoints_of_two_devices_and_of_one_give_the_same_file(suffix, tmp_pa
     for path in (tmp_path / "two" / "checkpoints").iterdir():
         shutil.rmtree(path)
     with checkpoint.Checkpoints(tmp_path / "one" / "checkpoints") as checkpoints:
-        notes = checkpoints.notes()
+        notes = checkpoints.notes(checkpoints.latest_step)
     params = on(mesh(1, 2), weights.params)
     with checkpoint.Checkpoints(tmp_path / "two" / "checkpoints") as checkpoints:
         checkpoints.save(12, {"params": params, "velocity": jax.tree.map(jax.numpy.zeros_like, params)}, notes)

@@ -39,8 +39,8 @@ def final_params(config, workdir):
     """The newest checkpoint, as NumPy."""
     net = nets.from_config(config.model).with_classes(2)
     with checkpoint.Checkpoints(workdir / "checkpoints") as checkpoints:
-        state = checkpoints.restore(train.init_state(config, net, mesh(1, 2)))
-        return checkpoints.latest_step, jax.tree.map(np.asarray, state)
+        step, _, state = checkpoints.restore(train.init_state(config, net, mesh(1, 2)))
+        return step, jax.tree.map(np.asarray, state)
 
 
 def assert_same_bits(a, b):
@@ -137,8 +137,9 @@ def test_saving_does_not_see_the_steps_after_it(tmp_path):
                 checkpoints.save(i, {"x": x}, {"drops": i})
     with checkpoint.Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.latest_step == 30
-        assert (checkpoints.restore({"x": x})["x"] == 30).all()
-        assert checkpoints.notes() == {"drops": 30}
+        _, notes, state = checkpoints.restore({"x": x})
+        assert (state["x"] == 30).all()
+        assert notes == {"drops": 30}
     assert sorted(os.listdir(tmp_path)) == ["20", "30"]
 
 
