@@ -89,7 +89,7 @@ class Checkpoints:
         for step in sorted((each.step for each in self._checkpointer.checkpoints), reverse=True):
             try:
                 notes = self.notes(step)
-                if data not in (None, notes["data"]):
+                if data and notes.get("data") != data:
                     raise UserError(
                         f"{self._checkpointer.directory.parent} was trained on other classes or another number of "
                         "images; use a new --workdir"
