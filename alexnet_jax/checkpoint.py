@@ -111,6 +111,7 @@ class Checkpoints:
             shutil.rmtree(aside, ignore_errors=True)
             os.replace(directory / str(step), aside)
         if damaged:
+            self._checkpointer.close()
             self._open(directory)  # which else would still count on them
 
     def restore_params(self, step, like):

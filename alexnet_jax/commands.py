@@ -8,7 +8,7 @@ import signal
 import sys
 import warnings
 
-from alexnet_jax import UserError, interruption
+from alexnet_jax import UserError
 
 
 class Parser(argparse.ArgumentParser):
@@ -50,7 +50,7 @@ def one_line_errors(interrupted):
         sys.exit(f"alexnet_jax: {error}")
     except KeyboardInterrupt as error:
         print(f"alexnet_jax: interrupted; {interrupted}", file=sys.stderr)
-        sys.exit(128 + (error.number if isinstance(error, interruption.Interrupted) else signal.SIGINT))
+        sys.exit(128 + getattr(error, "number", signal.SIGINT))  # interruption.Interrupted has one
 
 
 def set_up_jax():

@@ -1,12 +1,15 @@
-"""Small files that are there whole or not at all."""
+"""Small files that are there whole or not at all, and the lock of a directory."""
 
 import contextlib
 import fcntl
 import json
+import logging
 import os
 import socket
 
 from alexnet_jax import UserError
+
+log = logging.getLogger("alexnet_jax")
 
 
 @contextlib.contextmanager
@@ -27,22 +30,26 @@ def whole(path, mode="w"):
 def locked(path):
     """Holds a file for this process alone, until the process ends in whatever way.
 
+    Where the file system has no locks, a warning says so.
+
     Raises:
-      UserError: another process holds it.
+      UserError: another process holds it, or it cannot be written.
     """
     try:
-        file = path.open("a+")
+        file = path.open("a+b", buffering=0)
     except OSError as error:
         raise UserError(f"{path.parent}: cannot be written ({error.strerror})") from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}\n".encode())
         except BlockingIOError as error:
             file.seek(0)
-            raise UserError(f"{path.parent}: in use by {file.read().strip()}; wait for it, or use another") from error
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        file.flush()
+            owner = file.read().decode().strip()
+            raise UserError(f"{path.parent}: in use by {owner}; wait for it, or use another") from error
+        except OSError as error:
+            log.warning("%s: cannot be locked (%s); let no other run use it", path.parent, error.strerror)
         yield
 
 

@@ -29,7 +29,6 @@ def held():
     Outside the main thread, where Python has no signals, nothing is held.
     """
     global _received
-    _received = 0
     if threading.current_thread() is not threading.main_thread():
         yield
         return

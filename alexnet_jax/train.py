@@ -45,11 +45,11 @@ def train_and_evaluate(config, workdir):
     Run again on the same directory it goes on from the newest checkpoint, and ends with the same bits as a run that was
     never interrupted. The order between two steps is: evaluate, next batch, save.
 
+    SIGINT and SIGTERM end it with a checkpoint: of the step they met, or of that before the evaluation they met.
+
     Args:
       config: a ConfigDict; configs/two_gpu.py has every field.
       workdir: a directory, made if there is none.
-
-    SIGINT and SIGTERM end it with a checkpoint: of the step they met, or of that before the evaluation they met.
 
     Returns:
       the contents of `result.json`: `step`, `num_examples`, `loss`, and `center` and `ten_crop`, each with `top1_error`
