@@ -7,9 +7,10 @@ import re
 import shutil
 
 import jax
+import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from alexnet_jax import UserError
+from alexnet_jax import UserError, processes
 
 log = logging.getLogger("alexnet_jax")
 
@@ -62,7 +63,7 @@ class Checkpoints:
         Raises UserError if this save or the one before cannot be written.
         """
         if step != self.latest_step:
-            with self._writing():
+            with processes.together(), self._writing():
                 self._checkpointer.save_async(step, state, force=True, custom_metadata=notes)
 
     def notes(self, step):
@@ -74,34 +75,49 @@ class Checkpoints:
             return notes
 
     def restore(self, like, data=None):
-        """The newest checkpoint that can be read: its step, its notes, and its tree.
+        """The newest checkpoint that can be read: step, notes and tree; or 0, None and `like` if there is none.
 
-        Damaged ones after it are set aside, as damaged_STEP; if none can be read, all stay where they are.
+        Damaged ones after it are set aside, as damaged_STEP; if none can be read, all stay where they are. Every
+        process reads the whole tree, at most twice its share of it: so the mesh that saved it does not matter.
 
         Args:
           like: a tree with the shapes and shardings to restore to, on any mesh.
           data: what `data` in the notes must be.
 
         Raises:
-          UserError: there is none, or it is of other data.
+          UserError: none can be read, it is of other data, or the processes do not see the same one.
         """
-        damaged = {}
-        for step in sorted((each.step for each in self._checkpointer.checkpoints), reverse=True):
-            try:
-                notes = self.notes(step)
-                if data and notes.get("data") != data:
-                    raise UserError(
-                        f"{self._checkpointer.directory.parent} was trained on other classes or another number of "
-                        "images; use a new --workdir"
-                    )
-                with self._reading(step):
-                    state = _donatable(self._checkpointer.load(step, _abstract(like)))
-            except UnreadableError as error:
-                damaged[step] = error
-            else:
+        directory, damaged, found = self._checkpointer.directory, {}, (0, None, like)
+        with processes.together():
+            steps = sorted((each.step for each in self._checkpointer.checkpoints), reverse=True)
+            for step in steps:
+                try:
+                    found = (step, *self._read(step, like, data))
+                    break
+                except UnreadableError as error:
+                    damaged[step] = error
+            if steps and not found[0]:
+                errors = "; ".join(map(str, damaged.values()))
+                raise UserError(f"no checkpoint is left: {errors}, or use a new --workdir")
+        processes.check_same(found[0], f"{directory}: not all processes see the same checkpoints; it must be shared")
+        with processes.together():
+            if jax.process_index() == 0:
                 self._set_aside(damaged)
-                return step, notes, state
-        raise UserError(f"no checkpoint is left: {'; '.join(map(str, damaged.values()))}, or use a new --workdir")
+        if damaged:
+            self._checkpointer.close()
+            self._open(directory)  # which else would still count on them
+        step, notes, state = found
+        return step, notes, _donatable(jax.tree.map(_divided, state, like)) if step else like
+
+    def _read(self, step, like, data):
+        notes = self.notes(step)
+        if data and notes.get("data") != data:
+            raise UserError(
+                f"{self._checkpointer.directory.parent} was trained on other classes or another number of images; "
+                "use a new --workdir"
+            )
+        with self._reading(step):
+            return notes, self._checkpointer.load(step, jax.tree.map(lambda x: np.empty(x.shape, x.dtype), like))
 
     def _set_aside(self, damaged):
         directory = self._checkpointer.directory
@@ -110,9 +126,6 @@ class Checkpoints:
             log.warning("%s; it is %s now, and the one before is used", error, aside.name)
             shutil.rmtree(aside, ignore_errors=True)
             os.replace(directory / str(step), aside)
-        if damaged:
-            self._checkpointer.close()
-            self._open(directory)  # which else would still count on them
 
     def restore_params(self, step, like):
         """The parameters alone of the checkpoint of `step`, as a tree of jax.ShapeDtypeStruct says.
@@ -155,5 +168,5 @@ def _donatable(tree):
     return jax.jit(lambda tree: tree)(tree)
 
 
-def _abstract(tree):
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree)
+def _divided(array, like):
+    return jax.make_array_from_callback(like.shape, like.sharding, lambda index: array[index])

@@ -53,7 +53,7 @@ def one_line_errors(interrupted):
         sys.exit(128 + getattr(error, "number", signal.SIGINT))  # interruption.Interrupted has one
 
 
-def set_up_jax():
+def set_up_jax(cpu_devices=2):
     """Silences libraries, sends the program's own log to stderr, and gives a CPU its virtual devices."""
     from absl import logging as absl_logging
 
@@ -71,4 +71,4 @@ def set_up_jax():
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     log.propagate = False
-    sharding.provide_cpu_devices()
+    sharding.provide_cpu_devices(cpu_devices)

@@ -27,8 +27,8 @@ from alexnet_jax import (
     ensemble,
     files,
     input_pipeline,
-    interruption,
     models,
+    processes,
     sharding,
 )
 
@@ -85,12 +85,12 @@ def classify_all(classify, all_params, mesh, source, batch_size):
     batches = input_pipeline.eval_batches(source, batch_size, rows)
     count = math.ceil(len(source) / batch_size)
     watched = sys.stderr.isatty() and jax.process_index() == 0
+    batches = processes.in_agreement(mesh, batches)
     bar = tqdm(batches, "evaluating", count, leave=False, unit="batch", disable=not watched)
     began = reported = time.monotonic()
     outputs = []
     for batch in bar:
-        interruption.check()
-        outputs.append(classify(all_params, sharding.put_batch(mesh, batch)))
+        outputs.append(classify(all_params, batch))
         if len(outputs) > 1:  # the device has its next batch while this one's outputs travel
             outputs[-2] = jax.device_get(outputs[-2])
         now = time.monotonic()

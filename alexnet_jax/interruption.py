@@ -16,6 +16,11 @@ class Interrupted(KeyboardInterrupt):
         self.number = number
 
 
+def received():
+    """The number of the signal that was held back, or 0."""
+    return _received
+
+
 def check():
     """Raises Interrupted if a signal was held back: to be called where it does no harm."""
     if _received:

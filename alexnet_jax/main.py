@@ -3,6 +3,9 @@
   python -m alexnet_jax.main --config=configs/quickstart.py --workdir=/tmp/quickstart
 
 Any field of the config can be set: --config.batch_size=64 --config.mesh.model=1
+
+Several processes train one net together when each runs the same command, with --distributed where a scheduler starts
+them, or with --coordinator_address, --num_processes and --process_id. They share --workdir.
 """
 
 import os
@@ -16,16 +19,23 @@ from alexnet_jax import commands, interruption
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="A file from configs/.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints, metrics and results go; made if there is none.")
+DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Join the processes of a Slurm, TPU, Open MPI or Kubernetes job.")
+COORDINATOR = flags.DEFINE_string("coordinator_address", None, "HOST:PORT of process 0, for processes started by hand.")
+NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many were started by hand.", lower_bound=1)
+PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.", lower_bound=0)
 
 
 def main(argv):
     if argv[1:]:
         sys.exit(f"alexnet_jax: unexpected argument {argv[1]!r}; settings look like --config.batch_size=64")
     signal.signal(signal.SIGTERM, interruption.end)
-    commands.set_up_jax()
-    from alexnet_jax import train  # only now: --help need not wait for JAX
+    several = DISTRIBUTED.value or COORDINATOR.value
+    commands.set_up_jax(cpu_devices=1 if several else 2)  # a device for each tower
+    from alexnet_jax import processes, train  # only now: --help need not wait for JAX
 
     with commands.one_line_errors("the same command goes on from the last checkpoint"):
+        if several:
+            processes.join(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
         train.train_and_evaluate(CONFIG.value, WORKDIR.value)
 
 
@@ -46,6 +56,15 @@ def parse_flags(argv):
         sys.exit(f"alexnet_jax: {' '.join(said.split())}")
     if CONFIG.value is None or not WORKDIR.value:
         sys.exit("alexnet_jax: needs --config=FILE and --workdir=DIR; see --help")
+    by_hand = [COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value]
+    if by_hand != [None] * 3:
+        if None in by_hand or DISTRIBUTED.value:
+            sys.exit("alexnet_jax: use --coordinator_address, --num_processes and --process_id, or --distributed alone")
+        if PROCESS_ID.value >= NUM_PROCESSES.value:
+            sys.exit(f"alexnet_jax: --process_id={PROCESS_ID.value}: must be below --num_processes")
+        host, _, port = COORDINATOR.value.rpartition(":")
+        if not host or not port.isdigit():
+            sys.exit(f"alexnet_jax: --coordinator_address={COORDINATOR.value}: must be HOST:PORT")
     path = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0]
     if not os.path.isfile(path):
         sys.exit(f"alexnet_jax: --config={path}: no such file; the project's own are in configs/")

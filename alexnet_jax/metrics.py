@@ -44,7 +44,11 @@ class Writer:
     def write(self, step, epoch, split, values):
         """One object with `step`, `epoch`, `split` and the values (floats)."""
         if self._file:
-            print(json.dumps({"step": step, "epoch": epoch, "split": split} | values), file=self._file, flush=True)
+            line = json.dumps({"step": step, "epoch": epoch, "split": split} | values)
+            try:
+                print(line, file=self._file, flush=True)
+            except OSError as error:
+                raise UserError(f"{self._file.name}: cannot be written ({error.strerror})") from error
             for name, value in values.items():
                 self._board.add_scalar(f"{split}/{name}", value, step)
 

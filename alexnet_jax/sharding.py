@@ -19,8 +19,8 @@ BATCH = PartitionSpec("data")
 OUTPUT = ("fc8", "fc10")  # names of the layer that makes the logits, on ImageNet and on CIFAR-10
 
 
-def provide_cpu_devices():
-    """Gives a machine without accelerators two virtual devices, one a tower, unless its environment sets a number.
+def provide_cpu_devices(number):
+    """Gives a process without accelerators so many virtual devices, unless its environment sets a number.
 
     Call it before anything else asks JAX for devices. Accelerators are untouched.
     """
@@ -28,7 +28,7 @@ def provide_cpu_devices():
         "XLA_FLAGS", ""
     )
     if not told:
-        jax.config.update("jax_num_cpu_devices", 2)
+        jax.config.update("jax_num_cpu_devices", number)
 
 
 def create_mesh(data, model, towers):
@@ -89,6 +89,11 @@ def owned_rows(mesh, batch_size):
     mine = [
         row for row, devices in enumerate(mesh.devices) if any(d.process_index == jax.process_index() for d in devices)
     ]
+    if not mine:
+        raise UserError(
+            f"config.mesh: {mesh.size} devices leave process {jax.process_index()} without one; use "
+            "--config.mesh.data=-1, or fewer processes"
+        )
     if mine != list(range(mine[0], mine[-1] + 1)):
         raise UserError("config.mesh: the 'data' rows of a process must be neighbours")
     per_row = batch_size // mesh.shape["data"]

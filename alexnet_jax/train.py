@@ -3,15 +3,14 @@
 import functools
 import json
 import logging
-import math
 import pathlib
 import shlex
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax import lax
+from jax.experimental import multihost_utils
 
 from alexnet_jax import (
     UserError,
@@ -29,14 +28,13 @@ from alexnet_jax import (
     models,
     nets,
     optimizer,
+    processes,
+    settings,
     sharding,
     visualize,
 )
 
 log = logging.getLogger("alexnet_jax")
-
-# What may change between two runs on one directory: nothing that the steps already taken depend on.
-MAY_CHANGE = {"num_epochs", "mesh.data", "mesh.model", "dataset.root", "log_every", "save_every"}
 
 
 def train_and_evaluate(config, workdir):
@@ -60,46 +58,46 @@ def train_and_evaluate(config, workdir):
       interruption.Interrupted: there was a signal.
     """
     workdir = pathlib.Path(workdir).expanduser().absolute()
-    config = fidelity.resolve(config)
-    check(config)
-    if config.init_from:
-        config.init_from = str(pathlib.Path(config.init_from).expanduser().absolute())
-    net = nets.from_config(config.model)
-    dataset = datasets.load(config.dataset.name, config.dataset.root, net.stored_size, net.stretch)
-    net = net.with_classes(len(dataset.class_names))
-    optimizer.layer_factors(config.optimizer.layer_rates, net)
-    mesh = sharding.create_mesh(config.mesh.data, config.mesh.model, net.towers)
-    rows = sharding.owned_rows(mesh, config.batch_size)
-    if config.batch_size > len(dataset.train):
-        raise UserError(
-            f"config.batch_size={config.batch_size}: there are only {len(dataset.train)} training images; use less"
-        )
-    steps_per_epoch = len(dataset.train) / config.batch_size
-    total_steps = max(1, round(config.num_epochs * steps_per_epoch))
-    check_config(config, workdir)
-    source = starting_point(config, net) if config.init_from and not has_begun(workdir) else None
+    with processes.together():
+        config = fidelity.resolve(config)
+        settings.check(config)
+        if config.init_from:
+            config.init_from = str(pathlib.Path(config.init_from).expanduser().absolute())
+        net = nets.from_config(config.model)
+        dataset = datasets.load(config.dataset.name, config.dataset.root, net.stored_size, net.stretch)
+        net = net.with_classes(len(dataset.class_names))
+        optimizer.layer_factors(config.optimizer.layer_rates, net)
+        mesh = sharding.create_mesh(config.mesh.data, config.mesh.model, net.towers)
+        rows = sharding.owned_rows(mesh, config.batch_size)
+        if config.batch_size > len(dataset.train):
+            raise UserError(
+                f"config.batch_size={config.batch_size}: there are only {len(dataset.train)} training images; use less"
+            )
+        steps_per_epoch = len(dataset.train) / config.batch_size
+        total_steps = max(1, round(config.num_epochs * steps_per_epoch))
+        settings.check_workdir(config, workdir)
+        source = starting_point(config, net) if config.init_from and not settings.has_begun(workdir) else None
 
     state, schedule, window = init_state(config, net, mesh), optimizer.init_schedule(), {}
     train_step = make_train_step(config, net, mesh, dataset)
     evaluate_validation = evaluate.make_evaluate([net], mesh, [dataset.mean], dataset.validation, config.batch_size)
     data = {"class_names": list(dataset.class_names), "train_images": len(dataset.train)}
-    with interruption.held(), files.locked(workdir / "lock"):
+    with interruption.held(), processes.locked(workdir / "lock"):
         with checkpoint.Checkpoints(workdir / "checkpoints") as checkpoints:
-            start = checkpoints.latest_step
+            start, notes, state = checkpoints.restore(state, data)
             if start:
-                start, notes, state = checkpoints.restore(state, data)
                 schedule, window = notes["schedule"], notes["window"]
             elif source:
                 state["params"] = fine_tune(source, mesh, dataset.class_names, state["params"])
-            keep(config, dataset.mean, start, workdir)
+            settings.keep(config, dataset.mean, start, workdir)
             if start < total_steps:
                 (workdir / "result.json").unlink(missing_ok=True)  # of a shorter run
             describe(net, mesh, dataset, start, total_steps)
             batches = input_pipeline.train_batches(dataset.train, config.batch_size, rows, config.seed, start)
-            with (
-                metrics.Writer(workdir, start) as writer,
-                metrics.Progress(start, total_steps, config.batch_size, window) as progress,
-            ):
+            batches = processes.in_agreement(mesh, batches)
+            with processes.together():
+                writer = metrics.Writer(workdir, start)
+            with writer, metrics.Progress(start, total_steps, config.batch_size, window) as progress:
 
                 def save(step):
                     progress.check()
@@ -112,12 +110,11 @@ def train_and_evaluate(config, workdir):
                     evaluate_now = is_due(step, config.eval_every * steps_per_epoch)
                     result = None
                     try:
-                        interruption.check()
                         if (evaluate_now or last) and schedule["evaluated"] != step:
                             with progress.pause():
                                 result = evaluate_validation([state["params"]])
                         if not last:
-                            batch = sharding.put_batch(mesh, next(batches))
+                            batch = next(batches)
                     except (UserError, interruption.Interrupted):  # a broken image, a signal: keep what was learned
                         save(step)
                         raise
@@ -145,43 +142,6 @@ def train_and_evaluate(config, workdir):
 def is_due(step, every):
     """Whether something that happens `every` so many steps, perhaps a fraction, happens at `step`."""
     return step > 0 and step // every > (step - 1) // every
-
-
-def check(config):
-    """Raises UserError for values that nothing else checks."""
-    if config.schedule.name not in optimizer.SCHEDULES:
-        raise UserError(
-            f"config.schedule.name: no schedule {config.schedule.name!r}; there are {', '.join(optimizer.SCHEDULES)}"
-        )
-    if config.augment.colour_scale not in augment.COLOUR_SCALES:
-        raise UserError(f"config.augment.colour_scale: must be one of {', '.join(augment.COLOUR_SCALES)}")
-    if config.model.stretch and config.dataset.name == "prepared":
-        raise UserError("config.model.stretch: a prepared set is cropped; use config.dataset.name=folder or tfds:NAME")
-    flat = dict(flatten(config.to_dict()))
-    for name in (
-        "num_epochs",
-        "log_every",
-        "eval_every",
-        "save_every",
-        "augment.divisor",
-        "schedule.patience",
-    ):
-        if not 0 < flat[name] < math.inf:
-            raise UserError(f"config.{name}={flat[name]}: must be a number above 0")
-    for name in (
-        "schedule.learning_rate",
-        "augment.colour_noise",
-        "augment.noise_off_at",
-        "optimizer.bias_rate",
-    ):
-        if not 0 <= flat[name] < math.inf:
-            raise UserError(f"config.{name}={flat[name]}: must be a number, 0 or above")
-    if config.augment.crop_group < 1:
-        raise UserError(f"config.augment.crop_group={config.augment.crop_group}: must be 1 or above")
-    if not 0 <= config.seed < 2**32:
-        raise UserError(f"config.seed={config.seed}: must be from 0 to 2³² − 1")
-    if not all(isinstance(epoch, (int, float)) for epoch in config.schedule.epochs):
-        raise UserError(f"config.schedule.epochs={config.schedule.epochs}: must be numbers, as (30,60)")
 
 
 def check_finite(state, step):
@@ -233,11 +193,6 @@ def fine_tune(member, mesh, class_names, params):
         last = member.net.layers[-1].name
         trained[last] = params[last]
     return trained
-
-
-def has_begun(workdir):
-    """Whether there is a checkpoint."""
-    return any(path.name.isdigit() for path in (workdir / "checkpoints").glob("*"))
 
 
 def make_train_step(config, net, mesh, dataset):
@@ -299,56 +254,6 @@ def device_loss(config, net, devices, dataset, params, batch, step, noise):
     return means["loss"], means
 
 
-def check_config(config, workdir):
-    """Makes the directory. Raises UserError if it cannot be written, or holds a run of another config."""
-    path = workdir / "config.json"
-    if path.exists() and has_begun(workdir):
-        may_change = MAY_CHANGE - {"num_epochs"} if config.schedule.name == "automatic" else MAY_CHANGE
-        old_fields = dict(flatten(files.read_json(path)))
-        new_fields = dict(flatten(json.loads(config.to_json())))
-        changed = [
-            f"{name} is {old_fields.get(name)!r} there and {new_fields.get(name)!r} here"
-            for name in old_fields | new_fields
-            if old_fields.get(name) != new_fields.get(name) and name not in may_change
-        ]
-        if changed:
-            raise UserError(f"{workdir} holds a run of another config ({', '.join(changed)}); use another --workdir")
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--workdir={workdir}: cannot be written ({error.strerror})") from error
-
-
-def keep(config, mean, start, workdir):
-    """Writes `config.json`, and `mean.npy`, which is subtracted from whatever the net will ever see.
-
-    Raises UserError if the run so far subtracted another mean, or the directory cannot be written.
-    """
-    path = workdir / "mean.npy"
-    try:
-        if start and path.exists() and not np.array_equal(np.load(path), mean):
-            raise UserError(f"{workdir} was trained on images with another mean; use a new --workdir")
-        if jax.process_index() == 0:
-            fields = json.loads(config.to_json())
-            fields["dataset"]["root"] = datasets.absolute_root(config.dataset.name, config.dataset.root)
-            files.write_json(workdir / "config.json", fields)
-            with files.whole(path, "wb") as file:
-                np.save(file, mean)
-    except (EOFError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); remove it, and the same command writes it again") from error
-    except OSError as error:
-        raise UserError(f"--workdir={workdir}: cannot be written ({error.strerror or error})") from error
-
-
-def flatten(tree, prefix=""):
-    """The leaves of nested dicts as ('a.b', value)."""
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            yield from flatten(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
-
-
 def describe(net, mesh, dataset, start, total_steps):
     """Prints the layers, and logs what is about to happen."""
     if jax.process_index() == 0:
@@ -364,13 +269,23 @@ def finish(config, workdir, net, mesh, dataset, params, step):
     split = "validation" if dataset.test is dataset.validation else "test"
     path = workdir / "result.json"
     result = files.read_json(path) if path.exists() else {}
-    if result.get("step") != step:
+    if processes.highest(result.get("step") != step):
         log.info("evaluating %d %s images, ten views each", len(dataset.test), split)
         evaluate_test = evaluate.make_evaluate([net], mesh, [dataset.mean], dataset.test, config.batch_size, views=10)
         result = {"step": step} | evaluate_test([params])
-        visualize.conv1_kernels(params, net.towers, workdir / "conv1.png")
-        visualize.curves(workdir / "metrics.jsonl", workdir / "curves.png")
-        if jax.process_index() == 0:
-            files.write_json(path, result)
+        kernels = multihost_utils.process_allgather(params["conv1"]["kernel"], tiled=True)
+        with processes.together():
+            if jax.process_index() == 0:
+                write_result(workdir, result, kernels, net.towers)
     log.info("%s: %s; %s", split, evaluate.summary(result), path)
     return result
+
+
+def write_result(workdir, result, kernels_HxWx3xN, towers):
+    """Writes the pictures, then `result.json`. Raises UserError if they cannot be written."""
+    try:
+        visualize.conv1_kernels(kernels_HxWx3xN, towers, workdir / "conv1.png")
+        visualize.curves(workdir / "metrics.jsonl", workdir / "curves.png")
+        files.write_json(workdir / "result.json", result)
+    except OSError as error:
+        raise UserError(f"{workdir}: cannot be written ({error.strerror or error})") from error

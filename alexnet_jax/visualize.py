@@ -7,9 +7,9 @@ import matplotlib.figure
 import numpy as np
 
 
-def conv1_kernels(params, towers, path):
+def conv1_kernels(kernels_HxWx3xN, towers, path):
     """Writes Figure 3: the kernels of conv1, a panel for each tower, all on one scale around mid-grey."""
-    kernels_NxHxWx3 = np.moveaxis(np.asarray(params["conv1"]["kernel"]), -1, 0)
+    kernels_NxHxWx3 = np.moveaxis(kernels_HxWx3xN, -1, 0)
     kernels_NxHxWx3 = 0.5 + 0.5 * kernels_NxHxWx3 / abs(kernels_NxHxWx3).max()
     per_tower = len(kernels_NxHxWx3) // towers
     columns = min(16, per_tower)

@@ -11,7 +11,7 @@ import pytest
 import reference
 from conftest import mesh
 
-from alexnet_jax import UserError, datasets, fidelity, models, nets, optimizer, sharding, train
+from alexnet_jax import UserError, datasets, fidelity, models, nets, optimizer, settings, sharding, train
 from configs import cifar10, imagenette, net145, one_gpu, quickstart, two_gpu
 
 README = pathlib.Path(__file__).parent.parent / "README.md"
@@ -32,7 +32,7 @@ def test_a_fidelity_decides_every_difference(kind):
     config = fidelity.resolve(config)
     for difference in fidelity.DIFFERENCES:
         assert value(config, difference.field) == getattr(difference, kind), difference.field
-    assert not [name for name, of in train.flatten(config.to_dict()) if of is None and name != "model.image_size"]
+    assert not [name for name, of in settings.flatten(config.to_dict()) if of is None and name != "model.image_size"]
 
 
 def test_fields_that_are_set_stay():
@@ -77,7 +77,7 @@ CONFIGS += [functools.partial(cifar10.get_config, net) for net in cifar10.LENGTH
 @pytest.mark.parametrize("get_config", CONFIGS)
 def test_every_config_is_whole(get_config):
     config = fidelity.resolve(get_config())
-    train.check(config)
+    settings.check(config)
     nets.from_config(config.model)
 
 

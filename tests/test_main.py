@@ -13,6 +13,10 @@ def run(*arguments, env=None):
     return subprocess.run(command, capture_output=True, text=True, env=os.environ | (env or {}))
 
 
+def by_hand(address, number, process):
+    return [f"--coordinator_address={address}", f"--num_processes={number}", f"--process_id={process}"]
+
+
 def test_help_does_not_wait_for_jax():
     code = (
         "import runpy, sys; sys.argv = ['main', '--help']\n"
@@ -40,6 +44,13 @@ def test_help_does_not_wait_for_jax():
         (["--config=configs/quickstart.py", "--config.augment.crop_group=0"], "config.augment.crop_group=0"),
         (["--config=configs/quickstart.py", "--config.augment.colour_scale=variance"], "config.augment.colour_scale"),
         (["--config=configs/one_gpu.py", "--config.mesh.model=2"], "config.mesh.model=2"),
+        (["--config=configs/quickstart.py", "--distributed"], "--distributed: no scheduler started this process"),
+        (["--config=configs/quickstart.py", "--num_processes=2"], "use --coordinator_address, --num_processes and"),
+        (
+            ["--config=configs/quickstart.py", *by_hand("nowhere", 2, 0)],
+            "--coordinator_address=nowhere: must be HOST:P",
+        ),
+        (["--config=configs/quickstart.py", *by_hand("127.0.0.1:9", 2, 2)], "--process_id=2: must be below"),
     ],
 )
 def test_a_mistake_ends_with_one_line(arguments, message, tmp_path):

@@ -203,7 +203,7 @@ def test_both_towers_run_on_one_device_where_there_is_only_one(monkeypatch, capl
     [({}, 2), ({"JAX_NUM_CPU_DEVICES": "1"}, 1), ({"XLA_FLAGS": "--xla_force_host_platform_device_count=3"}, 3)],
 )
 def test_cpu_machines_get_two_devices_unless_told_otherwise(environment, count):
-    code = "import jax; from alexnet_jax import sharding; sharding.provide_cpu_devices(); print(len(jax.devices()))"
+    code = "import jax; from alexnet_jax import sharding; sharding.provide_cpu_devices(2); print(len(jax.devices()))"
     inherited = {k: v for k, v in os.environ.items() if k != "JAX_NUM_CPU_DEVICES"}
     out = subprocess.run([sys.executable, "-c", code], env=inherited | environment, capture_output=True, text=True)
     assert out.stdout.strip() == str(count), out.stderr

@@ -25,6 +25,7 @@ from alexnet_jax import (
     files,
     metrics,
     nets,
+    settings,
     sharding,
     train,
 )
@@ -115,18 +116,6 @@ def test_training_learns(config, tmp_path, model):
     assert losses[-1] < 0.3 < losses[0]
 
 
-def test_a_checkpoint_goes_on_on_another_mesh(config, tmp_path):
-    train.train_and_evaluate(config, tmp_path / "run")
-    config.num_epochs, config.mesh.data, config.mesh.model = 3.0, 4, 1
-    train.train_and_evaluate(config, tmp_path / "run")
-    straight = config.copy_and_resolve_references()
-    train.train_and_evaluate(straight, tmp_path / "straight")
-    for a, b in zip(
-        *(jax.tree.leaves(final_params(config, tmp_path / run)[1]) for run in ("run", "straight")), strict=True
-    ):
-        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
-
-
 def test_saving_does_not_see_the_steps_after_it(tmp_path):
     step = jax.jit(lambda x: x + 1, donate_argnums=0)
     x = jnp.zeros(2_000_000)
@@ -167,7 +156,7 @@ def test_a_plateau_survives_a_restart(config, tmp_path):
 def start(workdir, config):
     """The program in a process of its own, and the file of its log."""
     fields = ("batch_size", "num_epochs", "log_every", "save_every", "model.width", "model.image_size")
-    flat = dict(train.flatten(json.loads(config.to_json())))
+    flat = dict(settings.flatten(json.loads(config.to_json())))
     command = [sys.executable, "-m", "alexnet_jax.main", "--config=configs/two_gpu.py", f"--workdir={workdir}"]
     command += [f"--config.{field}={flat[field]}" for field in (*fields, "dataset.name", "dataset.root")]
     command += [f"--config.schedule.learning_rate={config.schedule.learning_rate}"]
@@ -263,31 +252,31 @@ def test_parameters_that_are_not_finite_are_not_saved():
 
 def test_a_directory_of_another_config_is_refused(config, tmp_path):
     run, mean = tmp_path / "run", np.ones(3, np.float32)
-    train.check_config(config, run)
-    train.keep(config, mean, 0, run)
+    settings.check_workdir(config, run)
+    settings.keep(config, mean, 0, run)
     (run / "checkpoints" / "3").mkdir(parents=True)
     config.batch_size = 16
     with pytest.raises(UserError, match=r"another config \(batch_size is 8 there and 16 here\); use another --workdir"):
-        train.check_config(config, run)
+        settings.check_workdir(config, run)
     config.batch_size = 8
     config.mesh.model, config.num_epochs = 1, 200.0  # these may differ
-    train.check_config(config, run)
+    settings.check_workdir(config, run)
     config.schedule.name = "automatic"  # for which the length matters from the start
     files.write_json(run / "config.json", json.loads(config.to_json()))
     config.num_epochs = 300.0
     with pytest.raises(UserError, match="num_epochs is 200.0 there and 300.0 here"):
-        train.check_config(config, run)
+        settings.check_workdir(config, run)
     (run / "checkpoints" / "3").rmdir()  # and everything as long as nothing was learned
     config.batch_size = 16
-    train.check_config(config, run)
+    settings.check_workdir(config, run)
 
 
 def test_the_mean_of_a_run_never_changes(config, tmp_path):
-    train.keep(config, np.ones(3, np.float32), 0, tmp_path)
+    settings.keep(config, np.ones(3, np.float32), 0, tmp_path)
     with pytest.raises(UserError, match="was trained on images with another mean"):
-        train.keep(config, np.zeros(3, np.float32), 7, tmp_path)
+        settings.keep(config, np.zeros(3, np.float32), 7, tmp_path)
     assert (np.load(tmp_path / "mean.npy") == 1).all()
-    train.keep(config, np.ones(3, np.float32), 7, tmp_path)
+    settings.keep(config, np.ones(3, np.float32), 7, tmp_path)
 
 
 def test_a_directory_that_cannot_be_one_is_refused(config, tmp_path):
@@ -330,7 +319,7 @@ def test_impossible_settings_are_refused(config, tmp_path, field, value, message
 def test_impossible_settings_of_a_part_are_refused(config, part, field, value, message):
     config[part][field] = value
     with pytest.raises(UserError, match=message):
-        train.check(config)
+        settings.check(config)
 
 
 @pytest.mark.parametrize("name", ["config.json", "metrics.jsonl", "result.json"])

@@ -1,0 +1,163 @@
+"""Several processes that train one net together (jax.distributed): how they meet, and how they agree.
+
+All run the same command on the same directories. What one of them meets alone, a broken image or a signal, it has to
+tell the others: a process that leaves out a collective makes all others wait for it.
+"""
+
+import contextlib
+import logging
+import os
+import signal
+import threading
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from alexnet_jax import UserError, files, interruption, sharding
+
+SILENCE = 30  # seconds without a sign of life, after which a process counts as dead and the others end
+WAIT = 300  # seconds for all of them to start
+_TROUBLE = 1000  # above all signal numbers
+
+
+def join(coordinator_address=None, num_processes=None, process_id=None):
+    """Meets the other processes, before anything asks JAX for devices.
+
+    Without arguments, JAX asks the scheduler that started the processes: Slurm, a TPU pod, Open MPI or Kubernetes.
+
+    Raises:
+      UserError: there is no scheduler, or the processes did not meet.
+    """
+    by_hand = coordinator_address is not None
+    # Its own notice of SIGTERM would take the place of ours.
+    jax.config.update("jax_enable_preemption_service", False)
+    # Waiting for the others is outside Python, where only the system's own actions work.
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGINT, signal.SIGTERM)}
+    # JAX itself would end with a stack trace.
+    alone = threading.Timer(WAIT, _end_alone)
+    alone.daemon = True
+    alone.start()
+    try:
+        jax.distributed.initialize(
+            coordinator_address,
+            num_processes,
+            process_id,
+            cluster_detection_method="deactivate" if by_hand else None,
+            initialization_timeout=WAIT + 60,
+            heartbeat_timeout_seconds=SILENCE,
+            shutdown_timeout_seconds=SILENCE,
+        )
+    except (OSError, RuntimeError, ValueError) as error:
+        if "should be defined" in str(error) or "must be defined" in str(error):
+            raise UserError(
+                "--distributed: no scheduler started this process (Slurm, TPU pod, Open MPI, Kubernetes); leave it out, "
+                "or use --coordinator_address, --num_processes and --process_id"
+            ) from error
+        first_line = str(error).partition("\n")[0]
+        raise UserError(f"the processes did not meet ({first_line}); is --coordinator_address right?") from error
+    finally:
+        alone.cancel()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if jax.process_index() > 0:
+        logging.getLogger("alexnet_jax").setLevel(logging.ERROR)
+
+
+def _end_alone():
+    os.write(
+        2,
+        f"alexnet_jax: the processes did not meet within {WAIT} s; was every one started, with one address?\n".encode(),
+    )
+    os._exit(1)
+
+
+def highest(number):
+    """The largest of the processes' numbers: int32 [], perhaps still on its way."""
+    if jax.process_count() == 1:
+        return np.int32(number)
+    mesh = jax.make_mesh((jax.device_count(),), ("all",), devices=jax.devices())
+    numbers = jax.make_array_from_callback(
+        (jax.device_count(),), jax.NamedSharding(mesh, jax.P("all")), lambda _: np.full(1, number, np.int32)
+    )
+    return _max(numbers)
+
+
+@jax.jit
+def _max(numbers):
+    return jnp.max(numbers)
+
+
+@contextlib.contextmanager
+def together():
+    """What all processes have to get through: where one raises UserError, or was interrupted, all do."""
+    try:
+        yield
+    except (UserError, KeyboardInterrupt) as error:
+        int(highest(_code(error)))  # which waits until the others know
+        raise
+    _raise(highest(0))
+
+
+def in_agreement(mesh, batches):
+    """The batches, which differ from process to process, as `sharding.put_batch` makes them, and with one mind.
+
+    Where a process cannot load its next batch, or has received a signal, all raise at that batch. Each batch is
+    loaded, and the others asked, one ahead: no device waits for the answer.
+
+    Raises:
+      UserError: a batch cannot be loaded.
+      interruption.Interrupted: there was a signal.
+    """
+
+    def ask():
+        batch = error = None
+        try:
+            batch = next(batches, None)
+            batch = batch and sharding.put_batch(mesh, batch)
+        except UserError as problem:
+            error = problem
+        return batch, error, highest(_code(error))
+
+    ahead = ask()
+    while True:
+        batch, error, answer = ahead
+        if jax.process_count() == 1:
+            interruption.check()
+        if error:
+            raise error
+        _raise(answer)
+        if batch is None:
+            return
+        ahead = ask()
+        yield batch
+
+
+def _code(error):
+    if isinstance(error, UserError):
+        return _TROUBLE
+    return getattr(error, "number", signal.SIGINT) if error else interruption.received()
+
+
+def _raise(answer):
+    answer = int(answer)
+    if answer == _TROUBLE:
+        raise UserError("another process cannot go on; see its message")
+    if answer:
+        raise interruption.Interrupted(answer)
+
+
+def check_same(number, message):
+    """Raises UserError if the processes' numbers differ."""
+    if -int(highest(-number)) != int(highest(number)):
+        raise UserError(message)
+
+
+@contextlib.contextmanager
+def locked(path):
+    """`files.locked`, by process 0 for all."""
+    with contextlib.ExitStack() as stack:
+        with together():
+            if jax.process_index() == 0:
+                stack.enter_context(files.locked(path))
+        yield

@@ -1,0 +1,111 @@
+"""A run's settings: what is wrong with them, and what its directory keeps of them."""
+
+import json
+import math
+import os
+
+import jax
+import numpy as np
+
+from alexnet_jax import UserError, augment, datasets, files, optimizer, processes
+
+# What may change between two runs on one directory: nothing that the steps already taken depend on.
+MAY_CHANGE = {"num_epochs", "mesh.data", "mesh.model", "dataset.root", "log_every", "save_every"}
+
+
+def check(config):
+    """Raises UserError for values that nothing else checks."""
+    if config.schedule.name not in optimizer.SCHEDULES:
+        raise UserError(
+            f"config.schedule.name: no schedule {config.schedule.name!r}; there are {', '.join(optimizer.SCHEDULES)}"
+        )
+    if config.augment.colour_scale not in augment.COLOUR_SCALES:
+        raise UserError(f"config.augment.colour_scale: must be one of {', '.join(augment.COLOUR_SCALES)}")
+    if config.model.stretch and config.dataset.name == "prepared":
+        raise UserError("config.model.stretch: a prepared set is cropped; use config.dataset.name=folder or tfds:NAME")
+    flat = dict(flatten(config.to_dict()))
+    for name in (
+        "num_epochs",
+        "log_every",
+        "eval_every",
+        "save_every",
+        "augment.divisor",
+        "schedule.patience",
+    ):
+        if not 0 < flat[name] < math.inf:
+            raise UserError(f"config.{name}={flat[name]}: must be a number above 0")
+    for name in (
+        "schedule.learning_rate",
+        "augment.colour_noise",
+        "augment.noise_off_at",
+        "optimizer.bias_rate",
+    ):
+        if not 0 <= flat[name] < math.inf:
+            raise UserError(f"config.{name}={flat[name]}: must be a number, 0 or above")
+    if config.augment.crop_group < 1:
+        raise UserError(f"config.augment.crop_group={config.augment.crop_group}: must be 1 or above")
+    if not 0 <= config.seed < 2**32:
+        raise UserError(f"config.seed={config.seed}: must be from 0 to 2³² − 1")
+    if not all(isinstance(epoch, (int, float)) for epoch in config.schedule.epochs):
+        raise UserError(f"config.schedule.epochs={config.schedule.epochs}: must be numbers, as (30,60)")
+
+
+def has_begun(workdir):
+    """Whether there is a checkpoint."""
+    return any(path.name.isdigit() for path in (workdir / "checkpoints").glob("*"))
+
+
+def check_workdir(config, workdir):
+    """Makes the directory. Raises UserError if it cannot be written, or holds a run of another config."""
+    path = workdir / "config.json"
+    if path.exists() and has_begun(workdir):
+        may_change = MAY_CHANGE - {"num_epochs"} if config.schedule.name == "automatic" else MAY_CHANGE
+        old_fields = dict(flatten(files.read_json(path)))
+        new_fields = dict(flatten(json.loads(config.to_json())))
+        changed = [
+            f"{name} is {old_fields.get(name)!r} there and {new_fields.get(name)!r} here"
+            for name in old_fields | new_fields
+            if old_fields.get(name) != new_fields.get(name) and name not in may_change
+        ]
+        if changed:
+            raise UserError(f"{workdir} holds a run of another config ({', '.join(changed)}); use another --workdir")
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--workdir={workdir}: cannot be written ({error.strerror})") from error
+
+
+def keep(config, mean, start, workdir):
+    """Writes `config.json`, and `mean.npy`, which is subtracted from whatever the net will ever see.
+
+    Raises UserError if the run so far subtracted another mean, or the directory cannot be written.
+    """
+    path = workdir / "mean.npy"
+    with processes.together():
+        try:
+            if start and path.exists() and not np.array_equal(np.load(path), mean):
+                raise UserError(f"{workdir} was trained on images with another mean; use a new --workdir")
+            if jax.process_index() == 0:
+                fields = json.loads(config.to_json())
+                fields["dataset"]["root"] = datasets.absolute_root(config.dataset.name, config.dataset.root)
+                files.write_json(workdir / "config.json", fields)
+                with files.whole(path, "wb") as file:
+                    np.save(file, mean)
+        except (EOFError, ValueError) as error:
+            raise UserError(
+                f"{path}: cannot be read ({error}); remove it, and the same command writes it again"
+            ) from error
+        except OSError as error:
+            raise UserError(f"--workdir={workdir}: cannot be written ({error.strerror or error})") from error
+    with processes.together():
+        if path.name not in os.listdir(workdir):
+            raise UserError(f"--workdir={workdir}: must be one directory, which all processes share")
+
+
+def flatten(tree, prefix=""):
+    """The leaves of nested dicts as ('a.b', value)."""
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            yield from flatten(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
