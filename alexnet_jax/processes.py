@@ -51,8 +51,8 @@ def join(coordinator_address=None, num_processes=None, process_id=None):
     except (OSError, RuntimeError, ValueError) as error:
         if "should be defined" in str(error) or "must be defined" in str(error):
             raise UserError(
-                "--distributed: no scheduler started this process (Slurm, TPU pod, Open MPI, Kubernetes); leave it out, "
-                "or use --coordinator_address, --num_processes and --process_id"
+                "--distributed: no scheduler started this process (Slurm, TPU pod, Open MPI, Kubernetes); leave it "
+                "out, or use --coordinator_address, --num_processes and --process_id"
             ) from error
         first_line = str(error).partition("\n")[0]
         raise UserError(f"the processes did not meet ({first_line}); is --coordinator_address right?") from error
@@ -65,10 +65,8 @@ def join(coordinator_address=None, num_processes=None, process_id=None):
 
 
 def _end_alone():
-    os.write(
-        2,
-        f"alexnet_jax: the processes did not meet within {WAIT} s; was every one started, with one address?\n".encode(),
-    )
+    message = f"alexnet_jax: the processes did not meet within {WAIT} s; was each started, with the same address?\n"
+    os.write(2, message.encode())
     os._exit(1)
 
 

@@ -1,10 +1,16 @@
 """Four virtual devices, small configs, and folders of images."""
 
 import os
+import tempfile
 
 os.environ["JAX_NUM_CPU_DEVICES"] = "4"
 os.environ["JAX_PLATFORMS"] = "cpu"
+# What one test or its child has compiled, the next ones load.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp()
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
 
+import atexit
+import shutil
 import types
 
 import jax
@@ -14,6 +20,8 @@ from PIL import Image
 
 from alexnet_jax import datasets, fidelity, nets, sharding
 from configs import two_gpu
+
+atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 
 @pytest.fixture

@@ -1,0 +1,116 @@
+"""Kills runs with `kill -9` at random moments, restarts them until they are done, and compares with a run left alone.
+
+  python experiments/kills.py --workdir=/tmp/kills
+
+A run is 125 steps of a narrow net on the embedded textures, with a checkpoint every 10 steps and an evaluation
+every 25. It is killed up to four times: at any moment, while a checkpoint is written, or while it evaluates. Exit
+status 1 if the bits of its parameters, its result or its metrics are not those of the run left alone.
+"""
+
+import collections
+import json
+import os
+import pathlib
+import random
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+
+from alexnet_jax import commands, ensemble
+
+STEPS_PER_EVALUATION = 25
+FIELDS = {
+    "num_epochs": 1.0,
+    "model.width": 0.0625,
+    "model.image_size": 63,
+    "log_every": STEPS_PER_EVALUATION,
+    "eval_every": 0.2,
+    "save_every": 10,
+}
+KILLS = 4
+
+
+def start(workdir):
+    command = [sys.executable, "-m", "alexnet_jax.main", "--config=configs/quickstart.py", f"--workdir={workdir}"]
+    command += [f"--config.{name}={value}" for name, value in FIELDS.items()]
+    environment = os.environ | {
+        "JAX_COMPILATION_CACHE_DIR": str(workdir.parent / "compiled"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
+    }
+    with workdir.with_suffix(".log").open("a") as log:
+        return subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+
+
+def kill_somewhere(process, workdir, rng, seconds):
+    """Kills it at a random moment of a random kind; returns the kind, or 'done' if it ended before."""
+    kind = rng.choice(["any moment", "saving", "evaluating"])
+    began, wanted = time.monotonic(), rng.uniform(0, seconds)
+    saves, evaluations = rng.randint(1, 5), count_logged(workdir) + rng.randint(1, 3)
+    seen = set()
+    while process.poll() is None:
+        if kind == "saving":
+            seen |= {path.name for path in (workdir / "checkpoints").glob("*tmp*")}
+            now = len(seen) >= saves
+        elif kind == "evaluating":  # which the metrics of its step come just before
+            now = count_logged(workdir) >= evaluations
+        else:
+            now = time.monotonic() - began > wanted
+        if now:
+            time.sleep(rng.uniform(0, 0.2) if kind == "evaluating" else rng.uniform(0, 0.02))
+            process.kill()
+            process.wait()
+            return kind
+        time.sleep(0.002)
+    return "done"
+
+
+def count_logged(workdir):
+    path = workdir / "metrics.jsonl"
+    return path.read_text().count('"train"') if path.exists() else 0
+
+
+def outcome(workdir):
+    """What no kill may change: the parameters, the result, and the metrics but for their speed."""
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        line.pop("images_per_second", None)
+    params = ensemble.load([workdir]).params
+    return (
+        [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(params)],
+        (workdir / "result.json").read_text(),
+        lines,
+    )
+
+
+def main():
+    parser = commands.Parser("experiments.kills", __doc__)
+    parser.add_argument("--workdir", type=pathlib.Path, required=True, help="where the runs go; must be empty or new")
+    parser.add_argument("--runs", type=int, default=25)
+    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    args = parser.parse_args()
+    args.workdir.mkdir(parents=True, exist_ok=True)
+    if any(args.workdir.iterdir()):
+        parser.error(f"--workdir={args.workdir}: must be empty")
+    commands.set_up_jax()
+    rng = random.Random(args.seed)
+    for name in ("first", "alone"):  # the first compiles
+        began = time.monotonic()
+        if start(args.workdir / name).wait():
+            sys.exit(f"the run that was left alone failed: see {args.workdir / name}.log")
+        seconds = time.monotonic() - began
+    expected = outcome(args.workdir / "alone")
+    kinds, same = collections.Counter(), 0
+    for i in range(args.runs):
+        workdir = args.workdir / f"run_{i}"
+        kinds.update(kill_somewhere(start(workdir), workdir, rng, seconds) for _ in range(KILLS))
+        status = start(workdir).wait()
+        same += status == 0 and outcome(workdir) == expected
+        print(f"{same} of {i + 1} ended with the same bits; killed: {dict(kinds)}", flush=True)
+    sys.exit(same < args.runs)
+
+
+if __name__ == "__main__":
+    main()
