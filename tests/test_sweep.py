@@ -1,0 +1,138 @@
+"""Sweeps: every member exactly once, whatever interrupts them, and the table."""
+
+import csv
+import json
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from conftest import write_images
+
+SWEEP = pathlib.Path(__file__).parent.parent / "experiments" / "sweep.py"
+CONFIG = """
+from configs import two_gpu
+
+def get_config():
+    config = two_gpu.get_config()
+    config.dataset.name, config.dataset.root = "folder", {root!r}
+    config.model.width, config.model.image_size = 0.0625, 63
+    config.batch_size, config.num_epochs, config.schedule.learning_rate = 8, 1.0, 0.001
+    return config
+
+def sweep():
+    for divisor in (1.0, 1.1):
+        for seed in range(3):
+            yield {{"augment.divisor": divisor, "seed": seed}}
+"""
+
+
+def command(*arguments):
+    return [sys.executable, str(SWEEP), *map(str, arguments)]
+
+
+def write_config(path, text=CONFIG):
+    root = write_images(path / "images", {"train": (13, 13), "val": (25, 26)})
+    (path / "sweep.py").write_text(text.format(root=str(root)))
+    return f"--config={path / 'sweep.py'}"
+
+
+def test_an_interrupted_sweep_does_every_member_once_and_makes_the_table(tmp_path):
+    flags = [write_config(tmp_path), f"--workdir={tmp_path / 'runs'}"]
+    listed = subprocess.run(command("list", *flags), capture_output=True, text=True, check=True).stdout
+    assert listed.splitlines()[0].split() == ["0", "waiting", "augment.divisor=1.0,seed=0"]
+    assert listed.count("waiting") == 6
+
+    with subprocess.Popen(command("local", *flags, "--at_once=2"), stdout=subprocess.PIPE, text=True) as process:
+        for line in process.stdout:
+            if "finished\n" in line:
+                break
+        time.sleep(1)  # the next ones have begun
+        process.send_signal(signal.SIGINT)
+        rest = process.stdout.read()
+    assert process.returncode == 130
+    results = {path: path.read_bytes() for path in (tmp_path / "runs").glob("*/result.json")}
+    assert 1 <= len(results) <= 3 and "interrupted" in rest
+    times = {path: path.stat().st_mtime_ns for path in results}
+
+    done = subprocess.run(command("local", *flags, "--at_once=2"), capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"6 members, {len(results)} finished before" in done.stdout
+    assert {path: path.stat().st_mtime_ns for path in results} == times
+    logs = [path.read_text() for path in (tmp_path / "runs").glob("*/log.txt")]
+    assert len(logs) == 6
+    assert all(log.count("/result.json") == 1 for log in logs)  # the last line of a run that ends
+
+    with (tmp_path / "runs" / "sweep.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["augment.divisor"], row["finished"], row["members"]) for row in rows] == [
+        ("1.0", "3", "3"),
+        ("1.1", "3", "3"),
+    ]
+    markdown = (tmp_path / "runs" / "sweep.md").read_text()
+    for row in rows:
+        names = [f"augment.divisor={row['augment.divisor']},seed={seed}" for seed in range(3)]
+        found = [json.loads((tmp_path / "runs" / name / "result.json").read_text()) for name in names]
+        for way in ("center", "ten_crop"):
+            errors = [result[way]["top1_error"] for result in found]
+            mean, deviation = np.mean(errors), np.std(errors, ddof=1)
+            assert float(row[f"{way}_top1_error_mean"]) == pytest.approx(mean)
+            assert float(row[f"{way}_top1_error_std"]) == pytest.approx(deviation)
+            assert f"| {100 * mean:.2f} ± {100 * deviation:.2f} |" in markdown
+
+    changed = subprocess.run(command("local", *flags, "--config.batch_size=4"), capture_output=True, text=True)
+    assert changed.returncode == 1 and "holds a run of other settings" in changed.stderr
+
+
+def test_a_failed_member_is_reported_and_stops_no_other(tmp_path):
+    text = (
+        CONFIG.partition("def sweep")[0]
+        + "def sweep():\n    yield {{'batch_size': 7}}\n    yield {{'batch_size': 8}}\n"
+    )
+    flags = [write_config(tmp_path, text), f"--workdir={tmp_path / 'runs'}"]
+    done = subprocess.run(command("local", *flags), capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "batch_size=7: failed (alexnet_jax: config.batch_size=7: use a multiple" in done.stdout
+    assert done.stderr == "alexnet_jax: 1 of 2 members failed; see above\n"
+    listed = subprocess.run(command("list", *flags), capture_output=True, text=True, check=True).stdout
+    assert [line.split()[:2] for line in listed.splitlines()[:2]] == [["0", "failed"], ["1", "finished"]]
+    # Again, one at a time by its number, as an array of jobs does.
+    assert subprocess.run(command("local", *flags, "--member=1")).returncode == 0
+    assert (tmp_path / "runs" / "batch_size=8" / "log.txt").read_text().count("starting at step 0") == 1
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ("yield {{'sed': 0}}", "sweep() sets 'sed', which the config does not have"),
+        ("yield {{'seed': 0}}\n    yield {{'seed': 0}}", "yields {'seed': 0} twice"),
+        ("yield from ()", "sweep() yields no member"),
+        ("yield {{'seed': 1 / 0}}", "ZeroDivisionError: division by zero"),
+        (None, "has no sweep()"),
+    ],
+)
+def test_a_mistake_in_a_sweep_ends_with_one_line(members, message, tmp_path):
+    text = CONFIG.partition("def sweep")[0] + (f"def sweep():\n    {members}\n" if members else "")
+    done = subprocess.run(
+        command("list", write_config(tmp_path, text), f"--workdir={tmp_path}"), capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("alexnet_jax: --config=") and message in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config=nope.py"], "--config=nope.py: no such file"),
+        (["--config=nope.py", "--at_once=0"], "--at_once must be above 0"),
+        (["--config=nope.py", "--confg.seed=1"], "unexpected argument '--confg.seed=1'"),
+    ],
+)
+def test_a_mistake_in_the_flags_ends_with_one_line(arguments, message, tmp_path):
+    done = subprocess.run(command("local", *arguments, f"--workdir={tmp_path}"), capture_output=True, text=True)
+    assert done.returncode == 1
+    assert message in done.stderr and done.stderr.count("\n") == 1
