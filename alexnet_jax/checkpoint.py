@@ -14,6 +14,8 @@ from alexnet_jax import UserError, processes
 
 log = logging.getLogger("alexnet_jax")
 
+SAVING = 300  # seconds for all processes to write a checkpoint, after which those that wait for another give up
+
 
 class UnreadableError(UserError):
     """A checkpoint is damaged."""
@@ -32,10 +34,12 @@ class Checkpoints:
         self._open(directory)
 
     def _open(self, directory):
-        newest_two = ocp.training.preservation_policies.LatestN(2)
         try:
             self._checkpointer = ocp.training.Checkpointer(
-                directory, preservation_policy=newest_two, cleanup_tmp_directories=self._write
+                directory,
+                preservation_policy=ocp.training.preservation_policies.LatestN(2),
+                cleanup_tmp_directories=self._write,
+                context=ocp.Context(async_options=ocp.options.AsyncOptions(timeout_secs=SAVING)),
             )
         except (OSError, ValueError) as error:
             raise UserError(f"{directory}: cannot hold checkpoints ({error})") from error
@@ -64,7 +68,15 @@ class Checkpoints:
         """
         if step != self.latest_step:
             with processes.together(), self._writing():
+                self._check_space(state)
                 self._checkpointer.save_async(step, state, force=True, custom_metadata=notes)
+
+    def _check_space(self, state):
+        # One process that cannot write makes the others wait; where space is short all the time, nobody begins.
+        needed = sum(array.nbytes for array in jax.tree.leaves(state))
+        free = shutil.disk_usage(self._checkpointer.directory).free
+        if free < needed:
+            raise OSError(f"it takes up to {needed / 1e6:.1f} MB, and {free / 1e6:.1f} MB are free")
 
     def notes(self, step):
         """The dict that the checkpoint of `step` was saved with. Raises UserError if it cannot be read."""
@@ -149,7 +161,7 @@ class Checkpoints:
     def _writing(self):
         try:
             yield
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, jax.errors.JaxRuntimeError) as error:
             raise UserError(
                 f"{self._checkpointer.directory}: no checkpoint can be written ({_cause(error)})"
             ) from error
@@ -159,6 +171,8 @@ def _cause(error):
     """What was wrong in the first place, in a few words."""
     while error.__cause__ or error.__context__:
         error = error.__cause__ or error.__context__
+    if "DEADLINE_EXCEEDED" in str(error):
+        return f"another process did not write its part within {SAVING} s; see its message"
     code = re.search(r"os_error_code='(\d+)'", str(error))
     return os.strerror(int(code[1])) if code else str(error).partition("\n")[0][:200]
 

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import socket
@@ -65,12 +66,13 @@ def assert_same_run(workdir, one_device):
 class Processes:
     """Several processes of one run, started by hand, with so many devices each, and what they print."""
 
-    def __init__(self, workdir, images, number, devices, different=(), silence=30, **fields):
+    def __init__(self, workdir, images, number, devices, different=(), **fields):
+        """`different` are flags of all but process 0."""
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        code = f"import runpy\nfrom alexnet_jax import processes\nprocesses.SILENCE = {silence}\n"
-        code += "runpy.run_module('alexnet_jax.main', run_name='__main__')"
+        code = "import runpy; from alexnet_jax import checkpoint, processes; processes.SILENCE = checkpoint.SAVING = 5"
+        code += "\nrunpy.run_module('alexnet_jax.main', run_name='__main__')"
         overrides = [f"--config.{name}={value}" for name, value in (FIELDS | {"dataset.root": images} | fields).items()]
         common = [f"--workdir={workdir}", f"--coordinator_address=127.0.0.1:{port}", f"--num_processes={number}"]
         self._logs = [workdir.with_name(f"{workdir.name}_{i}.log") for i in range(number)]
@@ -78,7 +80,15 @@ class Processes:
         for i, path in enumerate(self._logs):
             own = [f"--process_id={i}", *(different if i else ())]
             with path.open("w") as log:
-                command = [sys.executable, "-c", code, "--config=configs/two_gpu.py", *common, *overrides, *own]
+                command = [
+                    sys.executable,
+                    "-c",
+                    code,
+                    "--config=configs/two_gpu.py",
+                    *common,
+                    *overrides,
+                    *own,
+                ]
                 environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices)}
                 self.all.append(subprocess.Popen(command, stdout=log, stderr=log, env=environment))
 
@@ -162,6 +172,18 @@ def test_a_mistake_in_one_process_ends_all(number, different, fields, message, i
     assert all(log.startswith("alexnet_jax: ") and log.count("\n") == 1 for log in run.logs()), run.logs()
 
 
+def test_a_checkpoint_that_one_process_cannot_write_ends_all(images, tmp_path):
+    run = Processes(tmp_path / "run", images, 2, 1, num_epochs=1000)
+    checkpoints = tmp_path / "run" / "checkpoints"
+    while not (checkpoints / "6").exists():
+        time.sleep(0.01)
+    resource.prlimit(run.all[1].pid, resource.RLIMIT_FSIZE, (100_000, 100_000))
+    assert run.wait(60) == [1, 1], run.logs()
+    assert f"alexnet_jax: {checkpoints}: no checkpoint can be written (File too large)" in run.logs()[1]
+    assert "Traceback" not in "".join(run.logs())
+    assert any(name.isdigit() for name in os.listdir(checkpoints))
+
+
 def test_directories_that_are_not_shared_are_refused(images, tmp_path):
     run = Processes(tmp_path / "run", images, 2, 1, [f"--workdir={tmp_path / 'other'}"])
     assert run.wait(60) == [1, 1]
@@ -170,7 +192,7 @@ def test_directories_that_are_not_shared_are_refused(images, tmp_path):
 
 @pytest.mark.parametrize("victim", [0, 1])
 def test_where_one_process_dies_the_others_end(victim, images, tmp_path):
-    run = Processes(tmp_path / "run", images, 2, 1, silence=5, num_epochs=1000)
+    run = Processes(tmp_path / "run", images, 2, 1, num_epochs=1000)
     run.wait_for_step(3)
     run.all[victim].kill()
     assert all(run.wait(20))  # 5 s for the others to notice, and their end

@@ -1,6 +1,7 @@
 """What a run survives: signals, damaged checkpoints, and another run on its directory."""
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -114,6 +115,16 @@ def test_if_no_checkpoint_can_be_read_one_line_says_so_and_all_stay(two_checkpoi
         assert re.fullmatch(r"no checkpoint is left: .*/2: cannot be read .*/1: cannot be read .*", result["error"])
     assert not log
     assert {path.name for path in directory.iterdir()} >= {"1", "2"}
+
+
+def test_too_little_space_for_a_checkpoint_leaves_those_before(tmp_path, monkeypatch):
+    state = {"params": jnp.zeros(5000)}
+    with checkpoint.Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        checkpoints.save(1, state, {})
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**6, 10**6, 10**4))
+        with pytest.raises(UserError, match=r"no checkpoint can be written \(it takes up to 0.0 MB, and 0.0 MB are"):
+            checkpoints.save(2, state, {})
+    assert os.listdir(tmp_path / "checkpoints") == ["1"]
 
 
 def test_checkpoints_of_other_data_are_refused_and_stay(two_checkpoints, tmp_path):
