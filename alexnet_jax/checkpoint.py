@@ -30,7 +30,7 @@ class Checkpoints:
 
     def __init__(self, directory, write=True):
         """Without `write`, leaves alone what another process may be saving there just now."""
-        self._write = write
+        self._write, self._saving = write, None
         self._open(directory)
 
     def _open(self, directory):
@@ -68,8 +68,10 @@ class Checkpoints:
         """
         if step != self.latest_step:
             with processes.together(), self._writing():
+                if self._saving:
+                    self._saving.result()  # whose thread would else stay
                 self._check_space(state)
-                self._checkpointer.save_async(step, state, force=True, custom_metadata=notes)
+                self._saving = self._checkpointer.save_async(step, state, force=True, custom_metadata=notes)
 
     def _check_space(self, state):
         # One process that cannot write makes the others wait; where space is short all the time, nobody begins.

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import jax
@@ -125,6 +126,15 @@ def test_too_little_space_for_a_checkpoint_leaves_those_before(tmp_path, monkeyp
         with pytest.raises(UserError, match=r"no checkpoint can be written \(it takes up to 0.0 MB, and 0.0 MB are"):
             checkpoints.save(2, state, {})
     assert os.listdir(tmp_path / "checkpoints") == ["1"]
+
+
+def test_many_saves_take_no_more_threads_than_few(tmp_path):
+    with checkpoint.Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        threads = []
+        for step in range(1, 7):
+            checkpoints.save(step, {"params": jnp.zeros(5000)}, {})
+            threads.append({thread.name for thread in threading.enumerate()})
+    assert len(threads[1]) == len(threads[5]), threads
 
 
 def test_checkpoints_of_other_data_are_refused_and_stay(two_checkpoints, tmp_path):
