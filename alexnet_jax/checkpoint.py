@@ -34,12 +34,14 @@ class Checkpoints:
         self._open(directory)
 
     def _open(self, directory):
+        context = ocp.Context()
+        context.asynchronous.timeout_secs = SAVING
         try:
             self._checkpointer = ocp.training.Checkpointer(
                 directory,
                 preservation_policy=ocp.training.preservation_policies.LatestN(2),
                 cleanup_tmp_directories=self._write,
-                context=ocp.Context(async_options=ocp.options.AsyncOptions(timeout_secs=SAVING)),
+                context=context,
             )
         except (OSError, ValueError) as error:
             raise UserError(f"{directory}: cannot hold checkpoints ({error})") from error

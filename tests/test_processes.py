@@ -66,13 +66,13 @@ def assert_same_run(workdir, one_device):
 class Processes:
     """Several processes of one run, started by hand, with so many devices each, and what they print."""
 
-    def __init__(self, workdir, images, number, devices, different=(), **fields):
+    def __init__(self, workdir, images, number, devices, different=(), silence=30, **fields):
         """`different` are flags of all but process 0."""
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        code = "import runpy; from alexnet_jax import checkpoint, processes; processes.SILENCE = checkpoint.SAVING = 5"
-        code += "\nrunpy.run_module('alexnet_jax.main', run_name='__main__')"
+        code = "import runpy; from alexnet_jax import checkpoint, processes; "
+        code += f"checkpoint.SAVING = 5; processes.SILENCE = {silence}\nrunpy.run_module('alexnet_jax.main', run_name='__main__')"
         overrides = [f"--config.{name}={value}" for name, value in (FIELDS | {"dataset.root": images} | fields).items()]
         common = [f"--workdir={workdir}", f"--coordinator_address=127.0.0.1:{port}", f"--num_processes={number}"]
         self._logs = [workdir.with_name(f"{workdir.name}_{i}.log") for i in range(number)]
@@ -192,7 +192,7 @@ def test_directories_that_are_not_shared_are_refused(images, tmp_path):
 
 @pytest.mark.parametrize("victim", [0, 1])
 def test_where_one_process_dies_the_others_end(victim, images, tmp_path):
-    run = Processes(tmp_path / "run", images, 2, 1, num_epochs=1000)
+    run = Processes(tmp_path / "run", images, 2, 1, silence=5, num_epochs=1000)
     run.wait_for_step(3)
     run.all[victim].kill()
     assert all(run.wait(20))  # 5 s for the others to notice, and their end

@@ -129,12 +129,12 @@ def test_too_little_space_for_a_checkpoint_leaves_those_before(tmp_path, monkeyp
 
 
 def test_many_saves_take_no_more_threads_than_few(tmp_path):
+    before = set(threading.enumerate())
     with checkpoint.Checkpoints(tmp_path / "checkpoints") as checkpoints:
-        threads = []
         for step in range(1, 7):
             checkpoints.save(step, {"params": jnp.zeros(5000)}, {})
-            threads.append({thread.name for thread in threading.enumerate()})
-    assert len(threads[1]) == len(threads[5]), threads
+        new = set(threading.enumerate()) - before
+    assert sum("_run_loop" in thread.name for thread in new) <= 2, new
 
 
 def test_checkpoints_of_other_data_are_refused_and_stay(two_checkpoints, tmp_path):
