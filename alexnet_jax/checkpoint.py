@@ -70,10 +70,11 @@ class Checkpoints:
         """
         if step != self.latest_step:
             with processes.together(), self._writing():
-                if self._saving:
-                    self._saving.result()  # whose thread would else stay
                 self._check_space(state)
+                before = self._saving
                 self._saving = self._checkpointer.save_async(step, state, force=True, custom_metadata=notes)
+                if before:
+                    before.result()  # whose thread would else stay
 
     def _check_space(self, state):
         # One process that cannot write makes the others wait; where space is short all the time, nobody begins.

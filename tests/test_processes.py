@@ -71,8 +71,8 @@ class Processes:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        code = "import runpy; from alexnet_jax import checkpoint, processes; "
-        code += f"checkpoint.SAVING = 5; processes.SILENCE = {silence}\nrunpy.run_module('alexnet_jax.main', run_name='__main__')"
+        code = f"from alexnet_jax import checkpoint, processes\nprocesses.SILENCE, checkpoint.SAVING = {silence}, 5\n"
+        code += "import runpy; runpy.run_module('alexnet_jax.main', run_name='__main__')"
         overrides = [f"--config.{name}={value}" for name, value in (FIELDS | {"dataset.root": images} | fields).items()]
         common = [f"--workdir={workdir}", f"--coordinator_address=127.0.0.1:{port}", f"--num_processes={number}"]
         self._logs = [workdir.with_name(f"{workdir.name}_{i}.log") for i in range(number)]
