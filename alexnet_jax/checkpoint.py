@@ -50,6 +50,8 @@ class Checkpoints:
         return self
 
     def __exit__(self, _, exception, __):
+        if isinstance(exception, jax.errors.JaxRuntimeError) and jax.process_count() > 1:
+            return  # a save would wait for a process that has died
         try:
             with self._writing():
                 self._checkpointer.close()

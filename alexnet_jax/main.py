@@ -36,7 +36,8 @@ def main(argv):
     with commands.one_line_errors("the same command goes on from the last checkpoint"):
         if several:
             processes.join(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
-        train.train_and_evaluate(CONFIG.value, WORKDIR.value)
+        with processes.ending_together():
+            train.train_and_evaluate(CONFIG.value, WORKDIR.value)
 
 
 def parse_flags(argv):

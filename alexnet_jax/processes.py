@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import threading
+import time
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,7 @@ from alexnet_jax import UserError, files, interruption, sharding
 
 SILENCE = 30  # seconds without a sign of life, after which a process counts as dead and the others end
 WAIT = 300  # seconds for all of them to start
+LAST_WORDS = 2  # seconds that process 0 stays for the others to say theirs: when it ends, JAX aborts them
 _TROUBLE = 1000  # above all signal numbers
 
 
@@ -129,6 +131,25 @@ def in_agreement(mesh, batches):
             return
         ahead = ask()
         yield batch
+
+
+@contextlib.contextmanager
+def ending_together():
+    """Ends this process with one line, and status 1, where a collective failed because another process died.
+
+    At once, as the interpreter's own end would wait for the dead.
+    """
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1:
+            raise
+        what = str(error).partition("\n")[0]
+        message = f"alexnet_jax: another process has died, or this one cannot go on ({what}); the same commands go on "
+        os.write(2, f"{message}from the last checkpoint\n".encode())
+        if jax.process_index() == 0:
+            time.sleep(LAST_WORDS)
+        os._exit(1)
 
 
 def _code(error):
