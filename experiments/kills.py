@@ -3,8 +3,9 @@
   python experiments/kills.py --workdir=/tmp/kills
 
 A run is 125 steps of a narrow net on the embedded textures, with a checkpoint every 10 steps and an evaluation
-every 25. It is killed up to four times: at any moment, while a checkpoint is written, or while it evaluates. Exit
-status 1 if the bits of its parameters, its result or its metrics are not those of the run left alone.
+every 25. It is killed three times, unless it ends before: at any moment, while a checkpoint is written, and while it
+evaluates, in any order. Exit status 1 if the bits of its parameters and velocities, its result or its metrics are not
+those of the run left alone.
 """
 
 import collections
@@ -18,8 +19,9 @@ import time
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
-from alexnet_jax import commands, ensemble
+from alexnet_jax import checkpoint, commands, ensemble, files, sharding, train
 
 STEPS_PER_EVALUATION = 25
 FIELDS = {
@@ -30,7 +32,7 @@ FIELDS = {
     "eval_every": 0.2,
     "save_every": 10,
 }
-KILLS = 4
+KINDS = ("any moment", "saving", "evaluating")
 
 
 def start(workdir):
@@ -44,9 +46,8 @@ def start(workdir):
         return subprocess.Popen(command, stdout=log, stderr=log, env=environment)
 
 
-def kill_somewhere(process, workdir, rng, seconds):
-    """Kills it at a random moment of a random kind; returns the kind, or 'done' if it ended before."""
-    kind = rng.choice(["any moment", "saving", "evaluating"])
+def kill_somewhere(kind, process, workdir, rng, seconds):
+    """Kills it at a random moment of this kind; returns the kind, or 'done' if it ended before."""
     began, wanted = time.monotonic(), rng.uniform(0, seconds)
     saves, evaluations = rng.randint(1, 5), count_logged(workdir) + rng.randint(1, 3)
     seen = set()
@@ -73,13 +74,18 @@ def count_logged(workdir):
 
 
 def outcome(workdir):
-    """What no kill may change: the parameters, the result, and the metrics but for their speed."""
+    """What no kill may change: the newest checkpoint, the result, and the metrics but for their speed."""
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     for line in lines:
         line.pop("images_per_second", None)
-    params = ensemble.load([workdir]).params
+    net = ensemble.read(workdir).net
+    config = ConfigDict(files.read_json(workdir / "config.json"))
+    like = train.init_state(config, net, sharding.create_mesh(1, 1, net.towers))
+    with checkpoint.Checkpoints(workdir / "checkpoints", write=False) as checkpoints:
+        step, notes, state = checkpoints.restore(like)
     return (
-        [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(params)],
+        (step, notes),
+        [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(state)],
         (workdir / "result.json").read_text(),
         lines,
     )
@@ -101,11 +107,14 @@ def main():
         if start(args.workdir / name).wait():
             sys.exit(f"the run that was left alone failed: see {args.workdir / name}.log")
         seconds = time.monotonic() - began
-    expected = outcome(args.workdir / "alone")
+    first, expected = (outcome(args.workdir / name) for name in ("first", "alone"))
+    if first != expected:
+        sys.exit("two runs that were left alone differ")
     kinds, same = collections.Counter(), 0
     for i in range(args.runs):
         workdir = args.workdir / f"run_{i}"
-        kinds.update(kill_somewhere(start(workdir), workdir, rng, seconds) for _ in range(KILLS))
+        order = rng.sample(KINDS, len(KINDS))
+        kinds.update(kill_somewhere(kind, start(workdir), workdir, rng, seconds) for kind in order)
         status = start(workdir).wait()
         same += status == 0 and outcome(workdir) == expected
         print(f"{same} of {i + 1} ended with the same bits; killed: {dict(kinds)}", flush=True)

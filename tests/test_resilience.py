@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 import re
 import shutil
 import signal
@@ -14,9 +15,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_train import final_params, start
+from test_train import final_params
 
-from alexnet_jax import UserError, checkpoint, files, train
+from alexnet_jax import UserError, checkpoint, files, settings, train
+
+KILLS = pathlib.Path(__file__).parent.parent / "experiments" / "kills.py"
+
+
+def start(workdir, config):
+    """The program in a process of its own, and the file of its log."""
+    fields = ("batch_size", "num_epochs", "log_every", "save_every", "model.width", "model.image_size")
+    flat = dict(settings.flatten(json.loads(config.to_json())))
+    command = [sys.executable, "-m", "alexnet_jax.main", "--config=configs/two_gpu.py", f"--workdir={workdir}"]
+    command += [f"--config.{field}={flat[field]}" for field in (*fields, "dataset.name", "dataset.root")]
+    command += [f"--config.schedule.learning_rate={config.schedule.learning_rate}"]
+    log = workdir.with_suffix(".log")
+    with log.open("a") as file:
+        return subprocess.Popen(command, env=os.environ | {"JAX_NUM_CPU_DEVICES": "2"}, stdout=file, stderr=file), log
 
 
 def test_a_signal_saves_and_the_run_goes_on(config, tmp_path):
@@ -42,6 +57,13 @@ def test_a_signal_saves_and_the_run_goes_on(config, tmp_path):
     assert step == 39
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)  # of two devices and of four
+
+
+def test_a_killed_run_ends_with_the_same_bits(tmp_path):
+    command = [sys.executable, str(KILLS), "--runs=1", f"--workdir={tmp_path / 'kills'}"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.fullmatch(r"1 of 1 ended with the same bits; killed: .*'(saving|evaluating)': 1.*\n", done.stdout)
 
 
 @pytest.fixture(scope="module")

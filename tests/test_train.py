@@ -6,11 +6,7 @@ import io
 import json
 import os
 import pathlib
-import signal
-import subprocess
-import sys
 import tarfile
-import time
 
 import jax
 import jax.numpy as jnp
@@ -42,11 +38,6 @@ def final_params(config, workdir):
     with checkpoint.Checkpoints(workdir / "checkpoints") as checkpoints:
         step, _, state = checkpoints.restore(train.init_state(config, net, mesh(1, 2)))
         return step, jax.tree.map(np.asarray, state)
-
-
-def assert_same_bits(a, b):
-    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-        np.testing.assert_array_equal(x, y)
 
 
 def test_a_run_leaves_everything_and_goes_on_when_run_again(config, tmp_path):
@@ -151,54 +142,6 @@ def test_a_plateau_survives_a_restart(config, tmp_path):
     assert rates["straight"][10] == pytest.approx(1e-12)
     assert rates["restarted"][10] == rates["straight"][10]
     assert len(set(rates["straight"].values())) == 4
-
-
-def start(workdir, config):
-    """The program in a process of its own, and the file of its log."""
-    fields = ("batch_size", "num_epochs", "log_every", "save_every", "model.width", "model.image_size")
-    flat = dict(settings.flatten(json.loads(config.to_json())))
-    command = [sys.executable, "-m", "alexnet_jax.main", "--config=configs/two_gpu.py", f"--workdir={workdir}"]
-    command += [f"--config.{field}={flat[field]}" for field in (*fields, "dataset.name", "dataset.root")]
-    command += [f"--config.schedule.learning_rate={config.schedule.learning_rate}"]
-    log = workdir.with_suffix(".log")
-    with log.open("a") as file:
-        return subprocess.Popen(command, env=os.environ | {"JAX_NUM_CPU_DEVICES": "2"}, stdout=file, stderr=file), log
-
-
-def test_a_killed_run_ends_with_the_same_bits(config, tmp_path):
-    config.num_epochs = 12.0
-    straight, log = start(tmp_path / "straight", config)
-    assert straight.wait(300) == 0, log.read_text()
-
-    def seen(what):
-        path = tmp_path / "killed" / "metrics.jsonl"
-        return path.read_text().count(what) if path.exists() else 0
-
-    # After some steps, then between an evaluation and the checkpoint that follows it, then not at all.
-    moments = [lambda: seen('"train"') > 5, lambda: seen('"eval"') > 5, lambda: False]
-    for is_time in moments:
-        process, log = start(tmp_path / "killed", config)
-        while process.poll() is None:
-            checkpoints = (tmp_path / "killed" / "checkpoints").glob("*")
-            if is_time() and any(path.name.isdigit() for path in checkpoints):
-                process.send_signal(signal.SIGKILL)
-                process.wait()
-            time.sleep(0.002)
-        assert process.returncode == (0 if is_time is moments[-1] else -signal.SIGKILL), log.read_text()
-    assert log.read_text().count("continuing at step") == 2
-
-    step, state = final_params(config, tmp_path / "straight")
-    assert step == 39
-    killed_step, killed_state = final_params(config, tmp_path / "killed")
-    assert killed_step == step
-    assert_same_bits(state, killed_state)
-    results = [json.loads((tmp_path / name / "result.json").read_text()) for name in ("straight", "killed")]
-    assert results[0] == results[1]
-    timeless = [
-        [{k: v for k, v in line.items() if k != "images_per_second"} for line in lines(tmp_path / name)]
-        for name in ("straight", "killed")
-    ]
-    assert timeless[0] == timeless[1]
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_and_names_the_step(config, tmp_path):
