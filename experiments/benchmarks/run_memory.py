@@ -2,38 +2,58 @@
 
   python experiments/benchmarks/run_memory.py --workdir=/tmp/run_memory
 
-Prints the resident memory (MB, /proc/PID/status) at each evaluation of a narrow net on the embedded textures.
+Prints at each evaluation of a narrow net on the embedded textures how much of the process is in memory
+(/proc/self/status), and how much of that is in use (glibc's mallinfo2): the rest is code, stacks, and what malloc keeps
+for later in the heap of each thread. MALLOC_ARENA_MAX=1 in the environment gives all threads one heap.
 """
 
+import ctypes
 import json
 import pathlib
 import re
-import subprocess
-import sys
+import threading
 import time
 
-from alexnet_jax import commands
+from alexnet_jax import commands, train
+from configs import quickstart
 
 FIELDS = {"num_epochs": 16.0, "eval_every": 1.6, "log_every": 200, "save_every": 200, "model.width": 0.125}
+
+
+class MallocInfo(ctypes.Structure):
+    """`struct mallinfo2` of glibc's malloc.h, bytes."""
+
+    _names = "arena, ordblks, smblks, hblks, hblkhd, usmblks, fsmblks, uordblks, fordblks, keepcost"
+    _fields_ = [(name, ctypes.c_size_t) for name in _names.split(", ")]
+
+
+def watch(metrics):
+    """Prints the memory whenever another evaluation is in `metrics.jsonl`."""
+    mallinfo2 = ctypes.CDLL("libc.so.6").mallinfo2
+    mallinfo2.restype = MallocInfo
+    seen = 0
+    while True:
+        lines = metrics.read_text().splitlines() if metrics.exists() else []
+        evaluated = [line["step"] for line in map(json.loads, lines) if line["split"] == "eval"]
+        if len(evaluated) > seen:
+            seen = len(evaluated)
+            resident = int(re.search(r"VmRSS:\s+(\d+)", pathlib.Path("/proc/self/status").read_text())[1]) * 1024
+            info = mallinfo2()
+            in_use = info.uordblks + info.hblkhd
+            print(f"step {evaluated[-1]}: {resident / 1e6:.0f} MB, {in_use / 1e6:.1f} MB in use", flush=True)
+        time.sleep(0.05)
 
 
 def main():
     parser = commands.Parser("experiments.benchmarks.run_memory", __doc__)
     parser.add_argument("--workdir", type=pathlib.Path, required=True, help="a new directory")
     args = parser.parse_args()
-    command = [sys.executable, "-m", "alexnet_jax.main", "--config=configs/quickstart.py", f"--workdir={args.workdir}"]
-    process = subprocess.Popen(command + [f"--config.{name}={value}" for name, value in FIELDS.items()])
-    metrics, seen = args.workdir / "metrics.jsonl", 0
-    while process.poll() is None:
-        lines = metrics.read_text().splitlines() if metrics.exists() else []
-        evaluated = [line["step"] for line in map(json.loads, lines) if line["split"] == "eval"]
-        if len(evaluated) > seen:
-            seen = len(evaluated)
-            status = pathlib.Path(f"/proc/{process.pid}/status").read_text()
-            megabytes = int(re.search(r"VmRSS:\s+(\d+)", status)[1]) / 1024
-            print(f"step {evaluated[-1]}: {megabytes:.0f} MB", flush=True)
-        time.sleep(0.05)
-    sys.exit(process.returncode)
+    commands.set_up_jax()
+    config = quickstart.get_config()
+    config.update_from_flattened_dict(FIELDS)
+    threading.Thread(target=watch, args=(args.workdir / "metrics.jsonl",), daemon=True).start()
+    with commands.one_line_errors("use a new --workdir to measure again"):
+        train.train_and_evaluate(config, args.workdir)
 
 
 if __name__ == "__main__":
