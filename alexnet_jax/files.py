@@ -41,16 +41,27 @@ def locked(path):
         raise UserError(f"{path.parent}: cannot be written ({error.strerror})") from error
     with file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(file, path, fcntl.LOCK_EX)
             file.truncate(0)
             file.write(f"process {os.getpid()} on {socket.gethostname()}\n".encode())
-        except BlockingIOError as error:
-            file.seek(0)
-            owner = file.read().decode().strip()
-            raise UserError(f"{path.parent}: in use by {owner}; wait for it, or use another") from error
         except OSError as error:
             log.warning("%s: cannot be locked (%s); let no other run use it", path.parent, error.strerror)
         yield
+
+
+def check_unlocked(path):
+    """Raises UserError if another process holds a file by `locked`."""
+    with contextlib.suppress(OSError), path.open("rb") as file:  # of no file, or a file system without locks
+        _lock(file, path, fcntl.LOCK_SH)  # for many can look at the same time
+
+
+def _lock(file, path, how):
+    try:
+        fcntl.flock(file, how | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.seek(0)
+        owner = file.read().decode().strip()
+        raise UserError(f"{path.parent}: in use by {owner}; wait for it, or use another") from error
 
 
 def write_json(path, value):

@@ -60,19 +60,23 @@ def check_workdir(config, workdir):
     path = workdir / "config.json"
     if path.exists() and has_begun(workdir):
         may_change = MAY_CHANGE - {"num_epochs"} if config.schedule.name == "automatic" else MAY_CHANGE
-        old_fields = dict(flatten(files.read_json(path)))
-        new_fields = dict(flatten(json.loads(config.to_json())))
-        changed = [
-            f"{name} is {old_fields.get(name)!r} there and {new_fields.get(name)!r} here"
-            for name in old_fields | new_fields
-            if old_fields.get(name) != new_fields.get(name) and name not in may_change
-        ]
+        changed = changes(files.read_json(path), json.loads(config.to_json()), may_change)
         if changed:
-            raise UserError(f"{workdir} holds a run of another config ({', '.join(changed)}); use another --workdir")
+            raise UserError(f"{workdir} holds a run of another config ({changed}); use another --workdir")
     try:
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--workdir={workdir}: cannot be written ({error.strerror})") from error
+
+
+def changes(there, here, may_change=()):
+    """What differs between two trees of settings, in words; '' if nothing does."""
+    old, new = dict(flatten(there)), dict(flatten(here))
+    return ", ".join(
+        f"{name} is {old.get(name)!r} there and {new.get(name)!r} here"
+        for name in old | new
+        if old.get(name) != new.get(name) and name not in may_change
+    )
 
 
 def keep(config, mean, start, workdir):

@@ -15,6 +15,7 @@ deviations of the test errors over the seeds.
 """
 
 import csv
+import ctypes
 import dataclasses
 import hashlib
 import importlib.util
@@ -66,8 +67,9 @@ class Member:
         path = self.workdir / "run.json"
         if not path.exists():
             return "waiting"
-        if files.read_json(path) != self.description:
-            raise UserError(f"{self.workdir}: holds a run of other settings; use another --workdir")
+        changed = settings.changes(files.read_json(path), self.description)
+        if changed:
+            raise UserError(f"{self.workdir}: holds a run of other settings ({changed}); use another --workdir")
         if self.result:
             return "finished"
         return "failed" if (self.workdir / "failed").exists() else "started"
@@ -85,23 +87,42 @@ class Member:
         with (self.workdir / "log.txt").open("ab") as log:
             # In a session of its own, where Ctrl-C at the keyboard does not reach it twice.
             process = subprocess.Popen(
-                self.command, stdout=log, stderr=log, env=os.environ | share.environment, start_new_session=True
+                self.command,
+                stdout=log,
+                stderr=log,
+                env=os.environ | share.environment,
+                start_new_session=True,
+                preexec_fn=_end_with_parent,
             )
         os.sched_setaffinity(process.pid, share.cores)
         return process
 
-    def end(self, status):
-        """Notes and returns what its exit status means: finished, interrupted or failed."""
+    def end(self, status, interrupted):
+        """Notes and returns what its exit status means: finished, failed, or interrupted if this program was."""
         if status == 0:
             return "finished"
-        if status in (128 + signal.SIGINT, 128 + signal.SIGTERM) or status < 0:
+        if interrupted and (status in (128 + signal.SIGINT, 128 + signal.SIGTERM) or status < 0):
             return "interrupted"
         (self.workdir / "failed").write_text(f"exit status {status}\n")
         return "failed"
 
+    @property
+    def in_use(self):
+        """Whether a process is still at work there, as of a sweep that was killed a moment ago."""
+        try:
+            files.check_unlocked(self.workdir / "lock")
+        except UserError:
+            return True
+        return False
+
     def last_line(self):
         lines = (self.workdir / "log.txt").read_text(errors="replace").splitlines()
         return lines[-1] if lines else ""
+
+
+def _end_with_parent():
+    """Lets Linux send SIGTERM to this process when its parent dies, of kill -9 perhaps."""
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,6 +171,10 @@ def read_members(path, workdir, overrides):
         raise UserError(f"--config={path}: sweep() yields no member")
     found = {}
     for member in all_settings:
+        try:
+            json.dumps(member)
+        except TypeError as error:
+            raise UserError(f"--config={path}: sweep() yields {member}: {error}; use plain numbers and text") from error
         for field in member:
             if field not in defaults:
                 raise UserError(f"--config={path}: sweep() sets {field!r}, which the config does not have")
@@ -171,6 +196,9 @@ def run(members, at_once):
     """Runs what is not finished. Returns the exit status: 0, 1 if one failed, or 128 and the number of a signal."""
     waiting = [member for member in members if member.state != "finished"]
     print(f"{len(members)} members, {len(members) - len(waiting)} finished before", flush=True)
+    for member in waiting:
+        if member.in_use:
+            print(f"{member.workdir.name}: waits for the process that is in its directory", flush=True)
     free, running, failed, received = shares(at_once), {}, [], []
 
     def forward(number, _):
@@ -181,15 +209,21 @@ def run(members, at_once):
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, forward)
     while running or waiting and not received:
-        while waiting and free and not received:
-            member, share = waiting.pop(0), free.pop()
-            running[member.workdir] = (member.start(share), member, share)
+        while waiting and free and not received and not waiting[0].in_use:
+            member = waiting.pop(0)
+            if member.state == "finished":  # by the process that was in its directory
+                continue
+            share = free.pop()
+            process = member.start(share)
+            running[member.workdir] = (process, member, share)
+            if received:  # in between
+                process.send_signal(received[0])
             print(f"{member.workdir.name}: started", flush=True)
         for workdir, (process, member, share) in list(running.items()):
             if process.poll() is not None:
                 del running[workdir]
                 free.append(share)
-                state = member.end(process.returncode)
+                state = member.end(process.returncode, received)
                 said = f" ({member.last_line()}; {member.workdir / 'log.txt'})" if state == "failed" else ""
                 print(f"{workdir.name}: {state}{said}", flush=True)
                 failed += [member] if state == "failed" else []
@@ -210,7 +244,6 @@ def submit(members, args, overrides):
         return 0
     if not shutil.which("sbatch"):
         raise UserError("slurm: there is no sbatch here; use local, or log in to where Slurm is")
-    args.workdir.mkdir(parents=True, exist_ok=True)
     command = ["sbatch", f"--array={','.join(indices)}", f"--output={args.workdir}/slurm-%A_%a.log", *args.sbatch]
     command += [str(ARRAY_SCRIPT), f"--config={args.config}", f"--workdir={args.workdir}", *overrides]
     return subprocess.run(command).returncode
@@ -264,28 +297,30 @@ def main():
         parser.error("--at_once must be above 0")
     args.workdir = args.workdir.expanduser().absolute()
     with commands.one_line_errors("the same command goes on"):
-        sys.exit(sweep(args, overrides))
+        try:
+            sys.exit(sweep(args, overrides))
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise UserError(f"--workdir={args.workdir}: cannot be written ({error})") from error
 
 
 def sweep(args, overrides):
     """Does what the flags of `main` ask for; returns the exit status."""
     members = read_members(args.config, args.workdir, overrides)
-    if args.command == "slurm":
-        return submit(members, args, overrides)
-    if args.member is not None:
-        if not 0 <= args.member < len(members):
-            raise UserError(f"--member={args.member}: must be from 0 to {len(members) - 1}")
-        return run([members[args.member]], 1)
     if args.command == "list":
         for i, member in enumerate(members):
             print(f"{i:4} {member.state:9} {member.workdir.name}")
         if any(member.result for member in members):
             write_table(members, args.workdir)
         return 0
-    try:
-        args.workdir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--workdir={args.workdir}: cannot be written ({error.strerror})") from error
+    args.workdir.mkdir(parents=True, exist_ok=True)
+    if args.command == "slurm":
+        return submit(members, args, overrides)
+    if args.member is not None:
+        if not 0 <= args.member < len(members):
+            raise UserError(f"--member={args.member}: must be from 0 to {len(members) - 1}")
+        return run([members[args.member]], 1)
     with files.locked(args.workdir / "lock"):
         status = run(members, min(args.at_once, len(members)))
         write_table(members, args.workdir)

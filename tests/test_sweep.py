@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import pathlib
 import signal
 import subprocess
@@ -46,8 +47,18 @@ def test_an_interrupted_sweep_does_every_member_once_and_makes_the_table(tmp_pat
     assert listed.splitlines()[0].split() == ["0", "waiting", "augment.divisor=1.0,seed=0"]
     assert listed.count("waiting") == 6
 
+    with subprocess.Popen(command("local", *flags), stdout=subprocess.PIPE, text=True) as process:
+        assert "0 finished before" in process.stdout.readline()
+        first = process.stdout.readline().partition(":")[0]
+        lock = tmp_path / "runs" / first / "lock"
+        while not lock.exists():
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.kill()  # which ends its member, too, but not at once
+
     with subprocess.Popen(command("local", *flags, "--at_once=2"), stdout=subprocess.PIPE, text=True) as process:
         for line in process.stdout:
+            assert "failed" not in line
             if "finished\n" in line:
                 break
         time.sleep(1)  # the next ones have begun
@@ -62,6 +73,7 @@ def test_an_interrupted_sweep_does_every_member_once_and_makes_the_table(tmp_pat
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"6 members, {len(results)} finished before" in done.stdout
     assert {path: path.stat().st_mtime_ns for path in results} == times
+    assert "SIGTERM: ending" in (tmp_path / "runs" / first / "log.txt").read_text()
     logs = [path.read_text() for path in (tmp_path / "runs").glob("*/log.txt")]
     assert len(logs) == 6
     assert all(log.count("/result.json") == 1 for log in logs)  # the last line of a run that ends
@@ -104,9 +116,23 @@ def test_a_failed_member_is_reported_and_stops_no_other(tmp_path):
     assert (tmp_path / "runs" / "batch_size=8" / "log.txt").read_text().count("starting at step 0") == 1
 
 
+def test_a_member_that_is_killed_has_failed(tmp_path):
+    text = CONFIG.partition("def sweep")[0] + "def sweep():\n    yield {{'seed': 0}}\n"
+    flags = [write_config(tmp_path, text), f"--workdir={tmp_path / 'runs'}"]
+    with subprocess.Popen(command("local", *flags), stdout=subprocess.PIPE, text=True) as process:
+        lock = tmp_path / "runs" / "seed=0" / "lock"
+        while not lock.exists() or not lock.read_text():
+            assert process.poll() is None
+            time.sleep(0.01)
+        os.kill(int(lock.read_text().split()[1]), signal.SIGKILL)
+        assert "seed=0: failed" in process.stdout.read()
+    assert process.returncode == 1
+
+
 @pytest.mark.parametrize(
     ("members", "message"),
     [
+        ("yield {{'seed': {{0}}}}", "Object of type set is not JSON serializable; use plain numbers and text"),
         ("yield {{'sed': 0}}", "sweep() sets 'sed', which the config does not have"),
         ("yield {{'seed': 0}}\n    yield {{'seed': 0}}", "yields {'seed': 0} twice"),
         ("yield from ()", "sweep() yields no member"),
