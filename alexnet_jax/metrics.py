@@ -11,12 +11,14 @@ import time
 
 import jax
 import jax.numpy as jnp
-import tensorboardX
 from jax import lax
+from tensorboardX import event_file_writer
+from tensorboardX.proto import event_pb2
+from tensorboardX.proto.summary_pb2 import Summary
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from alexnet_jax import UserError, files
+from alexnet_jax import UserError, files, processes
 
 log = logging.getLogger("alexnet_jax")
 
@@ -30,50 +32,64 @@ def correct(scores_BxN, labels_B, k):
 
 
 class Writer:
-    """Appends to `metrics.jsonl` and TensorBoard in a working directory; only process 0 writes."""
+    """Appends to `metrics.jsonl` and TensorBoard in a working directory; only process 0 writes.
 
-    def __init__(self, workdir, step):
-        """Goes on from `step`: lines of later steps, which a killed run left behind, will be written again."""
-        self._file = self._board = None
-        if jax.process_index() == 0:
-            path = pathlib.Path(workdir) / "metrics.jsonl"
-            _drop_after(path, step)
-            self._file = path.open("a")
-            self._board = tensorboardX.SummaryWriter(str(workdir), purge_step=step + 1)
+    What was written stays, whatever ends the process. Where it cannot be, all processes raise UserError.
+    """
+
+    def __init__(self, workdir, step, evaluated):
+        """Goes on from `step`: what a run that was stopped left behind of later steps will be written again.
+
+        So will the evaluation of `step`, unless the checkpoint knows that the net was `evaluated` there.
+        """
+        self._workdir, self._file = pathlib.Path(workdir), None
+        with self._writing():
+            if jax.process_index() == 0:
+                path = self._workdir / "metrics.jsonl"
+                _drop_after(path, step, evaluated)
+                self._file = path.open("a")
+                # Not tensorboardX's SummaryWriter, which hangs when its thread has met a full disk.
+                self._board = event_file_writer.EventsWriter(str(self._workdir / "events"))
+                restart = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+                self._board.write_event(event_pb2.Event(step=step + 1, session_log=restart))
 
     def write(self, step, epoch, split, values):
         """One object with `step`, `epoch`, `split` and the values (floats)."""
-        if self._file:
-            line = json.dumps({"step": step, "epoch": epoch, "split": split} | values)
-            try:
+        with self._writing():
+            if self._file:
+                line = json.dumps({"step": step, "epoch": epoch, "split": split} | values)
                 print(line, file=self._file, flush=True)
+                scalars = [Summary.Value(tag=f"{split}/{name}", simple_value=x) for name, x in values.items()]
+                self._board.write_event(
+                    event_pb2.Event(wall_time=time.time(), step=step, summary=Summary(value=scalars))
+                )
+                self._board.flush()
+
+    @contextlib.contextmanager
+    def _writing(self):
+        with processes.together():
+            try:
+                yield
             except OSError as error:
-                raise UserError(f"{self._file.name}: cannot be written ({error.strerror})") from error
-            for name, value in values.items():
-                self._board.add_scalar(f"{split}/{name}", value, step)
-
-    def flush(self):
-        """Puts everything on disk; what comes before a checkpoint is never written again."""
-        if self._file:
-            self._board.flush()
-
-    def close(self):
-        if self._file:
-            self._file.close()
-            self._board.close()
+                raise UserError(f"{self._workdir}: metrics cannot be written ({error.strerror or error})") from error
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
-        self.close()
+        if self._file:
+            for file in (self._file, self._board):
+                with contextlib.suppress(OSError):  # of what could not be written before either
+                    file.close()
 
 
-def _drop_after(path, step):
+def _drop_after(path, step, evaluated):
+    def stays(line):
+        return line["step"] <= step and (evaluated or line["step"] < step or line["split"] != "eval")
+
     try:
         lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-        whole = [line for line in lines if line.endswith("\n")]
-        kept = [line for line in whole if json.loads(line)["step"] <= step]
+        kept = [line for line in lines if line.endswith("\n") and stays(json.loads(line))]
         with files.whole(path) as file:
             file.writelines(kept)
     except (OSError, ValueError, KeyError, TypeError) as error:
