@@ -7,7 +7,9 @@ import re
 import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from orbax.checkpoint import v1 as ocp
 
 from alexnet_jax import UserError, processes
@@ -15,6 +17,8 @@ from alexnet_jax import UserError, processes
 log = logging.getLogger("alexnet_jax")
 
 SAVING = 300  # seconds for all processes to write a checkpoint, after which those that wait for another give up
+
+_ADVICE = "; restore or remove it"
 
 
 class UnreadableError(UserError):
@@ -73,7 +77,7 @@ class Checkpoints:
         if step != self.latest_step:
             with processes.together(), self._writing():
                 self._check_space(state)
-                before = self._saving
+                before, notes = self._saving, notes | {"checksums": _checksums(state)}
                 self._saving = self._checkpointer.save_async(step, state, force=True, custom_metadata=notes)
                 if before:
                     before.result()  # whose thread would else stay
@@ -130,19 +134,22 @@ class Checkpoints:
 
     def _read(self, step, like, data):
         notes = self.notes(step)
+        checksums = notes.pop("checksums", None)
         if data and notes.get("data") != data:
             raise UserError(
                 f"{self._checkpointer.directory.parent} was trained on other classes or another number of images; "
                 "use a new --workdir"
             )
         with self._reading(step):
-            return notes, self._checkpointer.load(step, jax.tree.map(lambda x: np.empty(x.shape, x.dtype), like))
+            state = self._checkpointer.load(step, jax.tree.map(lambda x: np.empty(x.shape, x.dtype), like))
+            _check(state, checksums)
+            return notes, state
 
     def _set_aside(self, damaged):
         directory = self._checkpointer.directory
         for step, error in damaged.items():
             aside = directory / f"damaged_{step}"
-            log.warning("%s; it is %s now, and the one before is used", error, aside.name)
+            log.warning("%s; it is %s now, and the one before is used", str(error).partition(_ADVICE)[0], aside.name)
             shutil.rmtree(aside, ignore_errors=True)
             os.replace(directory / str(step), aside)
 
@@ -152,8 +159,11 @@ class Checkpoints:
         Raises UserError if they cannot be read.
         """
         velocity = jax.tree.map(lambda _: ocp.PLACEHOLDER, like)
+        checksums = self.notes(step).get("checksums")
         with self._reading(step):
-            return _donatable(self._checkpointer.load(step, {"params": like, "velocity": velocity})["params"])
+            params = self._checkpointer.load(step, {"params": like, "velocity": velocity})["params"]
+            _check({"params": params}, checksums)
+            return _donatable(params)
 
     @contextlib.contextmanager
     def _reading(self, step):
@@ -161,7 +171,7 @@ class Checkpoints:
             yield
         except (OSError, LookupError, ValueError) as error:
             raise UnreadableError(
-                f"{self._checkpointer.directory / str(step)}: cannot be read ({_cause(error)}); restore or remove it"
+                f"{self._checkpointer.directory / str(step)}: cannot be read ({_cause(error)}){_ADVICE}"
             ) from error
 
     @contextlib.contextmanager
@@ -182,6 +192,22 @@ def _cause(error):
         return f"another process did not write its part within {SAVING} s; see its message"
     code = re.search(r"os_error_code='(\d+)'", str(error))
     return os.strerror(int(code[1])) if code else str(error).partition("\n")[0][:200]
+
+
+def _checksums(tree):
+    """The sum of every array's 32-bit words, ints: the same on any mesh, another if a bit is."""
+    return jax.tree.map(int, _sums(tree))
+
+
+@jax.jit
+def _sums(tree):
+    return jax.tree.map(lambda x: jnp.sum(lax.bitcast_convert_type(x, jnp.uint32)), tree)
+
+
+def _check(parts, checksums):
+    # None is of a checkpoint from before there were any.
+    if checksums and any(_checksums(part) != checksums[name] for name, part in parts.items()):
+        raise ValueError("its numbers are not those that were saved")
 
 
 def _donatable(tree):
