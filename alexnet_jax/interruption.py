@@ -4,8 +4,12 @@ import contextlib
 import os
 import signal
 import threading
+import time
 
-_received = 0
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+ONE = 1.0  # seconds within which two signals are one that came by two ways, as from Slurm directly and by its parent
+
+_held, _received = False, 0
 
 
 class Interrupted(KeyboardInterrupt):
@@ -29,32 +33,46 @@ def check():
 
 @contextlib.contextmanager
 def held():
-    """Only notes the first signal, for `check`; a second one ends the process at once.
+    """Only notes the first signal, for `check`; a second one ends the process at once, wherever it is.
 
-    Outside the main thread, where Python has no signals, nothing is held.
+    Inside another `held`, and outside the main thread, where Python has no signals, this changes nothing.
     """
-    global _received
-    if threading.current_thread() is not threading.main_thread():
+    global _held, _received
+    if _held or threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, _note) for number in (signal.SIGINT, signal.SIGTERM)}
+    _held = True
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    before = {number: signal.signal(number, _note) for number in SIGNALS}
+    fd_before = signal.set_wakeup_fd(writer)
+    threading.Thread(target=_listen, args=(reader,), daemon=True).start()
     try:
         yield
     finally:
+        signal.set_wakeup_fd(fd_before)
         for number, handler in before.items():
             signal.signal(number, handler)
-        _received = 0
-
-
-def end(number, _):
-    """A handler that raises Interrupted, wherever the program is."""
-    raise Interrupted(number)
+        os.close(writer)  # which ends the thread
+        _held, _received = False, 0
 
 
 def _note(number, _):
     global _received
-    _received = number
-    for each in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(each, signal.SIG_DFL)  # which also ends a process that hangs outside Python
-    # Not by print, which the signal may have interrupted.
-    os.write(2, f"\nalexnet_jax: {signal.Signals(number).name}: saving; a second one ends at once\n".encode())
+    _received = _received or number
+
+
+def _listen(reader):
+    """Takes the number of each signal as it comes; Python's handlers wait while the main thread is outside Python."""
+    first = None
+    with open(reader, "rb", buffering=0) as numbers:
+        while byte := numbers.read(1):
+            if byte[0] not in SIGNALS:
+                continue
+            if first is None:
+                first = time.monotonic()
+                # Not by print, which the signal may have interrupted.
+                name = signal.Signals(byte[0]).name
+                os.write(2, f"\nalexnet_jax: {name}: ending once all is saved; a second one ends at once\n".encode())
+            elif time.monotonic() - first > ONE:
+                os._exit(128 + byte[0])

@@ -9,7 +9,7 @@ them, or with --coordinator_address, --num_processes and --process_id. They shar
 """
 
 import os
-import signal
+import pathlib
 import sys
 
 from absl import app, flags
@@ -28,13 +28,14 @@ PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, fr
 def main(argv):
     if argv[1:]:
         sys.exit(f"alexnet_jax: unexpected argument {argv[1]!r}; settings look like --config.batch_size=64")
-    signal.signal(signal.SIGTERM, interruption.end)
     several = DISTRIBUTED.value or COORDINATOR.value
-    commands.set_up_jax(cpu_devices=1 if several else 2)  # a device for each tower
-    from alexnet_jax import processes, train  # only now: --help need not wait for JAX
+    with commands.one_line_errors("the same command goes on from the last checkpoint"), interruption.held():
+        commands.set_up_jax(cpu_devices=1 if several else 2)  # a device for each tower
+        from alexnet_jax import files, processes, train  # only now: --help need not wait for JAX
 
-    with commands.one_line_errors("the same command goes on from the last checkpoint"):
         if several:
+            # Before they meet: at the address of a run that uses the directory, they would disturb it.
+            files.check_unlocked(pathlib.Path(WORKDIR.value).expanduser() / "lock")
             processes.join(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
         with processes.ending_together():
             train.train_and_evaluate(CONFIG.value, WORKDIR.value)
@@ -64,7 +65,7 @@ def parse_flags(argv):
         if PROCESS_ID.value >= NUM_PROCESSES.value:
             sys.exit(f"alexnet_jax: --process_id={PROCESS_ID.value}: must be below --num_processes")
         host, _, port = COORDINATOR.value.rpartition(":")
-        if not host or not port.isdigit():
+        if not host or not port.isdigit() or int(port) > 65535:
             sys.exit(f"alexnet_jax: --coordinator_address={COORDINATOR.value}: must be HOST:PORT")
     path = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0]
     if not os.path.isfile(path):

@@ -4,18 +4,23 @@ All run the same command on the same directories. What one of them meets alone, 
 tell the others: a process that leaves out a collective makes all others wait for it.
 """
 
+import concurrent.futures
 import contextlib
 import logging
 import os
 import signal
-import threading
+import socket
 import time
+import zlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 
 from alexnet_jax import UserError, files, interruption, sharding
+
+log = logging.getLogger("alexnet_jax")
 
 SILENCE = 30  # seconds without a sign of life, after which a process counts as dead and the others end
 WAIT = 300  # seconds for all of them to start
@@ -32,44 +37,61 @@ def join(coordinator_address=None, num_processes=None, process_id=None):
       UserError: there is no scheduler, or the processes did not meet.
     """
     by_hand = coordinator_address is not None
+    if by_hand:
+        _check_address(coordinator_address, process_id)
+        if process_id == 0:
+            log.info("waiting for %d other processes at %s", num_processes - 1, coordinator_address)
     # Its own notice of SIGTERM would take the place of ours.
     jax.config.update("jax_enable_preemption_service", False)
-    # Waiting for the others is outside Python, where only the system's own actions work.
-    before = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGINT, signal.SIGTERM)}
-    # JAX itself would end with a stack trace.
-    alone = threading.Timer(WAIT, _end_alone)
-    alone.daemon = True
-    alone.start()
+    # In a thread, as it waits for the others outside Python.
+    meeting = concurrent.futures.ThreadPoolExecutor(1).submit(
+        jax.distributed.initialize,
+        coordinator_address,
+        num_processes,
+        process_id,
+        cluster_detection_method="deactivate" if by_hand else None,
+        initialization_timeout=WAIT + 60,
+        heartbeat_timeout_seconds=SILENCE,
+        shutdown_timeout_seconds=SILENCE,
+    )
+    began = time.monotonic()
+    while not concurrent.futures.wait([meeting], timeout=0.1).done:
+        if interruption.received():
+            _say("interrupted before the processes had met")
+            os._exit(128 + interruption.received())
+        if time.monotonic() - began > WAIT:
+            where = f"--coordinator_address={coordinator_address}: " if by_hand else ""
+            _say(f"{where}the processes did not meet within {WAIT} s; was each started, with the same address?")
+            os._exit(1)
     try:
-        jax.distributed.initialize(
-            coordinator_address,
-            num_processes,
-            process_id,
-            cluster_detection_method="deactivate" if by_hand else None,
-            initialization_timeout=WAIT + 60,
-            heartbeat_timeout_seconds=SILENCE,
-            shutdown_timeout_seconds=SILENCE,
-        )
-    except (OSError, RuntimeError, ValueError) as error:
+        meeting.result()
+    except (ImportError, OSError, RuntimeError, ValueError) as error:
         if "should be defined" in str(error) or "must be defined" in str(error):
             raise UserError(
                 "--distributed: no scheduler started this process (Slurm, TPU pod, Open MPI, Kubernetes); leave it "
                 "out, or use --coordinator_address, --num_processes and --process_id"
             ) from error
         first_line = str(error).partition("\n")[0]
-        raise UserError(f"the processes did not meet ({first_line}); is --coordinator_address right?") from error
-    finally:
-        alone.cancel()
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        hint = "is --coordinator_address right?" if by_hand else "is what started them as --distributed wants it?"
+        raise UserError(f"the processes did not meet ({first_line}); {hint}") from error
     if jax.process_index() > 0:
-        logging.getLogger("alexnet_jax").setLevel(logging.ERROR)
+        log.setLevel(logging.ERROR)
 
 
-def _end_alone():
-    message = f"alexnet_jax: the processes did not meet within {WAIT} s; was each started, with the same address?\n"
-    os.write(2, message.encode())
-    os._exit(1)
+def _check_address(address, process_id):
+    """Raises UserError for what JAX would wait for in vain, or die of."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.getaddrinfo(host.strip("[]"), port)
+        if process_id == 0:
+            with socket.create_server(("", int(port))):
+                pass
+    except OSError as error:
+        raise UserError(f"--coordinator_address={address}: {error.strerror}; use another") from error
+
+
+def _say(message):
+    os.write(2, f"alexnet_jax: {message}\n".encode())
 
 
 def highest(number):
@@ -97,6 +119,11 @@ def together():
         int(highest(_code(error)))  # which waits until the others know
         raise
     _raise(highest(0))
+
+
+def check():
+    """Raises interruption.Interrupted in all processes if one of them has received a signal."""
+    _raise(highest(interruption.received()))
 
 
 def in_agreement(mesh, batches):
@@ -145,8 +172,7 @@ def ending_together():
         if jax.process_count() == 1:
             raise
         what = str(error).partition("\n")[0]
-        message = f"alexnet_jax: another process has died, or this one cannot go on ({what}); the same commands go on "
-        os.write(2, f"{message}from the last checkpoint\n".encode())
+        _say(f"another process has died, or this one cannot go on ({what}); the same commands go on from the last save")
         if jax.process_index() == 0:
             time.sleep(LAST_WORDS)
         os._exit(1)
@@ -164,6 +190,20 @@ def _raise(answer):
         raise UserError("another process cannot go on; see its message")
     if answer:
         raise interruption.Interrupted(answer)
+
+
+def check_same_config(fields):
+    """Raises UserError in all processes if the values of a field, by its name, differ."""
+    if jax.process_count() == 1:
+        return
+    check_same(len(fields), "the processes have different configs; start each with the same command")
+    checksums_PxN = multihost_utils.process_allgather(
+        np.array([zlib.crc32(f"{name}={value}".encode()) for name, value in fields.items()], np.uint32)
+    )
+    differ = (checksums_PxN != checksums_PxN[0]).any(0)
+    if differ.any():
+        names = ", ".join(f"config.{name}" for name, other in zip(fields, differ, strict=True) if other)
+        raise UserError(f"{names}: not the same in all processes; start each with the same command")
 
 
 def check_same(number, message):

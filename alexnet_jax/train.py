@@ -77,6 +77,8 @@ def train_and_evaluate(config, workdir):
         total_steps = max(1, round(config.num_epochs * steps_per_epoch))
         settings.check_workdir(config, workdir)
         source = starting_point(config, net) if config.init_from and not settings.has_begun(workdir) else None
+    processes.check()
+    processes.check_same_config({k: v for k, v in settings.flatten(config.to_dict()) if k != "dataset.root"})
 
     state, schedule, window = init_state(config, net, mesh), optimizer.init_schedule(), {}
     train_step = make_train_step(config, net, mesh, dataset)
@@ -85,6 +87,11 @@ def train_and_evaluate(config, workdir):
     with interruption.held(), processes.locked(workdir / "lock"):
         with checkpoint.Checkpoints(workdir / "checkpoints") as checkpoints:
             start, notes, state = checkpoints.restore(state, data)
+            if start > total_steps:
+                raise UserError(
+                    f"config.num_epochs={config.num_epochs}: these are {total_steps} steps, and {workdir} has gone on "
+                    f"to {start}; use more, or another --workdir"
+                )
             if start:
                 schedule, window = notes["schedule"], notes["window"]
             elif source:
@@ -95,18 +102,18 @@ def train_and_evaluate(config, workdir):
             describe(net, mesh, dataset, start, total_steps)
             batches = input_pipeline.train_batches(dataset.train, config.batch_size, rows, config.seed, start)
             batches = processes.in_agreement(mesh, batches)
-            with processes.together():
-                writer = metrics.Writer(workdir, start)
-            with writer, metrics.Progress(start, total_steps, config.batch_size, window) as progress:
+            with (
+                metrics.Writer(workdir, start, schedule["evaluated"] == start) as writer,
+                metrics.Progress(start, total_steps, config.batch_size, window) as progress,
+            ):
 
                 def save(step):
                     progress.check()
                     check_finite(state, step)
-                    writer.flush()
                     checkpoints.save(step, state, {"schedule": schedule, "window": progress.window, "data": data})
 
-                for step in range(start, max(start, total_steps) + 1):
-                    epoch, last = step / steps_per_epoch, step >= total_steps
+                for step in range(start, total_steps + 1):
+                    epoch, last = step / steps_per_epoch, step == total_steps
                     evaluate_now = is_due(step, config.eval_every * steps_per_epoch)
                     result = None
                     try:
@@ -136,7 +143,7 @@ def train_and_evaluate(config, workdir):
                     if is_due(step + 1, config.log_every) or step + 1 == total_steps:
                         report = progress.report() | {"learning_rate": rates[net.layers[-1].name]["kernel"]}
                         writer.write(step + 1, (step + 1) / steps_per_epoch, "train", report)
-        return finish(config, workdir, net, mesh, dataset, state["params"], max(start, total_steps))
+        return finish(config, workdir, net, mesh, dataset, state["params"], total_steps)
 
 
 def is_due(step, every):

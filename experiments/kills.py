@@ -2,10 +2,10 @@
 
   python experiments/kills.py --workdir=/tmp/kills
 
-A run is 125 steps of a narrow net on the embedded textures, with a checkpoint every 10 steps and an evaluation
-every 25. It is killed three times, unless it ends before: at any moment, while a checkpoint is written, and while it
-evaluates, in any order. Exit status 1 if the bits of its parameters and velocities, its result or its metrics are not
-those of the run left alone.
+A run is 125 steps of a narrow net on the embedded textures, with a checkpoint every 10 steps and an evaluation every
+25. Unless it ends before, it is killed at any moment, while a checkpoint is written and while it evaluates, and ended
+by SIGTERM while it evaluates, in any order. Exit status 1 if the bits of its parameters and velocities, its result or
+its metrics are not those of the run left alone.
 """
 
 import collections
@@ -13,6 +13,7 @@ import json
 import os
 import pathlib
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -32,7 +33,7 @@ FIELDS = {
     "eval_every": 0.2,
     "save_every": 10,
 }
-KINDS = ("any moment", "saving", "evaluating")
+KINDS = ("any moment", "saving", "evaluating", "evaluating, by SIGTERM")
 
 
 def start(workdir):
@@ -47,7 +48,7 @@ def start(workdir):
 
 
 def kill_somewhere(kind, process, workdir, rng, seconds):
-    """Kills it at a random moment of this kind; returns the kind, or 'done' if it ended before."""
+    """Kills it at a random moment of this kind; returns the kind, or 'ended before'."""
     began, wanted = time.monotonic(), rng.uniform(0, seconds)
     saves, evaluations = rng.randint(1, 5), count_logged(workdir) + rng.randint(1, 3)
     seen = set()
@@ -55,17 +56,17 @@ def kill_somewhere(kind, process, workdir, rng, seconds):
         if kind == "saving":
             seen |= {path.name for path in (workdir / "checkpoints").glob("*tmp*")}
             now = len(seen) >= saves
-        elif kind == "evaluating":  # which the metrics of its step come just before
+        elif kind.startswith("evaluating"):  # which the metrics of its step come just before
             now = count_logged(workdir) >= evaluations
         else:
             now = time.monotonic() - began > wanted
         if now:
-            time.sleep(rng.uniform(0, 0.2) if kind == "evaluating" else rng.uniform(0, 0.02))
-            process.kill()
+            time.sleep(rng.uniform(0, 0.2) if kind.startswith("evaluating") else rng.uniform(0, 0.02))
+            process.send_signal(signal.SIGTERM if kind.endswith("SIGTERM") else signal.SIGKILL)
             process.wait()
             return kind
         time.sleep(0.002)
-    return "done"
+    return "ended before"
 
 
 def count_logged(workdir):
@@ -74,17 +75,17 @@ def count_logged(workdir):
 
 
 def outcome(workdir):
-    """What no kill may change: the newest checkpoint, the result, and the metrics but for their speed."""
+    """What no kill may change: the newest checkpoint's arrays, the result, and the metrics but for their speed."""
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     for line in lines:
         line.pop("images_per_second", None)
     net = ensemble.read(workdir).net
     config = ConfigDict(files.read_json(workdir / "config.json"))
     like = train.init_state(config, net, sharding.create_mesh(1, 1, net.towers))
-    with checkpoint.Checkpoints(workdir / "checkpoints", write=False) as checkpoints:
-        step, notes, state = checkpoints.restore(like)
+    with checkpoint.Checkpoints(workdir / "checkpoints") as checkpoints:
+        step, _, state = checkpoints.restore(like)
     return (
-        (step, notes),
+        step,
         [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(state)],
         (workdir / "result.json").read_text(),
         lines,

@@ -128,17 +128,18 @@ def test_20_steps_are_the_same_on_any_number_of_processes(number, devices, image
 
 def test_a_signal_to_one_process_saves_in_all_and_others_continue(images, one_device, tmp_path):
     run = Processes(tmp_path / "run", images, 2, 1, **{"mesh.model": 1})
-    run.wait_for_step(14)
+    run.wait_for_step(7)
     run.all[1].send_signal(signal.SIGTERM)
     assert run.wait() == [143, 143], run.logs()
     assert run.logs()[0].endswith("alexnet_jax: interrupted; the same command goes on from the last checkpoint\n")
-    newest = max((path for path in (tmp_path / "run" / "checkpoints").glob("[0-9]*")), key=lambda path: int(path.name))
-    assert 14 <= int(newest.name) < 20
-    (newest / "state" / "manifest.ocdbt").write_bytes(b"")
+    checkpoints = tmp_path / "run" / "checkpoints"
+    before, newest = sorted(int(path.name) for path in checkpoints.glob("[0-9]*"))
+    assert 7 <= newest < 20
+    (checkpoints / str(newest) / "state" / "manifest.ocdbt").write_bytes(b"")
 
     run = Processes(tmp_path / "run", images, 2, 2)
     assert run.wait() == [0, 0], run.logs()
-    assert f"it is damaged_{newest.name} now" in run.logs()[0] and "continuing at step 12 of 20" in run.logs()[0]
+    assert f"it is damaged_{newest} now" in run.logs()[0] and f"continuing at step {before} of 20" in run.logs()[0]
     assert_same_run(tmp_path / "run", one_device)
 
 
@@ -159,19 +160,27 @@ def test_a_broken_image_of_one_process_ends_all_and_keeps_what_was_learned(image
     [
         (2, ["--config.dataset.root=/nowhere"], {}, "dataset root '/nowhere': no such directory"),
         (3, [], {"mesh.data": 1}, "config.mesh: 2 devices leave process 2 without one"),
+        (
+            2,
+            ["--config.seed=1", "--config.num_epochs=1.0"],
+            {},
+            "config.num_epochs, config.seed: not the same in all processes",
+        ),
     ],
 )
 def test_a_mistake_in_one_process_ends_all(number, different, fields, message, images, tmp_path):
     run = Processes(tmp_path / "run", images, number, 1, different, **fields)
     assert run.wait(60) == [1] * number
     assert message in "".join(run.logs())
-    assert all(log.startswith("alexnet_jax: ") and log.count("\n") == 1 for log in run.logs()), run.logs()
+    for log in run.logs():
+        assert re.fullmatch(r"(.* waiting for . other processes at .*\n)?alexnet_jax: .*\n", log), run.logs()
 
 
 def test_a_checkpoint_that_one_process_cannot_write_ends_all(images, tmp_path):
     run = Processes(tmp_path / "run", images, 2, 1, num_epochs=1000)
     checkpoints = tmp_path / "run" / "checkpoints"
     while not (checkpoints / "6").exists():
+        assert all(process.poll() is None for process in run.all), run.logs()
         time.sleep(0.01)
     resource.prlimit(run.all[1].pid, resource.RLIMIT_FSIZE, (100_000, 100_000))
     assert run.wait(60) == [1, 1], run.logs()
@@ -188,19 +197,33 @@ def test_directories_that_are_not_shared_are_refused(images, tmp_path):
 
 @pytest.mark.parametrize("victim", [0, 1])
 def test_where_one_process_dies_the_others_end(victim, images, tmp_path):
-    run = Processes(tmp_path / "run", images, 2, 1, silence=5, num_epochs=1000)
+    run = Processes(tmp_path / "run", images, 2, 1, silence=5, num_epochs=1000, save_every=100_000)
     run.wait_for_step(3)
     run.all[victim].kill()
     assert all(run.wait(20))  # 5 s for the others to notice, and their end
     if victim == 1:  # JAX may end the others itself when process 0 dies
         assert run.all[0].returncode == 1
-        assert re.search(
-            r"\nalexnet_jax: another process has died, .* go on from the last checkpoint\n$", run.logs()[0]
-        )
+        assert re.search(r"\nalexnet_jax: another process has died, .* go on from the last save\n$", run.logs()[0])
+
+
+def test_processes_at_the_address_of_a_run_leave_it_alone(images, tmp_path):
+    run = Processes(tmp_path / "run", images, 2, 1, num_epochs=1000)
+    run.wait_for_step(3)
+    again = [subprocess.run(process.args, capture_output=True, text=True) for process in run.all]
+    for done in again:
+        assert done.returncode == 1
+        assert re.fullmatch(rf"alexnet_jax: {tmp_path / 'run'}: in use by process .*\n", done.stderr)
+    address = next(argument for argument in run.all[0].args if argument.startswith("--coordinator_address"))
+    elsewhere = [*run.all[0].args, f"--workdir={tmp_path / 'elsewhere'}"]
+    done = subprocess.run(elsewhere, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert re.fullmatch(rf"alexnet_jax: {address}: Address already in use .*; use another\n", done.stderr)
+    run.all[0].send_signal(signal.SIGTERM)
+    assert run.wait() == [143, 143]
 
 
 def test_a_process_that_stays_alone_says_so():
     code = "from alexnet_jax import processes\nprocesses.WAIT = 2\nprocesses.join('127.0.0.1:9', 2, 1)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
-    assert done.stderr.strip().splitlines()[-1].startswith("alexnet_jax: the processes did not meet within 2 s")
+    assert "alexnet_jax: --coordinator_address=127.0.0.1:9: the processes did not meet within 2 s" in done.stderr

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pathlib
+import struct
 import tarfile
 
 import jax
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 from conftest import mesh
 from PIL import Image
+from tensorboardX.proto import event_pb2
 
 from alexnet_jax import (
     UserError,
@@ -67,6 +69,10 @@ def test_a_run_leaves_everything_and_goes_on_when_run_again(config, tmp_path):
     assert train.train_and_evaluate(config, workdir)["step"] == 10
     steps = [line["step"] for line in lines(workdir) if line["split"] == "train"]
     assert steps == [2, 4, 6, 8, 10]
+    config.num_epochs = 2.0
+    with pytest.raises(UserError, match="config.num_epochs=2.0: these are 6 steps, and .* has gone on to 10"):
+        train.train_and_evaluate(config, workdir)
+    assert json.loads((workdir / "config.json").read_text())["num_epochs"] == 3.0
 
 
 @pytest.fixture
@@ -269,7 +275,13 @@ def test_impossible_settings_of_a_part_are_refused(config, part, field, value, m
 @pytest.mark.parametrize("text", ["", "[]\n", "{}\n", '{"step": 1', "\0\0\n"])
 def test_damaged_files_are_named_or_written_again(name, text, tmp_path):
     (tmp_path / name).write_text(text)
-    read = files.read_json if name != "metrics.jsonl" else lambda path: metrics.Writer(path.parent, 3).close()
+
+    def read(path):
+        if path.suffix == ".json":
+            return files.read_json(path)
+        with metrics.Writer(path.parent, 3, evaluated=True):
+            return None
+
     if (name, text) in [
         ("metrics.jsonl", ""),
         ("metrics.jsonl", '{"step": 1'),
@@ -282,12 +294,33 @@ def test_damaged_files_are_named_or_written_again(name, text, tmp_path):
         read(tmp_path / name)
 
 
-def test_lines_after_the_checkpoint_are_written_again(tmp_path):
+@pytest.mark.parametrize(("evaluated", "kept"), [(True, ["eval"]), (False, [])])
+def test_lines_after_the_checkpoint_are_written_again(evaluated, kept, tmp_path):
     path = tmp_path / "metrics.jsonl"
-    path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"st')
-    with metrics.Writer(tmp_path, 2) as writer:
+    with path.open("w") as file:
+        for step in (1, 2, 3):
+            for split in ("train", "eval"):
+                file.write(json.dumps({"step": step, "split": split}) + "\n")
+        file.write('{"st')
+    with metrics.Writer(tmp_path, 2, evaluated) as writer:
         writer.write(3, 0.5, "train", {"loss": 1.0})
-    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2, 3]
+    found = [(line["step"], line["split"]) for line in lines(tmp_path)]
+    assert found == [(1, "train"), (1, "eval"), (2, "train"), *((2, split) for split in kept), (3, "train")]
+
+
+def test_tensorboard_reads_the_same_numbers(tmp_path):
+    with metrics.Writer(tmp_path, 0, evaluated=False) as writer:
+        writer.write(3, 0.5, "train", {"loss": 1.5, "top1_error": 0.25})
+    (path,) = tmp_path.glob("events.out.tfevents.*")
+    events, content = [], path.read_bytes()
+    while content:  # TFRecord: length, its checksum, the event, its checksum
+        (length,) = struct.unpack("<Q", content[:8])
+        events.append(event_pb2.Event.FromString(content[12 : 12 + length]))
+        content = content[16 + length :]
+    assert events[0].file_version == "brain.Event:2"
+    assert events[1].session_log.status == event_pb2.SessionLog.START and events[1].step == 1
+    assert events[2].step == 3
+    assert {x.tag: x.simple_value for x in events[2].summary.value} == {"train/loss": 1.5, "train/top1_error": 0.25}
 
 
 def test_things_are_due_once_in_their_interval():
