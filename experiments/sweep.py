@@ -33,6 +33,7 @@ import time
 
 from alexnet_jax import UserError, commands, files, settings
 
+LINUX = sys.platform == "linux"  # elsewhere members share all cores, and outlive this program if it is killed
 ARRAY_SCRIPT = pathlib.Path(__file__).parent / "slurm" / "array.sh"
 ERRORS = [(way, name) for way in ("center", "ten_crop") for name in ("top1_error", "top5_error")]
 
@@ -92,9 +93,10 @@ class Member:
                 stderr=log,
                 env=os.environ | share.environment,
                 start_new_session=True,
-                preexec_fn=_end_with_parent,
+                preexec_fn=_end_with_parent if LINUX else None,
             )
-        os.sched_setaffinity(process.pid, share.cores)
+        if LINUX:
+            os.sched_setaffinity(process.pid, share.cores)
         return process
 
     def end(self, status, interrupted):
@@ -121,7 +123,7 @@ class Member:
 
 
 def _end_with_parent():
-    """Lets Linux send SIGTERM to this process when its parent dies, of kill -9 perhaps."""
+    """Has SIGTERM sent to this process when its parent dies, of kill -9 perhaps."""
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
@@ -135,7 +137,7 @@ class Share:
 
 def shares(number):
     """The machine in so many parts. Raises UserError if there are fewer GPUs."""
-    cores = sorted(os.sched_getaffinity(0))
+    cores = sorted(os.sched_getaffinity(0)) if LINUX else list(range(os.cpu_count()))
     gpus = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if "CUDA_VISIBLE_DEVICES" in os.environ else None
     if gpus is None:
         gpus = [str(i) for i in range(len(list(pathlib.Path("/proc/driver/nvidia/gpus").glob("*"))))]
