@@ -31,7 +31,7 @@ import subprocess
 import sys
 import time
 
-from alexnet_jax import UserError, commands, files, settings
+from alexnet_jax import UserError, commands, files, interruption, settings
 
 LINUX = sys.platform == "linux"  # elsewhere members share all cores, and outlive this program if it is killed
 ARRAY_SCRIPT = pathlib.Path(__file__).parent / "slurm" / "array.sh"
@@ -204,9 +204,13 @@ def run(members, at_once):
     free, running, failed, received = shares(at_once), {}, [], []
 
     def forward(number, _):
-        received.append(number)
+        now = time.monotonic()
+        received.append((number, now))
         for process, _, _ in running.values():
-            process.send_signal(number if len(received) == 1 else signal.SIGKILL)
+            if len(received) == 1:
+                process.send_signal(number)
+            elif now - received[0][1] > interruption.ONE:
+                process.kill()
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, forward)
@@ -219,7 +223,7 @@ def run(members, at_once):
             process = member.start(share)
             running[member.workdir] = (process, member, share)
             if received:  # in between
-                process.send_signal(received[0])
+                process.send_signal(received[0][0])
             print(f"{member.workdir.name}: started", flush=True)
         for workdir, (process, member, share) in list(running.items()):
             if process.poll() is not None:
@@ -232,7 +236,7 @@ def run(members, at_once):
         time.sleep(0.1)
     if received:
         print("alexnet_jax: interrupted; the same command goes on", file=sys.stderr)
-        return 128 + received[0]
+        return 128 + received[0][0]
     if failed:
         print(f"alexnet_jax: {len(failed)} of {len(members)} members failed; see above", file=sys.stderr)
     return 1 if failed else 0
