@@ -54,7 +54,7 @@ class Checkpoints:
         return self
 
     def __exit__(self, _, exception, __):
-        if isinstance(exception, jax.errors.JaxRuntimeError) and jax.process_count() > 1:
+        if processes.collective_failed(exception):
             return  # a save would wait for a process that has died
         try:
             with self._writing():

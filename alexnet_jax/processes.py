@@ -160,6 +160,12 @@ def in_agreement(mesh, batches):
         yield batch
 
 
+def collective_failed(error):
+    """Whether an exception is one that JAX raises when another process has left."""
+    gloo = isinstance(error, ValueError) and "Gloo" in str(error)  # where it fails at once, as it is called
+    return jax.process_count() > 1 and (gloo or isinstance(error, jax.errors.JaxRuntimeError))
+
+
 @contextlib.contextmanager
 def ending_together():
     """Ends this process with one line, and status 1, where a collective failed because another process died.
@@ -168,8 +174,8 @@ def ending_together():
     """
     try:
         yield
-    except jax.errors.JaxRuntimeError as error:
-        if jax.process_count() == 1:
+    except (jax.errors.JaxRuntimeError, ValueError) as error:
+        if not collective_failed(error):
             raise
         what = str(error).partition("\n")[0]
         _say(f"another process has died, or this one cannot go on ({what}); the same commands go on from the last save")
