@@ -205,13 +205,14 @@ def test_too_little_space_for_a_checkpoint_leaves_those_before(tmp_path, monkeyp
     assert os.listdir(tmp_path / "checkpoints") == ["1"]
 
 
-def test_many_saves_take_no_more_threads_than_few(tmp_path):
+def test_saves_leave_no_threads_behind(tmp_path):
     numbers = []
     with checkpoint.Checkpoints(tmp_path / "checkpoints") as checkpoints:
-        for step in range(1, 9):
+        for step in range(1, 17):
             checkpoints.save(step, {"params": jnp.zeros(5000)}, {})
             numbers.append(threading.active_count())
-    assert max(numbers[4:]) <= max(numbers[:4]), numbers
+    # The libraries' pools grow and shrink by a thread or two; one thread left by each save would be twelve.
+    assert numbers[-1] - numbers[3] < 6, numbers
 
 
 def test_checkpoints_of_other_data_are_refused_and_stay(two_checkpoints, tmp_path):
