@@ -30,6 +30,7 @@ import statistics
 import subprocess
 import sys
 import time
+import traceback
 
 from alexnet_jax import UserError, commands, files, interruption, settings
 
@@ -161,14 +162,14 @@ def read_members(path, workdir, overrides):
     sys.path.insert(0, os.getcwd())  # for configs that build on others, as alexnet_jax.main has it
     try:
         spec.loader.exec_module(module)
-        if not hasattr(module, "sweep"):
-            raise UserError(f"--config={path}: has no sweep(); see --help")
         defaults = dict(settings.flatten(module.get_config().to_dict()))
-        all_settings = [dict(member) for member in module.sweep()]
-    except UserError:
-        raise
-    except Exception as error:  # whatever a user's file does
-        raise UserError(f"--config={path}: {type(error).__name__}: {error}") from error
+        all_settings = [dict(member) for member in module.sweep()] if hasattr(module, "sweep") else None
+    except Exception as error:  # a user's program can raise anything: what, and where, is said
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        where = f"{path}, line {lines[-1]}" if lines else path
+        raise UserError(f"--config={where}: {type(error).__name__}: {error}") from error
+    if all_settings is None:
+        raise UserError(f"--config={path}: has no sweep(); see --help")
     if not all_settings:
         raise UserError(f"--config={path}: sweep() yields no member")
     found = {}

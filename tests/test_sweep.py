@@ -136,7 +136,7 @@ def test_a_member_that_is_killed_has_failed(tmp_path):
         ("yield {{'sed': 0}}", "sweep() sets 'sed', which the config does not have"),
         ("yield {{'seed': 0}}\n    yield {{'seed': 0}}", "yields {'seed': 0} twice"),
         ("yield from ()", "sweep() yields no member"),
-        ("yield {{'seed': 1 / 0}}", "ZeroDivisionError: division by zero"),
+        ("yield {{'seed': 1 / 0}}", "sweep.py, line 12: ZeroDivisionError: division by zero"),
         (None, "has no sweep()"),
     ],
 )
