@@ -1,7 +1,7 @@
 """The networks as a device runs them, layer by layer; `nets` describes them, in the order of the paper's Figure 2.
 
-An activation is NHWC with the channels of the towers side by side: tower 0 first. A device holds the channels of the
-towers that it runs; `all_gather` over the mesh axis 'model' is the only way to see the others'.
+A device holds an activation of each tower that it runs, NHWC; `all_gather` over the mesh axis 'model' is the only way
+to see those of the others. What leaves this module has the channels of the towers side by side, tower 0's first.
 """
 
 import functools
@@ -9,6 +9,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import lax
 
@@ -30,34 +31,19 @@ class AlexNet(nnx.Module):
     def __init__(self, net, *, devices=1, rngs):
         self.net, self.towers = net, net.towers // devices
         for layer, seen, side, out_side in layers.sizes(net):
-            # Every tower sees the image, and a layer of both towers the maps of both; the others those of their own.
-            groups = 1 if layer.both or layer is net.layers[0] else self.towers
             out = layer.features if layer is net.layers[-1] else layer.features * self.towers
-            init = {
-                "kernel_init": nnx.initializers.normal(layer.stddev),
-                "bias_init": nnx.initializers.constant(layer.bias),
-                "rngs": rngs,
-            }
             if isinstance(layer, layers.Dense):
-                dot = functools.partial(_dot, groups)
-                module = nnx.Linear(seen * side * side, out, dot_general=dot, **init)
+                product, kernel, bias = jnp.matmul, (seen * side * side, out), (out,)
             else:
                 overhang = layers.overhang(side, layer.size, layer.stride, out_side, layer.pad)
-                padding = ((layer.pad, overhang),) * 2
+                padding, window = ((layer.pad, overhang),) * 2, (layer.size, layer.size)
                 if isinstance(layer, layers.Local):
-                    module = LocallyConnected(seen, out, out_side, layer.size, padding, **init)
+                    product = functools.partial(locally_connected, padding)
+                    kernel, bias = (out_side, out_side, *window, seen, out), (out_side, out_side, out)
                 else:
-                    module = nnx.Conv(
-                        seen * groups,
-                        out,
-                        (layer.size, layer.size),
-                        strides=layer.stride,
-                        padding=padding,
-                        feature_group_count=groups * layer.groups,
-                        conv_general_dilated=_convolve,
-                        **init,
-                    )
-            setattr(self, layer.name, module)
+                    product = functools.partial(convolve, layer.stride, padding, layer.groups)
+                    kernel, bias = (*window, seen // layer.groups, out), (out,)
+            setattr(self, layer.name, Weights(product, kernel, bias, layer, rngs))
 
     def __call__(self, x_BxHxWx3, tower_keys_BxT=None):
         """Logits and named intermediates.
@@ -72,26 +58,28 @@ class AlexNet(nnx.Module):
           that follow it.
         """
         *hidden, last = self.net.layers
-        out, x = {}, x_BxHxWx3 / jnp.array(self.net.input_std)
+        towers = [x_BxHxWx3 / jnp.array(self.net.input_std)]  # all towers see the image
+        out = {}
         for layer in hidden:
-            x = all_gather(x) if layer.both else x
-            if isinstance(layer, layers.Dense):
-                x = flatten(x, 1 if layer.both else self.towers)
-            x = out[layer.name] = getattr(self, layer.name)(x)
+            towers = [all_gather(towers)] if layer.both else towers
+            towers = getattr(self, layer.name)(towers, self.towers)
+            out[layer.name] = jnp.concatenate(towers, axis=-1)
             for op, name in layers.operations(self.net, layer):
-                x = out[name] = self.operate(op, x, tower_keys_BxT, layer)
+                towers = [self.operate(op, x, tower_keys_BxT, layer, tower) for tower, x in enumerate(towers)]
+                out[name] = jnp.concatenate(towers, axis=-1)
         # The last layer is one: its kernel is the same on every device, and so are its input and its output.
-        return getattr(self, last.name)(flatten(all_gather(x, to="invarying"), 1)), out
+        (logits,) = getattr(self, last.name)([all_gather(towers, to="invarying")], 1)
+        return logits, out
 
-    def operate(self, op, x, keys, layer):
-        """What a word of `Layer.then` means."""
+    def operate(self, op, x, keys_BxT, layer, tower):
+        """What a word of `Layer.then` means for a tower of this device."""
         match op:
             case "relu":
                 return nnx.relu(x)
             case "tanh":
                 return jnp.tanh(x)
             case "norm":
-                return local_response_norm(x, self.towers, self.net.norm)
+                return local_response_norm(x, self.net.norm)
             case "same_map_norm":
                 return same_map_norm(x, self.net.same_map_norm)
             case "pool":
@@ -99,29 +87,30 @@ class AlexNet(nnx.Module):
             case "average_pool":
                 return average_pool(x, self.net)
             case "dropout":
-                return 0.5 * x if keys is None else dropout(x, keys, layer)
+                return 0.5 * x if keys_BxT is None else dropout(x, keys_BxT[:, tower : tower + 1], layer)
             case "inverted_dropout":
-                return x if keys is None else 2 * dropout(x, keys, layer)
+                return x if keys_BxT is None else 2 * dropout(x, keys_BxT[:, tower : tower + 1], layer)
 
 
-class LocallyConnected(nnx.Module):
-    """A convolution of stride 1 with a kernel and biases of its own at every place of its output, H × W.
+class Weights(nnx.Module):
+    """The kernel and the biases of a layer, with what it does with them."""
 
-    Its kernel is [H, W, size, size, in, out], its bias [H, W, out]. The 2012 code has it in two nets for CIFAR-10.
-    """
+    def __init__(self, product, kernel, bias, layer, rngs):
+        self.product = product
+        self.kernel = nnx.Param(nnx.initializers.normal(layer.stddev)(rngs.params(), kernel))
+        self.bias = nnx.Param(nnx.initializers.constant(layer.bias)(rngs.params(), bias))
 
-    def __init__(self, channels, out, side, size, padding, *, kernel_init, bias_init, rngs):
-        self.kernel = nnx.Param(kernel_init(rngs.params(), (side, side, size, size, channels, out)))
-        self.bias = nnx.Param(bias_init(rngs.params(), (side, side, out)))
-        self.padding = padding
+    def __call__(self, seen, towers):
+        """A list of the outputs of so many towers.
 
-    def __call__(self, x_BxHxWxC):
-        kernel = self.kernel[...]
-        H, W, size = kernel.shape[:3]
-        x = jnp.pad(x_BxHxWxC, ((0, 0), *self.padding, (0, 0)))
-        windows = [x[:, i : i + H, j : j + W] for i in range(size) for j in range(size)]
-        kernel_HxWxKxCxO = kernel.reshape(H, W, size * size, *kernel.shape[4:])
-        return jnp.einsum("bhwkc,hwkco->bhwo", jnp.stack(windows, 3), kernel_HxWxKxCxO) + self.bias[...]
+        `seen` is a list too: of what each of them sees, or of one array that all of them see.
+        """
+        kernels, biases = (jnp.split(p[...], len(seen), axis=-1) for p in (self.kernel, self.bias))
+        outputs = []
+        for x, kernel, bias in zip(seen, kernels, biases, strict=True):
+            x = x.reshape(len(x), -1) if kernel.ndim == 2 else x
+            outputs.append(add_bias(self.product(x, kernel), bias))
+        return outputs if len(outputs) == towers else jnp.split(outputs[0], towers, axis=-1)
 
 
 def init(net, key):
@@ -149,28 +138,68 @@ def forward(net, mesh, params, x_BxHxWx3):
     return jax.shard_map(apply_share, mesh=mesh, in_specs=specs, out_specs=out_specs)(params, x_BxHxWx3)
 
 
-def all_gather(x, to="varying"):
-    """The channels of both towers, tower 0's first: a line between the GPUs in Figure 2."""
-    return lax.all_gather(x, "model", axis=x.ndim - 1, tiled=True, to=to)
+def all_gather(towers, to="varying"):
+    """The channels of all towers in one array, tower 0's first: a line between the GPUs in Figure 2."""
+    devices = lax.all_gather(jnp.concatenate(towers, axis=-1), "model", to=to)
+    return jnp.concatenate(jnp.unstack(devices), axis=-1)
 
 
-def flatten(x_BxHxWxC, towers):
-    """The units of each tower, tower 0's first: float32 [B, H·W·C]. Units stay as they are."""
-    if x_BxHxWxC.ndim == 2:
-        return x_BxHxWxC
-    B, H, W, C = x_BxHxWxC.shape
-    return jnp.moveaxis(x_BxHxWxC.reshape(B, H, W, towers, C // towers), 3, 1).reshape(B, -1)
+def convolve(stride, padding, groups, x_BxHxWxC, kernel):
+    """A convolution; `groups` are groups within a tower."""
+    # As many ordinary convolutions as there are groups: XLA's grouped convolution trains four times slower on CPU.
+    inputs, kernels = jnp.split(x_BxHxWxC, groups, axis=-1), jnp.split(kernel, groups, axis=-1)
+    dims, strides = ("NHWC", "HWIO", "NHWC"), (stride, stride)
+    outputs = [
+        lax.conv_general_dilated(x, k, strides, padding, dimension_numbers=dims)
+        for x, k in zip(inputs, kernels, strict=True)
+    ]
+    return jnp.concatenate(outputs, axis=-1)
 
 
-def local_response_norm(x_BxHxWxC, towers, norm):
-    """b = a / (k + α · Σ a²)^0.75 over neighbouring maps of the same tower (section 3.3 of the paper)."""
-    *BxHxW, C = x_BxHxWxC.shape
-    x = x_BxHxWxC.reshape(*BxHxW, towers, C // towers)
-    # Sums over windows as a product with a band matrix, and the power through square roots: forward and backward twice
-    # as fast on CPU as shifted sums and a general power. Elsewhere products may round to fewer bits unless told not to.
-    sums = jnp.matmul(x * x, _band(C // towers, norm.size), precision=lax.Precision.HIGHEST)
-    root = lax.rsqrt(norm.k + norm.alpha * sums)
-    return (x * root * jnp.sqrt(root)).reshape(x_BxHxWxC.shape)
+def locally_connected(padding, x_BxHxWxC, kernel):
+    """A convolution of stride 1 with a kernel of its own at every place of its output: [H, W, size, size, in, out].
+
+    The 2012 code has it in two nets for CIFAR-10.
+    """
+    H, W, size = kernel.shape[:3]
+    x = jnp.pad(x_BxHxWxC, ((0, 0), *padding, (0, 0)))
+    windows = [x[:, i : i + H, j : j + W] for i in range(size) for j in range(size)]
+    kernel_HxWxKxCxO = kernel.reshape(H, W, size * size, *kernel.shape[4:])
+    return jnp.einsum("bhwkc,hwkco->bhwo", jnp.stack(windows, 3), kernel_HxWxKxCxO)
+
+
+def add_bias(x, bias):
+    """Adds a bias to every map or unit; a locally connected layer has one at every place."""
+    if x.ndim == 2 or bias.ndim > 1:
+        return x + bias
+    # To whole rows of maps: XLA is slow on CPU to sum the gradient over many short ones.
+    B, H, W, C = x.shape
+    return (x.reshape(B * H, W * C) + jnp.tile(bias, W)).reshape(x.shape)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def local_response_norm(x_BxHxWxC, norm):
+    """b = a / (k + α · Σ a²)^0.75 over neighbouring maps of a tower (section 3.3 of the paper)."""
+    return _norm_forward(x_BxHxWxC, norm)[0]
+
+
+def _norm_forward(x, norm):
+    # Sums over windows as a product with a band matrix, and the power through square roots: on CPU twice as fast as
+    # shifted sums and a general power. Elsewhere products may round to fewer bits unless told not to.
+    scale = norm.k + norm.alpha * jnp.matmul(x * x, _band(x.shape[-1], norm.size), precision=lax.Precision.HIGHEST)
+    root = jnp.sqrt(scale)
+    return x / (root * jnp.sqrt(root)), (x, scale)
+
+
+def _norm_backward(norm, saved, grad):
+    x, scale = saved
+    root = jnp.sqrt(scale)
+    grad = grad / (root * jnp.sqrt(root))
+    sums = jnp.matmul(grad * x / scale, _band(x.shape[-1], norm.size), precision=lax.Precision.HIGHEST)
+    return (grad - 1.5 * norm.alpha * x * sums,)
+
+
+local_response_norm.defvjp(_norm_forward, _norm_backward)
 
 
 def same_map_norm(x_BxHxWxC, norm):
@@ -188,10 +217,50 @@ def _band(n, size):
     return (abs(jnp.arange(n)[:, None] - jnp.arange(n)) <= size // 2).astype(jnp.float32)
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def max_pool(x_BxHxWxC, net):
-    """The maximum of each window, the last one clipped at the edge (section 3.4)."""
-    # Strided slices; equal maxima share the gradient. A window reduction's gradient is six times slower on CPU.
-    return functools.reduce(jnp.maximum, _windows(x_BxHxWxC, net, -jnp.inf))
+    """The maximum of each window, the last one clipped at the edge (section 3.4). Equal maxima share the gradient."""
+    (size, stride), side = net.pool, x_BxHxWxC.shape[1]
+    overhang = layers.overhang(side, size, stride, layers.window_count(net, side, size, stride))
+    x = x_BxHxWxC
+    for axis in (1, 2):
+        window, strides, padding = np.ones(4, int), np.ones(4, int), np.zeros((4, 2), int)
+        window[axis], strides[axis], padding[axis, 1] = size, stride, overhang
+        x = lax.reduce_window(x, -jnp.inf, lax.max, window, strides, padding)
+    return x
+
+
+def _pool_forward(x, net):
+    y = max_pool(x, net)
+    return y, (x, y)
+
+
+def _pool_backward(net, saved, grad):
+    # The gradient of `lax.reduce_window` is many times slower on CPU.
+    x, y = saved
+    size, stride = net.pool
+    side, count = x.shape[1], y.shape[1]
+    grad = grad / sum((window == y).astype(x.dtype) for window in _windows(x, net, -jnp.inf))
+    last = -(-side // stride)  # windows, one for every stride, of which those after `count` do not exist
+
+    def to_pixels(windows, down, right):
+        # For every pixel, the value of the window that begins so many strides before the last one that has it.
+        pads = [(before, max(0, last - count - before)) for before in (down, right)]
+        shifted = jnp.pad(windows, ((0, 0), *pads, (0, 0)))[:, :last, :last, None]
+        B, H, W, _, C = shifted.shape
+        spread = jnp.broadcast_to(shifted[:, :, None], (B, H, stride, W, stride, C))
+        return spread.reshape(B, H * stride, W * stride, C)[:, :side, :side]
+
+    inside = [jnp.arange(side) % stride + before * stride < size for before in range(-(-size // stride))]
+    total = 0
+    for down, rows in enumerate(inside):
+        for right, columns in enumerate(inside):
+            chosen = (rows[:, None] & columns)[:, :, None] & (x == to_pixels(y, down, right))
+            total += jnp.where(chosen, to_pixels(grad, down, right), 0)
+    return (total,)
+
+
+max_pool.defvjp(_pool_forward, _pool_backward)
 
 
 def average_pool(x_BxHxWxC, net):
@@ -218,21 +287,6 @@ def dropout(x, tower_keys_BxT, layer):
 
     kept_BxTxU = jax.vmap(jax.vmap(kept))(tower_keys_BxT)
     return jnp.where(jnp.moveaxis(kept_BxTxU, 1, -2).reshape(x.shape), x, 0)
-
-
-def _convolve(x, kernel, *args, feature_group_count=1, **kwargs):
-    # As many ordinary convolutions as there are groups: XLA's grouped convolution trains four times slower on CPU.
-    kernels = jnp.split(kernel, feature_group_count, axis=-1)
-    inputs = jnp.split(x, feature_group_count, axis=-1)
-    outputs = [lax.conv_general_dilated(i, k, *args, **kwargs) for i, k in zip(inputs, kernels, strict=True)]
-    return jnp.concatenate(outputs, axis=-1)
-
-
-def _dot(groups, x, kernel, *args, **kwargs):
-    # A product for each tower of this device that sees only itself.
-    kernels, inputs = jnp.split(kernel, groups, axis=-1), jnp.split(x, groups, axis=-1)
-    outputs = [lax.dot_general(i, k, *args, **kwargs) for i, k in zip(inputs, kernels, strict=True)]
-    return jnp.concatenate(outputs, axis=-1)
 
 
 def layer_table(net):
