@@ -6,6 +6,7 @@ By the centre view, and by the paper's ten: four corners and the centre, each wi
 probabilities averaged. The probabilities of several nets are averaged too: an ensemble.
 """
 
+import functools
 import logging
 import math
 import os
@@ -71,7 +72,7 @@ def make_classify(nets, mesh, means, views):
                 outputs[way] = {"loss": loss_B, "classes": classes, "probabilities": jnp.exp(best)}
         return jax.tree.map(lambda x: lax.all_gather(x, "data", tiled=True, to="invarying"), outputs)
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=sharding.compiler_options(mesh))
     def classify_batch(all_params, batch):
         specs = ([sharding.param_specs(params) for params in all_params], sharding.BATCH)
         return jax.shard_map(classify, mesh=mesh, in_specs=specs, out_specs=jax.P())(all_params, batch)

@@ -211,7 +211,7 @@ def make_train_step(config, net, mesh, dataset):
     """
     update = optimizer.sgd(optimizer.weight_decays(config, net)).update
 
-    @functools.partial(jax.jit, donate_argnums=0)
+    @functools.partial(jax.jit, donate_argnums=0, compiler_options=sharding.compiler_options(mesh))
     def train_step(state, batch, step, learning_rates, noise):
         specs = (sharding.param_specs(state["params"]), sharding.BATCH, jax.P(), jax.P())
         loss = functools.partial(device_loss, config, net, mesh.shape["model"], dataset)
