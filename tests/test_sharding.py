@@ -87,6 +87,21 @@ def test_backward_program_returns_three_gradients_to_the_other_tower():
     )
 
 
+def test_xla_computes_convolutions_on_cpu_itself():
+    # By default a library does, which takes up to four times as long for the gradients of kernels.
+    def gradient(x, kernel):
+        def total(kernel):
+            return jax.lax.conv_general_dilated(
+                x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+            ).sum()
+
+        return jax.grad(total)(kernel)
+
+    shapes = jax.ShapeDtypeStruct((64, 13, 13, 192), jnp.float32), jax.ShapeDtypeStruct((3, 3, 192, 128), jnp.float32)
+    options = sharding.compiler_options(mesh(1, 1))
+    assert "ynn" not in jax.jit(gradient, compiler_options=options).lower(*shapes).compile().as_text()
+
+
 @pytest.fixture
 def batch(small_net):
     rng = np.random.default_rng(0)
