@@ -1,0 +1,255 @@
+"""One net and one way to run it, in a process of its own that waits for orders.
+
+  python experiments/benchmarks/contestants.py NAME BATCH_SIZE
+
+For every line on stdin, `train`, `center`, `ten_crop` or `matmul`, and a number of times, it prints the median
+seconds of one. What it is asked for the first time it does twice before, unmeasured: once to compile.
+"""
+
+import contextlib
+import functools
+import importlib.metadata
+import os
+import re
+import statistics
+import subprocess
+import sys
+import time
+
+import numpy as np
+
+SIZE, STORED, CLASSES = 224, 256, 1000
+NAMES = {
+    "alexnet_jax": "alexnet_jax, one device",
+    "alexnet_jax_2": "alexnet_jax, two virtual devices",
+    "pytorch": "PyTorch, eager",
+    "pytorch_last": "PyTorch, eager, channels_last",
+    "pytorch_compiled": "PyTorch, compiled",
+    "pytorch_compiled_last": "PyTorch, compiled, channels_last",
+    "flax": "plain Flax, grouped convolutions",
+}
+
+
+class Contestant:
+    """A process of this file."""
+
+    def __init__(self, name, batch_size):
+        command = [sys.executable, __file__, name, str(batch_size)]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        self.name, self._process = name, subprocess.Popen(command, **pipes)
+
+    def seconds(self, what, times=1):
+        """Of one `what`, the median of so many."""
+        print(what, times, file=self._process.stdin, flush=True)
+        line = self._process.stdout.readline()
+        if not line:
+            sys.exit(f"{self.name} failed at {what}; see above")
+        return float(line)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._process.stdin.close()
+        self._process.wait()
+
+
+def compare(names, what, batch_size, repeats, times):
+    """{name: seconds of each of `repeats`}, all in turn, with the machine's matrix products as `matmul`."""
+    with contextlib.ExitStack() as stack:
+        contestants = [stack.enter_context(Contestant(name, batch_size)) for name in names]
+        seconds = {name: [] for name in (*names, "matmul")}
+        for _ in range(repeats):
+            for contestant in contestants:
+                seconds[contestant.name].append(contestant.seconds(what, times))
+            rates = [contestant.seconds("matmul", 9) for contestant in contestants if contestant.name != "flax"]
+            seconds["matmul"].append(min(rates))
+        return seconds
+
+
+def machine():
+    """The processor, its cores and the versions of the frameworks, in words."""
+    with open("/proc/cpuinfo") as cpuinfo:
+        model = re.search(r"model name\s*: (.*)", cpuinfo.read())[1]
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("jax", "flax", "torch"))
+    return f"{len(os.sched_getaffinity(0))} cores, {model}; {versions}"
+
+
+def alexnet_jax(batch_size, devices):
+    """The program's own step, from uint8 images with their augmentation, and its own evaluation."""
+    from alexnet_jax import commands
+
+    commands.set_up_jax(devices)
+    import jax
+
+    from alexnet_jax import datasets, evaluate, fidelity, nets, optimizer, sharding, train
+    from configs import two_gpu
+
+    config = fidelity.resolve(two_gpu.get_config())
+    net = nets.from_config(config.model)
+    mesh = sharding.create_mesh(1, devices, net.towers)
+    dataset = datasets.Dataset(None, None, None, tuple(map(str, range(CLASSES))))
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (batch_size, STORED, STORED, 3), np.uint8)
+    label = rng.integers(0, CLASSES, batch_size, np.int32)
+    batch = sharding.put_batch(mesh, {"image": image, "label": label})
+    weighted = batch | sharding.put_batch(mesh, {"weight": np.ones(batch_size, np.float32)})
+    state = train.init_state(config, net, mesh)
+    rates = optimizer.learning_rates(config, net, optimizer.init_schedule(), 0)
+    train_step = train.make_train_step(config, net, mesh, dataset)
+    step = 0
+
+    def one_step():
+        nonlocal state, step
+        state, values = train_step(state, batch, step, rates, True)
+        step += 1
+        jax.block_until_ready((state, values))
+
+    def classify(views):
+        classify_batch = evaluate.make_classify([net], mesh, [dataset.mean], views)
+        return lambda: jax.block_until_ready(classify_batch([state["params"]], weighted))
+
+    product = jax.jit(jax.numpy.matmul, compiler_options=sharding.compiler_options(mesh))
+    square = jax.random.normal(jax.random.key(0), (2048, 2048))
+    return {
+        "train": one_step,
+        "center": classify(1),
+        "ten_crop": classify(10),
+        "matmul": lambda: jax.block_until_ready(product(square, square)),
+    }
+
+
+def pytorch(batch_size, compiled, channels_last):
+    """The same net on ready float32 images, without augmentation and metrics; ten views are ten times the net."""
+    import torch
+    from torch import nn
+
+    torch.manual_seed(0)
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    norm = functools.partial(nn.LocalResponseNorm, 5, alpha=5e-4, beta=0.75, k=2)  # it divides alpha by 5
+    relu = functools.partial(nn.ReLU, inplace=True)
+    net = nn.Sequential(
+        *(nn.ZeroPad2d((0, 3, 0, 3)), nn.Conv2d(3, 96, 11, 4), relu(), norm(), nn.MaxPool2d(3, 2)),
+        *(nn.Conv2d(96, 256, 5, padding=2, groups=2), relu(), norm(), nn.MaxPool2d(3, 2)),
+        *(nn.Conv2d(256, 384, 3, padding=1), relu()),
+        *(nn.Conv2d(384, 384, 3, padding=1, groups=2), relu()),
+        *(nn.Conv2d(384, 256, 3, padding=1, groups=2), relu(), nn.MaxPool2d(3, 2), nn.Flatten()),
+        *(nn.Linear(9216, 4096), relu(), nn.Dropout()),
+        *(nn.Linear(4096, 4096), relu(), nn.Dropout()),
+        nn.Linear(4096, CLASSES),
+    )
+    x, label = 50 * torch.randn(batch_size, 3, SIZE, SIZE), torch.randint(0, CLASSES, (batch_size,))
+    if channels_last:
+        net, x = net.to(memory_format=torch.channels_last), x.contiguous(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(net.parameters(), 1e-3, momentum=0.9, weight_decay=5e-4, fused=True)
+    run = torch.compile(net) if compiled else net
+
+    def train():
+        net.train()
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(run(x), label).backward()
+        optimizer.step()
+
+    @torch.inference_mode()
+    def views(number):
+        net.eval()
+        return sum(run(x).softmax(1) for _ in range(number)).topk(5)
+
+    square = torch.randn(2048, 2048)
+    return {
+        "train": train,
+        "center": lambda: views(1),
+        "ten_crop": lambda: views(10),
+        "matmul": lambda: square @ square,
+    }
+
+
+def flax(batch_size):
+    """The same net as one writes it without a thought of speed."""
+    import jax
+    import jax.numpy as jnp
+    import optax
+    from flax import nnx
+
+    class AlexNet(nnx.Module):
+        def __init__(self, rngs):
+            self.conv1 = nnx.Conv(3, 96, (11, 11), strides=4, padding=((0, 3), (0, 3)), rngs=rngs)
+            self.conv2 = nnx.Conv(96, 256, (5, 5), feature_group_count=2, rngs=rngs)
+            self.conv3 = nnx.Conv(256, 384, (3, 3), rngs=rngs)
+            self.conv4 = nnx.Conv(384, 384, (3, 3), feature_group_count=2, rngs=rngs)
+            self.conv5 = nnx.Conv(384, 256, (3, 3), feature_group_count=2, rngs=rngs)
+            self.fc6 = nnx.Linear(9216, 4096, rngs=rngs)
+            self.fc7 = nnx.Linear(4096, 4096, rngs=rngs)
+            self.fc8 = nnx.Linear(4096, CLASSES, rngs=rngs)
+            self.dropout = nnx.Dropout(0.5, rngs=rngs)
+
+        def __call__(self, x):
+            x = self.pool(self.norm(nnx.relu(self.conv1(x))))
+            x = self.pool(self.norm(nnx.relu(self.conv2(x))))
+            x = nnx.relu(self.conv4(nnx.relu(self.conv3(x))))
+            x = self.pool(nnx.relu(self.conv5(x)))
+            x = self.dropout(nnx.relu(self.fc6(x.reshape(len(x), -1))))
+            return self.fc8(self.dropout(nnx.relu(self.fc7(x))))
+
+        def pool(self, x):
+            return nnx.max_pool(x, (3, 3), strides=(2, 2))
+
+        def norm(self, x):
+            squares = jnp.pad(x * x, ((0, 0), (0, 0), (0, 0), (2, 2)))
+            sums = sum(squares[..., i : i + x.shape[-1]] for i in range(5))
+            return x / (2 + 1e-4 * sums) ** 0.75
+
+    model = AlexNet(nnx.Rngs(0))
+    optimizer = nnx.Optimizer(model, optax.chain(optax.add_decayed_weights(5e-4), optax.sgd(1e-3, 0.9)), wrt=nnx.Param)
+    x = 50 * jax.random.normal(jax.random.key(0), (batch_size, SIZE, SIZE, 3))
+    label = jax.random.randint(jax.random.key(1), (batch_size,), 0, CLASSES)
+
+    @nnx.jit
+    def train_step(model, optimizer, x, label):
+        def loss(model):
+            return optax.softmax_cross_entropy_with_integer_labels(model(x), label).mean()
+
+        value, grads = nnx.value_and_grad(loss)(model)
+        optimizer.update(model, grads)
+        return value
+
+    @nnx.jit
+    def classify(model, x):
+        return jax.lax.top_k(nnx.softmax(model(x)), 5)
+
+    def train():
+        model.train()
+        jax.block_until_ready((train_step(model, optimizer, x, label), nnx.state(model)))
+
+    def center():
+        model.eval()
+        jax.block_until_ready(classify(model, x))
+
+    return {"train": train, "center": center}
+
+
+def main():
+    name, batch_size = sys.argv[1], int(sys.argv[2])
+    if name.startswith("alexnet_jax"):
+        work = alexnet_jax(batch_size, devices=2 if name.endswith("2") else 1)
+    elif name == "flax":
+        work = flax(batch_size)
+    else:
+        work = pytorch(batch_size, "compiled" in name, "last" in name)
+    known = set()
+    for line in sys.stdin:
+        what, times = line.split()
+        if what not in known:
+            work[what]()
+            work[what]()
+            known.add(what)
+        seconds = []
+        for _ in range(int(times)):
+            began = time.perf_counter()
+            work[what]()
+            seconds.append(time.perf_counter() - began)
+        print(statistics.median(seconds), flush=True)
+
+
+if __name__ == "__main__":
+    main()

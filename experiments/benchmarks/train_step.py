@@ -1,0 +1,50 @@
+"""Training steps of the two-tower net beside PyTorch and plain Flax: ratios of median times.
+
+  pip install -e . && pip install torch --index-url https://download.pytorch.org/whl/cpu
+  python experiments/benchmarks/train_step.py [--batch_size=128] [--output=FILE]
+
+Every contestant is a process of its own, and they take turns. Ours is the program's own step, with the augmentation of
+uint8 images and the metrics; the others get float32 images as the net takes them. PyTorch's best of eager and compiled,
+of both memory formats, counts.
+"""
+
+import argparse
+import json
+import pathlib
+import statistics
+
+import contestants
+
+from alexnet_jax import models
+
+
+def operations():
+    """Floating-point operations of a step for an image: conv1's input needs no gradient."""
+    macs = {name: macs for name, _, _, macs in models.layer_table(models.NETS["two_gpu"])}
+    return 2 * (3 * sum(macs.values()) - macs["conv1"])
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batch_size", type=int, default=128)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=2, help="whose median is one measurement (2)")
+    parser.add_argument("--output", help="a JSON file for the numbers")
+    args = parser.parse_args()
+    seconds = contestants.compare(list(contestants.NAMES), "train", args.batch_size, args.repeats, args.steps)
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    best = min((name for name in medians if name.startswith("pytorch")), key=medians.get)
+    rate = 2 * 2048**3 / medians["matmul"]
+    print(f"{contestants.machine()}\nbatch {args.batch_size}, {args.repeats} repeats; speed of PyTorch at its best = 1")
+    for name, title in contestants.NAMES.items():
+        share = operations() * args.batch_size / medians[name] / rate
+        print(f"{title:36} {medians[best] / medians[name]:5.2f}   {share:4.0%} of the machine's matrix products")
+    two, grouped = (medians[name] / medians["alexnet_jax"] for name in ("alexnet_jax_2", "flax"))
+    print(f"two virtual devices: {1 / two:.2f} of one; plain Flax takes {grouped:.1f} times as long")
+    if args.output:
+        result = {"machine": contestants.machine(), "batch_size": args.batch_size}
+        pathlib.Path(args.output).write_text(json.dumps(result | {"seconds": seconds}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
