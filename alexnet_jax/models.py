@@ -185,7 +185,8 @@ def local_response_norm(x_BxHxWxC, norm):
 
 def _norm_forward(x, norm):
     # Sums over windows as a product with a band matrix, and the power through square roots: on CPU twice as fast as
-    # shifted sums and a general power. Elsewhere products may round to fewer bits unless told not to.
+    # shifted sums and a general power. Elsewhere products may round to fewer bits unless told not to. A division comes
+    # last because XLA does not repeat it for every window of the pool that follows, as it does with a product.
     scale = norm.k + norm.alpha * jnp.matmul(x * x, _band(x.shape[-1], norm.size), precision=lax.Precision.HIGHEST)
     root = jnp.sqrt(scale)
     return x / (root * jnp.sqrt(root)), (x, scale)
@@ -236,7 +237,7 @@ def _pool_forward(x, net):
 
 
 def _pool_backward(net, saved, grad):
-    # The gradient of `lax.reduce_window` is many times slower on CPU.
+    # The gradient of `lax.reduce_window` is many times slower on CPU: this one is a pass over the input.
     x, y = saved
     size, stride = net.pool
     side, count = x.shape[1], y.shape[1]
