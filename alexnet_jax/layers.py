@@ -85,6 +85,8 @@ class Net:
       input_std: what the channels are divided by before the first layer; 1 in 2012.
       stored_size: height and width of the stored images that the input is cropped from.
       stretch: whether images are brought to that size by stretching them, not by cropping them (section 2).
+      dtype: of activations and of what is multiplied with them, float32 or bfloat16. Parameters, the last layer and
+        the loss are float32.
       two_fidelities: whether paper and 2012 code differ in what follows conv1, conv2 and conv5, and in weights.
     """
 
@@ -98,6 +100,7 @@ class Net:
     input_std: tuple[float, float, float] = (1.0, 1.0, 1.0)
     stored_size: int = 256
     stretch: bool = False
+    dtype: str = "float32"
     two_fidelities: bool = False
 
     @property
@@ -141,11 +144,11 @@ def outputs(net):
 
 
 def compute_alike(net, other):
-    """Whether two nets give the same from the same parameters and crops, whatever their classes."""
+    """Whether two nets give the same, but for rounding, from the same parameters and crops, whatever their classes."""
 
     def bare(net):
         layers = (dataclasses.replace(layer, stddev=0, bias=0, decay=0) for layer in net.with_classes(0).layers)
-        return dataclasses.replace(net, layers=tuple(layers), stretch=False)
+        return dataclasses.replace(net, layers=tuple(layers), stretch=False, dtype="")
 
     return bare(net) == bare(other)
 

@@ -54,11 +54,11 @@ class AlexNet(nnx.Module):
 
         Returns:
           logits, float32 [B, num_classes], the same on the devices of all towers, and a dict from a name to an output
-          on this device: of a layer (conv1), its norm (norm1) or its pool (pool1), each with the ReLU and the dropout
-          that follow it.
+          on this device, of the net's dtype: of a layer (conv1), its norm (norm1) or its pool (pool1), each with the
+          ReLU and the dropout that follow it.
         """
         *hidden, last = self.net.layers
-        towers = [x_BxHxWx3 / jnp.array(self.net.input_std)]  # all towers see the image
+        towers = [(x_BxHxWx3 / jnp.array(self.net.input_std)).astype(self.net.dtype)]  # all towers see the image
         out = {}
         for layer in hidden:
             towers = [all_gather(towers)] if layer.both else towers
@@ -68,7 +68,7 @@ class AlexNet(nnx.Module):
                 towers = [self.operate(op, x, tower_keys_BxT, layer, tower) for tower, x in enumerate(towers)]
                 out[name] = jnp.concatenate(towers, axis=-1)
         # The last layer is one: its kernel is the same on every device, and so are its input and its output.
-        (logits,) = getattr(self, last.name)([all_gather(towers, to="invarying")], 1)
+        (logits,) = getattr(self, last.name)([all_gather(towers, to="invarying").astype(jnp.float32)], 1)
         return logits, out
 
     def operate(self, op, x, keys_BxT, layer, tower):
@@ -103,9 +103,11 @@ class Weights(nnx.Module):
     def __call__(self, seen, towers):
         """A list of the outputs of so many towers.
 
-        `seen` is a list too: of what each of them sees, or of one array that all of them see.
+        `seen` is a list too: of what each of them sees, or of one array that all of them see. Its dtype is that of the
+        outputs.
         """
-        kernels, biases = (jnp.split(p[...], len(seen), axis=-1) for p in (self.kernel, self.bias))
+        weights = (p[...].astype(seen[0].dtype) for p in (self.kernel, self.bias))
+        kernels, biases = (jnp.split(w, len(seen), axis=-1) for w in weights)
         outputs = []
         for x, kernel, bias in zip(seen, kernels, biases, strict=True):
             x = x.reshape(len(x), -1) if kernel.ndim == 2 else x
@@ -187,17 +189,17 @@ def _norm_forward(x, norm):
     # Sums over windows as a product with a band matrix, and the power through square roots: on CPU twice as fast as
     # shifted sums and a general power. Elsewhere products may round to fewer bits unless told not to. A division comes
     # last because XLA does not repeat it for every window of the pool that follows, as it does with a product.
-    scale = norm.k + norm.alpha * jnp.matmul(x * x, _band(x.shape[-1], norm.size), precision=lax.Precision.HIGHEST)
+    scale = norm.k + norm.alpha * _sums("...c,cd->...d", x * x, _band(x.shape[-1], norm.size))
     root = jnp.sqrt(scale)
-    return x / (root * jnp.sqrt(root)), (x, scale)
+    return (x / (root * jnp.sqrt(root))).astype(x.dtype), (x, scale)
 
 
 def _norm_backward(norm, saved, grad):
     x, scale = saved
     root = jnp.sqrt(scale)
     grad = grad / (root * jnp.sqrt(root))
-    sums = jnp.matmul(grad * x / scale, _band(x.shape[-1], norm.size), precision=lax.Precision.HIGHEST)
-    return (grad - 1.5 * norm.alpha * x * sums,)
+    sums = _sums("...c,cd->...d", (grad * x / scale).astype(x.dtype), _band(x.shape[-1], norm.size))
+    return ((grad - 1.5 * norm.alpha * x * sums).astype(x.dtype),)
 
 
 local_response_norm.defvjp(_norm_forward, _norm_backward)
@@ -209,9 +211,12 @@ def same_map_norm(x_BxHxWxC, norm):
     Not in the paper: the 2012 code has it between the norm and the pool of its second layer.
     """
     rows, columns = (_band(side, norm.size) for side in x_BxHxWxC.shape[1:3])
-    sums = jnp.einsum("bhwc,hi,wj->bijc", x_BxHxWxC * x_BxHxWxC, rows, columns, precision=lax.Precision.HIGHEST)
-    root = lax.rsqrt(norm.k + norm.alpha * sums)
-    return x_BxHxWxC * root * jnp.sqrt(root)
+    root = lax.rsqrt(norm.k + norm.alpha * _sums("bhwc,hi,wj->bijc", x_BxHxWxC * x_BxHxWxC, rows, columns))
+    return (x_BxHxWxC * root * jnp.sqrt(root)).astype(x_BxHxWxC.dtype)
+
+
+def _sums(subscripts, *operands):
+    return jnp.einsum(subscripts, *operands, precision=lax.Precision.HIGHEST, preferred_element_type=jnp.float32)
 
 
 def _band(n, size):
@@ -266,7 +271,7 @@ max_pool.defvjp(_pool_forward, _pool_backward)
 
 def average_pool(x_BxHxWxC, net):
     """The mean of each window's pixels, without those over the edge."""
-    inside = jnp.ones((1, *x_BxHxWxC.shape[1:3], 1))
+    inside = jnp.ones((1, *x_BxHxWxC.shape[1:3], 1), x_BxHxWxC.dtype)
     return sum(_windows(x_BxHxWxC, net, 0)) / sum(_windows(inside, net, 0))
 
 

@@ -167,6 +167,7 @@ def from_config(model):
         image_size=image_size,
         input_std=tuple(model.input_std),
         stretch=model.stretch,
+        dtype=model.dtype,
         stored_size=image_size * net.stored_size // net.image_size,
     )
     for layer in net.layers:
@@ -188,6 +189,8 @@ def _check(model):
         raise UserError(f"config.model.input_std={model.input_std}: must be three numbers above 0, as (58.0,57.0,57.0)")
     if model.activation not in ("relu", "tanh"):
         raise UserError(f"config.model.activation: no activation {model.activation!r}; there are relu, tanh")
+    if model.dtype not in ("float32", "bfloat16"):
+        raise UserError(f"config.model.dtype: no type {model.dtype!r}; there are float32, bfloat16")
 
 
 def _has_windows(net):

@@ -184,7 +184,8 @@ def starting_point(config, net):
     if not layers.compute_alike(member.net, net):
         ours = json.loads(config.model.to_json()) | {"image_size": net.image_size}
         theirs = member.model | {"image_size": member.net.image_size}
-        other = [name for name in theirs if theirs[name] != ours[name] and name not in ("conv3to5_stddev", "stretch")]
+        alike = ("conv3to5_stddev", "stretch", "dtype")
+        other = [name for name in theirs if theirs[name] != ours[name] and name not in alike]
         other = ["net"] if "net" in other else other  # whose other fields may not go with ours
         settings = " ".join(shlex.quote(f"--config.model.{name}={theirs[name]}") for name in other)
         raise UserError(f"config.init_from={config.init_from}: its net was trained with {settings}")
@@ -214,8 +215,13 @@ def make_train_step(config, net, mesh, dataset):
     @functools.partial(jax.jit, donate_argnums=0, compiler_options=sharding.compiler_options(mesh))
     def train_step(state, batch, step, learning_rates, noise):
         specs = (sharding.param_specs(state["params"]), sharding.BATCH, jax.P(), jax.P())
-        loss = functools.partial(device_loss, config, net, mesh.shape["model"], dataset)
-        loss = jax.shard_map(loss, mesh=mesh, in_specs=specs, out_specs=jax.P())
+
+        @functools.partial(jax.shard_map, mesh=mesh, in_specs=specs, out_specs=jax.P())
+        def loss(params, *inputs):
+            # Every device has its own, as far as JAX knows: their gradients are float32 when they are summed over 'data'.
+            params = lax.pcast(params, "data", to="varying")
+            return device_loss(config, net, mesh.shape["model"], dataset, params, *inputs)
+
         # Outside shard_map: there the sums over 'data' and 'model' are taken once, where they belong.
         (_, values), grads = jax.value_and_grad(loss, has_aux=True)(state["params"], batch, step, noise)
         updates, velocity = update(grads, state["velocity"], state["params"], learning_rates=learning_rates)

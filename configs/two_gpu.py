@@ -39,6 +39,7 @@ def get_config():
     config.model.without = ""  # a layer to leave out, as conv4
     config.model.input_std = (1.0, 1.0, 1.0)  # what red, green and blue are divided by; 1: pixels as they are
     config.model.stretch = False  # images of any shape to squares as Caffe; otherwise cropped as in the paper
+    config.model.dtype = "float32"  # or bfloat16: of activations and products; parameters and loss remain float32
     config.model.block1 = placeholder(str)
     config.model.block2 = placeholder(str)
     config.model.block5 = placeholder(str)

@@ -77,10 +77,9 @@ def test_nets_that_compute_otherwise_are_told_apart(net, fields):
     assert not layers.compute_alike(describe("two_gpu"), describe(net, **fields))
 
 
-def test_nets_of_other_classes_initial_weights_and_shapes_of_images_compute_alike():
-    assert layers.compute_alike(
-        describe("two_gpu").with_classes(7), describe("two_gpu", conv3to5_stddev=0.03, stretch=True)
-    )
+def test_nets_of_other_classes_initial_weights_types_and_shapes_of_images_compute_alike():
+    other = describe("two_gpu", conv3to5_stddev=0.03, stretch=True, dtype="bfloat16")
+    assert layers.compute_alike(describe("two_gpu").with_classes(7), other)
 
 
 def test_fine_tuning_another_net_is_refused(config, tmp_path):

@@ -112,6 +112,7 @@ def test_images_are_cropped_from(name, stored):
         ("vgg", {}, "no net 'vgg'; there are two_gpu"),
         ("two_gpu", {"image_size": 51}, "image_size=51: too small for this net, which needs 52 at least"),
         ("two_gpu", {"activation": "gelu"}, "config.model.activation: no activation 'gelu'"),
+        ("two_gpu", {"dtype": "float16"}, "config.model.dtype: no type 'float16'; there are float32, bfloat16"),
         ("two_gpu", {"without": "fc8"}, "config.model.without: no layer 'fc8'"),
         ("two_gpu", {"block1": "relu batch_norm"}, "config.model.block1: no 'batch_norm'"),
         ("two_gpu", {"input_std": (1.0, 0.0, 1.0)}, "config.model.input_std"),
@@ -175,6 +176,20 @@ def test_every_layer_equals_numpy_forward_and_backward(name, kind, devices, fiel
     for output, (ours, expected) in (ahead | back).items():
         assert np.any(expected), output
         np.testing.assert_allclose(ours, expected, rtol=0, atol=3e-5 * np.max(abs(expected)), err_msg=output)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("two_gpu", "code"), ("one_weird_trick", "paper"), ("cifar10_18pct", "paper")]
+)
+def test_bfloat16_stays_near_numpy(name, kind):
+    ahead, back = witnesses.beside_numpy(name, kind, nets.NETS[name].towers, dtype="bfloat16")
+    for output, (ours, expected) in (ahead | back).items():
+        error = np.linalg.norm(np.asarray(ours, np.float64) - expected) / np.linalg.norm(expected)
+        # Rounding turns some units on and others off, and sends gradients to a neighbour of a pool's maximum.
+        assert error < (0.015 if output in ahead or output == "loss" else 0.35), output
+    assert {name: str(ours.dtype) for name, (ours, _) in ahead.items()} == dict.fromkeys(ahead, "bfloat16") | {
+        "logits": "float32"
+    }
 
 
 @pytest.mark.parametrize(("name", "kind"), [case for case in witnesses.CASES if case[0] in onnx_nets.NETS])

@@ -52,7 +52,12 @@ def test_there_and_back(name, kind, suffix, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "fields", [{"activation": "tanh"}, {"without": "conv4"}, {"input_std": (58.0, 57.0, 57.5), "stretch": True}]
+    "fields",
+    [
+        {"activation": "tanh"},
+        {"without": "conv4"},
+        {"input_std": (58.0, 57.0, 57.5), "stretch": True, "dtype": "bfloat16"},
+    ],
 )
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_variants_there_and_back(fields, suffix, tmp_path):

@@ -1,5 +1,6 @@
 """What crosses between devices, and that no mesh changes the numbers."""
 
+import collections
 import functools
 import logging
 import math
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 from conftest import mesh
 
-from alexnet_jax import UserError, augment, models, sharding, train
+from alexnet_jax import UserError, augment, models, nets, sharding, train
 
 COLLECTIVE = re.compile(
     r"= *(?P<results>\(?[^=]*?) "
@@ -85,6 +86,25 @@ def test_backward_program_returns_three_gradients_to_the_other_tower():
     assert sorted(found) == sorted(
         [("all-gather", 2 * size) for size in GATHERED] + [("reduce-scatter", size) for size in GATHERED[:3]]
     )
+
+
+def test_in_bfloat16_activations_travel_and_multiply_and_gradients_are_summed_in_float32(config, statistics, batch):
+    config.model.dtype = "bfloat16"
+    net, on_mesh = nets.from_config(config.model).with_classes(5), mesh(2, 2)
+    state = train.init_state(config, net, on_mesh)
+    rates = jax.tree.map(lambda _: 0.01, state["params"])
+    step = train.make_train_step(config, net, on_mesh, statistics)
+    program = step.lower(state, sharding.put_batch(on_mesh, batch), 0, rates, True).as_text()
+
+    def types(operation):
+        # A reduction's type is behind its body.
+        lines = re.findall(rf'"?stablehlo\.{operation}"?\(.*?-> \(?tensor<(?:\d+x)*(\w+)>', program, re.DOTALL)
+        return collections.Counter(lines)
+
+    assert types("convolution").keys() == types("all_gather").keys() == types("reduce_scatter").keys() == {"bf16"}
+    assert types("all_reduce") == {"f32": 2 * len(net.layers) + 3}  # kernels, biases, and the metrics
+    state, values = step(state, sharding.put_batch(on_mesh, batch), 0, rates, True)
+    assert {str(leaf.dtype) for leaf in jax.tree.leaves((state, values))} == {"float32"}
 
 
 def test_xla_computes_convolutions_on_cpu_itself():

@@ -103,8 +103,9 @@ def test_a_step_is_what_it_was_and_follows_the_papers_rule(config, statistics, f
             np.testing.assert_allclose(after, expected, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("model", [1, 2])
-def test_training_learns(config, tmp_path, model):
+@pytest.mark.parametrize(("model", "dtype"), [(1, "float32"), (2, "float32"), (2, "bfloat16")])
+def test_training_learns(config, tmp_path, model, dtype):
+    config.model.dtype = dtype
     config.mesh.model, config.num_epochs, config.eval_every = model, 20.0, 5.0
     config.schedule.name, config.schedule.learning_rate = "steps", 0.03
     result = train.train_and_evaluate(config, tmp_path / "run")
