@@ -1,4 +1,4 @@
-"""Section 5 of the paper: SGD with momentum and weight decay, and how the learning rates fall."""
+"""Section 5 of the paper: SGD with momentum and weight decay, and how learning rates fall; LARS for large batches."""
 
 import math
 
@@ -8,7 +8,7 @@ import optax
 
 from alexnet_jax import UserError
 
-SCHEDULES = ("plateau", "steps", "hand", "automatic")
+SCHEDULES = ("plateau", "steps", "hand", "automatic", "polynomial")
 
 # Net 145's rates of weights: from these epochs on these factors, latest first; and what became of conv1.
 HAND = ((79, 0.001), (51, 0.01), (25, 0.1), (0, 1.0))
@@ -40,6 +40,32 @@ def sgd(decays, momentum=0.9):
     return optax.GradientTransformationExtraArgs(optax.tree.zeros_like, update)
 
 
+def lars(decays, trust_coefficient=0.001):
+    """`sgd`, but what is added to the velocity of a kernel is first scaled to 0.001 of the kernel's norm.
+
+    You, Gitman, Ginsburg: Large Batch Training of Convolutional Networks, 2017. Biases, of which many begin at 0, are
+    as in `sgd`.
+    """
+    kernels = {layer: {name: name == "kernel" for name in leaves} for layer, leaves in decays.items()}
+    trust = optax.masked(optax.scale_by_trust_ratio(trust_coefficient=trust_coefficient), kernels)
+    no_decay = jax.tree.map(lambda _: 0.0, decays)
+
+    def update(gradients, velocity, params, *, learning_rates):
+        decayed = jax.tree.map(lambda g, w, decay: g + decay * w, gradients, params, decays)
+        scaled, _ = trust.update(decayed, trust.init(params), params)
+        return sgd(no_decay).update(scaled, velocity, params, learning_rates=learning_rates)
+
+    return optax.GradientTransformationExtraArgs(optax.tree.zeros_like, update)
+
+
+OPTIMIZERS = {"sgd": sgd, "lars": lars}
+
+
+def from_config(config, net):
+    """The optimiser of `config.optimizer.name`."""
+    return OPTIMIZERS[config.optimizer.name](weight_decays(config, net))
+
+
 def weight_decays(config, net):
     """Weight decay of every parameter: 0.0005 in section 5, for biases as `config.optimizer` says."""
     return {
@@ -55,7 +81,9 @@ def learning_rates(config, net, schedule, epoch):
     `steps`: ÷10 at each of `config.schedule.epochs`.
     `hand`: as net 145, by hand, until epoch 91; conv1 slower from 67 on and frozen from 72 on.
     `automatic`: as net 170, ÷250 in three equal ratios after 25, 50 and 75 % of the epochs, biases ÷10 in the middle.
+    `polynomial`: with the square of what is left of the epochs.
 
+    Before that they rise from 0 for `config.schedule.warmup` epochs.
     Biases have `config.optimizer.bias_rate` times the rate of weights, which falls with it or not.
     """
     progress = epoch / config.num_epochs
@@ -68,9 +96,12 @@ def learning_rates(config, net, schedule, epoch):
             weights = biases = next(factor for start, factor in HAND if epoch >= start)
         case "automatic":
             weights, biases = 250.0 ** -(min(3, int(4 * progress)) / 3), 10.0 ** -(progress >= 0.5)
+        case "polynomial":
+            weights = biases = (1 - progress) ** 2
     if not config.optimizer.bias_rate_falls and config.schedule.name != "automatic":
         biases = 1.0
-    base, factors = config.schedule.learning_rate, layer_factors(config.optimizer.layer_rates, net)
+    warm = min(1.0, epoch / config.schedule.warmup) if config.schedule.warmup else 1.0
+    base, factors = warm * config.schedule.learning_rate, layer_factors(config.optimizer.layer_rates, net)
     rates = {
         layer.name: {
             "bias": base * factors[layer.name] * config.optimizer.bias_rate * biases,

@@ -19,6 +19,9 @@ def check(config):
         raise UserError(
             f"config.schedule.name: no schedule {config.schedule.name!r}; there are {', '.join(optimizer.SCHEDULES)}"
         )
+    if config.optimizer.name not in optimizer.OPTIMIZERS:
+        names = ", ".join(optimizer.OPTIMIZERS)
+        raise UserError(f"config.optimizer.name: no optimizer {config.optimizer.name!r}; there are {names}")
     if config.augment.colour_scale not in augment.COLOUR_SCALES:
         raise UserError(f"config.augment.colour_scale: must be one of {', '.join(augment.COLOUR_SCALES)}")
     if config.model.stretch and config.dataset.name == "prepared":
@@ -36,6 +39,7 @@ def check(config):
             raise UserError(f"config.{name}={flat[name]}: must be a number above 0")
     for name in (
         "schedule.learning_rate",
+        "schedule.warmup",
         "augment.colour_noise",
         "augment.noise_off_at",
         "optimizer.bias_rate",
@@ -59,7 +63,8 @@ def check_workdir(config, workdir):
     """Makes the directory. Raises UserError if it cannot be written, or holds a run of another config."""
     path = workdir / "config.json"
     if path.exists() and has_begun(workdir):
-        may_change = MAY_CHANGE - {"num_epochs"} if config.schedule.name == "automatic" else MAY_CHANGE
+        whole = config.schedule.name in ("automatic", "polynomial")  # whose rates depend on the length
+        may_change = MAY_CHANGE - {"num_epochs"} if whole else MAY_CHANGE
         changed = changes(files.read_json(path), json.loads(config.to_json()), may_change)
         if changed:
             raise UserError(f"{workdir} holds a run of another config ({changed}); use another --workdir")

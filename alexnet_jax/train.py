@@ -210,7 +210,7 @@ def make_train_step(config, net, mesh, dataset):
     `optimizer.learning_rates`, `noise` whether colours vary. Metrics are `loss`, `top1_error` and `top5_error`, means
     over the batch, float32 [].
     """
-    update = optimizer.sgd(optimizer.weight_decays(config, net)).update
+    update = optimizer.from_config(config, net).update
 
     @functools.partial(jax.jit, donate_argnums=0, compiler_options=sharding.compiler_options(mesh))
     def train_step(state, batch, step, learning_rates, noise):
@@ -218,7 +218,7 @@ def make_train_step(config, net, mesh, dataset):
 
         @functools.partial(jax.shard_map, mesh=mesh, in_specs=specs, out_specs=jax.P())
         def loss(params, *inputs):
-            # Every device has its own, as far as JAX knows: their gradients are float32 when they are summed over 'data'.
+            # Every device has its own, as far as JAX knows: gradients are float32 when they are summed over 'data'.
             params = lax.pcast(params, "data", to="varying")
             return device_loss(config, net, mesh.shape["model"], dataset, params, *inputs)
 

@@ -54,14 +54,16 @@ def get_config():
     config.augment.crop_group = placeholder(int)
 
     config.optimizer = ConfigDict()
+    config.optimizer.name = "sgd"  # or lars, for large batches
     config.optimizer.bias_rate = placeholder(float)
     config.optimizer.bias_rate_falls = placeholder(bool)
     config.optimizer.bias_decay = placeholder(bool)
     config.optimizer.layer_rates = ""  # factors for some layers, as "conv1=0 fc8=10"; 0 freezes
 
     config.schedule = ConfigDict()
-    config.schedule.name = placeholder(str)  # plateau, steps, hand or automatic
+    config.schedule.name = placeholder(str)  # plateau, steps, hand, automatic or polynomial
     config.schedule.learning_rate = 0.01
+    config.schedule.warmup = 0.0  # epochs in which the rate rises from 0
     config.schedule.patience = 5  # plateau: evaluations without a new minimum, then ÷10, three times
     config.schedule.epochs = (30.0, 60.0, 80.0)  # steps: ÷10 at each of these
 

@@ -7,7 +7,7 @@ import pytest
 import reference
 
 from alexnet_jax import UserError, fidelity, nets, optimizer
-from configs import two_gpu
+from configs import large_batch, two_gpu
 
 NET = nets.NETS["two_gpu"]
 
@@ -39,6 +39,28 @@ def test_update_is_the_rule_of_2012_with_rates_that_change_and_freeze():
         params = optax.apply_updates(params, updates)
         for ours, expected in zip(jax.tree.leaves((params, state)), jax.tree.leaves((w, v)), strict=True):
             np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-7)
+
+
+def test_lars_is_that_of_optax_for_kernels():
+    rng = np.random.default_rng(0)
+    params = {"conv1": {"kernel": rng.normal(size=(4, 3)), "bias": np.zeros(3)}}  # where optax's ratio would be 1
+    params = jax.tree.map(np.float32, params)
+    ours, kernels = (
+        optimizer.lars({"conv1": {"kernel": 0.0005, "bias": 0.1}}),
+        {"conv1": {"kernel": True, "bias": False}},
+    )
+    decays = optax.add_decayed_weights(0.1, {"conv1": {"kernel": False, "bias": True}})
+    theirs = optax.chain(decays, optax.lars(10.0, 0.0005, kernels, 0.001, 0.0, kernels, 0.9))
+    state, their_state, their_params = ours.init(params), theirs.init(params), params
+    for _ in range(3):
+        gradient = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), params)
+        rates = {"conv1": {"kernel": 10.0, "bias": 10.0}}
+        updates, state = ours.update(gradient, state, params, learning_rates=rates)
+        params = optax.apply_updates(params, updates)
+        updates, their_state = theirs.update(gradient, their_state, their_params)
+        their_params = optax.apply_updates(their_params, updates)
+        for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(their_params), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
 def test_biases_decay_as_the_fidelity_says():
@@ -83,6 +105,13 @@ def test_the_automatic_schedule_of_net_170():
         [0.01] * 2 + [0.01 / 250 ** (1 / 3)] * 2 + [0.01 / 250 ** (2 / 3)] * 2 + [0.01 / 250] * 3
     )
     assert rates(config, (0, 44.9, 45, 90), leaf="bias") == pytest.approx([0.02, 0.02, 0.002, 0.002])
+
+
+def test_polynomial_decay_after_a_warm_up():
+    config = fidelity.resolve(large_batch.get_config())
+    epochs = (0, 2.5, 5, 50, 100)
+    assert rates(config, epochs) == pytest.approx([0, 5 * 0.975**2, 10 * 0.95**2, 2.5, 0])
+    assert rates(config, epochs, leaf="bias") == pytest.approx([0, 0.005 * 0.975**2, 0.01 * 0.95**2, 0.0025, 0])
 
 
 def test_layers_have_rates_of_their_own():

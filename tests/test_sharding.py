@@ -154,6 +154,17 @@ def test_loss_and_gradients_are_the_same_on_every_mesh(config, small_net, statis
             np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * abs(b).max(), err_msg=jax.tree_util.keystr(path))
 
 
+def test_lars_moves_a_divided_kernel_by_its_share_of_the_whole_kernels_norm(config, small_net, statistics, batch):
+    config.optimizer.name, on_mesh = "lars", mesh(2, 2)
+    state = train.init_state(config, small_net, on_mesh)
+    before = jax.tree.map(np.asarray, state["params"])
+    step = train.make_train_step(config, small_net, on_mesh, statistics)
+    state, _ = step(state, sharding.put_batch(on_mesh, batch), 0, jax.tree.map(lambda _: 10.0, before), True)
+    for name, layer in before.items():
+        moved = np.linalg.norm(state["params"][name]["kernel"] - layer["kernel"])
+        assert moved == pytest.approx(10 * 0.001 * np.linalg.norm(layer["kernel"]), rel=1e-3)
+
+
 def test_the_compared_loss_is_random_from_step_to_step(config, small_net, statistics, batch):
     losses = [loss_and_grads(config, small_net, statistics, batch, 1, 1, step)[0] for step in (3, 4)]
     assert losses[0] != pytest.approx(losses[1], rel=1e-3)

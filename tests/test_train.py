@@ -258,7 +258,9 @@ def test_impossible_settings_are_refused(config, tmp_path, field, value, message
 @pytest.mark.parametrize(
     ("part", "field", "value", "message"),
     [
-        ("schedule", "name", "cosine", "there are plateau, steps, hand, automatic"),
+        ("schedule", "name", "cosine", "there are plateau, steps, hand, automatic, polynomial"),
+        ("schedule", "warmup", -1.0, "config.schedule.warmup=-1.0: must be a number, 0 or above"),
+        ("optimizer", "name", "adam", "config.optimizer.name: no optimizer 'adam'; there are sgd, lars"),
         ("schedule", "learning_rate", -1.0, "config.schedule.learning_rate=-1.0"),
         ("schedule", "epochs", ("abc",), "config.schedule.epochs"),
         ("schedule", "patience", 0, "config.schedule.patience=0"),
