@@ -16,37 +16,7 @@ import pytest
 from conftest import mesh
 
 from alexnet_jax import UserError, augment, models, nets, sharding, train
-
-COLLECTIVE = re.compile(
-    r"= *(?P<results>\(?[^=]*?) "
-    r"(?P<op>all-gather|all-reduce|all-to-all|reduce-scatter|collective-permute|collective-broadcast)(-start)?\("
-    r".*replica_groups=(?P<groups>\{\{.*?\}\}|\[[^ ,]*(?:,[^ ,]*)*\])"
-)
-
-
-def collectives(compiled):
-    """(operation, bytes of its result, replica groups) of every collective in a compiled program."""
-    found = []
-    for line in compiled.as_text().splitlines():
-        if match := COLLECTIVE.search(line):
-            shapes = re.findall(r"f32\[([\d,]*)\]", match["results"])
-            size = sum(4 * math.prod(int(n) for n in shape.split(",") if n) for shape in shapes)
-            found.append((match["op"], size, match["groups"]))
-    words = sum(
-        line.count(f" {op}(") + line.count(f" {op}-start(")
-        for line in compiled.as_text().splitlines()
-        for op in (
-            "all-gather",
-            "all-reduce",
-            "all-to-all",
-            "reduce-scatter",
-            "collective-permute",
-            "collective-broadcast",
-            "ragged-all-to-all",
-        )
-    )
-    assert words == len(found)  # the pattern above missed none
-    return found
+from experiments.benchmarks import communication
 
 
 def abstract(net, on_mesh, batch):
@@ -63,15 +33,14 @@ def abstract(net, on_mesh, batch):
 GATHERED = [4 * 13 * 13 * 256, 4 * 6 * 6 * 256, 4 * 4096, 4 * 4096]
 
 
-@pytest.mark.parametrize(("data", "model_axis"), [(1, ("{{0,1}}", "[1,2]<=[2]")), (2, ("{{0,1},{2,3}}", "[2,2]<=[4]"))])
-def test_forward_program_has_the_papers_four_gathers_and_nothing_else(data, model_axis):
+@pytest.mark.parametrize(("data", "towers"), [(1, [(0, 1)]), (2, [(0, 1), (2, 3)])])
+def test_forward_program_has_the_papers_four_gathers_and_nothing_else(data, towers):
     net, on_mesh = models.NETS["two_gpu"], mesh(data, 2)
     compiled = (
         jax.jit(functools.partial(models.forward, net, on_mesh)).lower(*abstract(net, on_mesh, 2 * data)).compile()
     )
-    found = collectives(compiled)
-    assert [(op, size) for op, size, _ in found] == [("all-gather", 2 * size) for size in GATHERED]
-    assert all(groups in model_axis for _, _, groups in found)
+    found = communication.collectives(compiled)
+    assert found == [("all-gather", 2 * size, towers) for size in GATHERED]
 
 
 def test_backward_program_returns_three_gradients_to_the_other_tower():
@@ -82,10 +51,46 @@ def test_backward_program_returns_three_gradients_to_the_other_tower():
         return models.forward(net, on_mesh, params, x)[0].sum()
 
     compiled = jax.jit(jax.grad(loss)).lower(*abstract(net, on_mesh, 2)).compile()
-    found = [(op, size) for op, size, groups in collectives(compiled) if groups in ("{{0,1}}", "[1,2]<=[2]")]
+    found = [(op, size) for op, size, groups in communication.collectives(compiled) if groups == [(0, 1)]]
     assert sorted(found) == sorted(
         [("all-gather", 2 * size) for size in GATHERED] + [("reduce-scatter", size) for size in GATHERED[:3]]
     )
+
+
+def test_a_training_step_moves_the_bytes_of_the_papers_wiring_and_of_the_gradients_and_no_more(config):
+    config.model.width = 1 / 8
+    net = nets.from_config(config.model)
+    found = communication.collectives(communication.step_program(config, mesh(2, 2)))
+    rows, least = [(0, 2), (1, 3)], communication.least_between_towers(net)
+    for op, size in least.items():  # of the four examples in a row
+        assert sum(communication.received(o, n, 2) for o, n, groups in found if o == op) == 4 * size
+        assert all(groups == [(0, 1), (2, 3)] for o, _, groups in found if o == op)
+    params = jax.eval_shape(functools.partial(models.init, net), jax.random.key(0))
+    sizes = {name: sum(math.prod(p.shape) for p in layer.values()) for name, layer in params.items()}
+    gradients = 4 * (sum(sizes.values()) + sizes["fc8"]) // 2  # fc8 is on both devices
+    rest = [(op, size, groups) for op, size, groups in found if op not in least]
+    assert {(op, tuple(groups)) for op, _, groups in rest} == {("all-reduce", tuple(rows))}
+    assert sum(size for _, size, _ in rest) == gradients + communication.METRICS
+
+
+def test_the_least_between_towers_of_the_papers_net():
+    # By hand: half of the maps before conv3 and fc6, half of the units before fc7 and fc8.
+    maps, pooled, units = 13 * 13 * 128, 6 * 6 * 128, 2048
+    expected = {"all-gather": 4 * (maps + pooled + 2 * units), "reduce-scatter": 4 * (maps + pooled + units)}
+    assert communication.least_between_towers(models.NETS["two_gpu"]) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "groups"),
+    [
+        ("{{0,1},{2,3}}", [(0, 1), (2, 3)]),
+        ("{{0},{1}}", [(0,), (1,)]),
+        ("[2,2]<=[4]", [(0, 1), (2, 3)]),
+        ("[2,2]<=[2,2]T(1,0)", [(0, 2), (1, 3)]),
+    ],
+)
+def test_groups_of_devices_are_read(text, groups):
+    assert communication.device_groups(text) == groups
 
 
 def test_in_bfloat16_activations_travel_and_multiply_and_gradients_are_summed_in_float32(config, statistics, batch):
