@@ -3,13 +3,14 @@
   python experiments/benchmarks/contestants.py NAME BATCH_SIZE
 
 For every line on stdin, `train`, `center`, `ten_crop` or `matmul`, and a number of times, it prints the median
-seconds of one. What it is asked for the first time it does twice before, unmeasured: once to compile.
+seconds of one. The first one compiles.
 """
 
 import contextlib
 import functools
 import importlib.metadata
 import os
+import pathlib
 import re
 import statistics
 import subprocess
@@ -26,8 +27,11 @@ NAMES = {
     "pytorch_last": "PyTorch, eager, channels_last",
     "pytorch_compiled": "PyTorch, compiled",
     "pytorch_compiled_last": "PyTorch, compiled, channels_last",
+    "pytorch_compiled_last_kept": "PyTorch, compiled, channels_last, malloc as ours",
     "flax": "plain Flax, grouped convolutions",
 }
+PYTORCH = [name for name in NAMES if name.startswith("pytorch") and not name.endswith("kept")]
+KEPT = {"MALLOC_TRIM_THRESHOLD_": "-1", "MALLOC_MMAP_MAX_": "0", "MALLOC_ARENA_MAX": "1"}  # commands.keep_freed_memory
 
 
 class Contestant:
@@ -36,7 +40,8 @@ class Contestant:
     def __init__(self, name, batch_size):
         command = [sys.executable, __file__, name, str(batch_size)]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        self.name, self._process = name, subprocess.Popen(command, **pipes)
+        environment = os.environ | (KEPT if name.endswith("kept") else {})
+        self.name, self._process = name, subprocess.Popen(command, env=environment, **pipes)
 
     def seconds(self, what, times=1):
         """Of one `what`, the median of so many."""
@@ -45,6 +50,11 @@ class Contestant:
         if not line:
             sys.exit(f"{self.name} failed at {what}; see above")
         return float(line)
+
+    def peak_memory(self):
+        """The most memory that the process has had, in bytes."""
+        status = pathlib.Path(f"/proc/{self._process.pid}/status").read_text()
+        return 1024 * int(re.search(r"VmHWM:\s+(\d+)", status)[1])
 
     def __enter__(self):
         return self
@@ -59,9 +69,11 @@ def compare(names, what, batch_size, repeats, times):
     with contextlib.ExitStack() as stack:
         contestants = [stack.enter_context(Contestant(name, batch_size)) for name in names]
         seconds = {name: [] for name in (*names, "matmul")}
-        for _ in range(repeats):
+        for repeat in range(repeats + 1):
             for contestant in contestants:
-                seconds[contestant.name].append(contestant.seconds(what, times))
+                measured = contestant.seconds(what, times)
+                if repeat:  # not the one that compiles and fills caches
+                    seconds[contestant.name].append(measured)
             rates = [contestant.seconds("matmul", 9) for contestant in contestants if contestant.name != "flax"]
             seconds["matmul"].append(min(rates))
         return seconds
@@ -94,20 +106,21 @@ def alexnet_jax(batch_size, devices):
     label = rng.integers(0, CLASSES, batch_size, np.int32)
     batch = sharding.put_batch(mesh, {"image": image, "label": label})
     weighted = batch | sharding.put_batch(mesh, {"weight": np.ones(batch_size, np.float32)})
-    state = train.init_state(config, net, mesh)
+    init = functools.partial(train.init_state, config, net, mesh)
+    params = functools.cache(lambda: init()["params"])
     rates = optimizer.learning_rates(config, net, optimizer.init_schedule(), 0)
     train_step = train.make_train_step(config, net, mesh, dataset)
-    step = 0
+    state, step = None, 0
 
     def one_step():
         nonlocal state, step
-        state, values = train_step(state, batch, step, rates, True)
+        state, values = train_step(state or init(), batch, step, rates, True)
         step += 1
         jax.block_until_ready((state, values))
 
     def classify(views):
         classify_batch = evaluate.make_classify([net], mesh, [dataset.mean], views)
-        return lambda: jax.block_until_ready(classify_batch([state["params"]], weighted))
+        return lambda: jax.block_until_ready(classify_batch([params()], weighted))
 
     product = jax.jit(jax.numpy.matmul, compiler_options=sharding.compiler_options(mesh))
     square = jax.random.normal(jax.random.key(0), (2048, 2048))
@@ -236,13 +249,8 @@ def main():
         work = flax(batch_size)
     else:
         work = pytorch(batch_size, "compiled" in name, "last" in name)
-    known = set()
     for line in sys.stdin:
         what, times = line.split()
-        if what not in known:
-            work[what]()
-            work[what]()
-            known.add(what)
         seconds = []
         for _ in range(int(times)):
             began = time.perf_counter()

@@ -11,7 +11,7 @@ import json
 import pathlib
 import statistics
 
-import contestants
+from experiments.benchmarks import contestants
 
 
 def main():
@@ -26,9 +26,9 @@ def main():
     print(f"{contestants.machine()}\nbatch {args.batch_size}, {args.repeats} repeats; speed of PyTorch at its best = 1")
     medians = [{name: statistics.median(values) for name, values in seconds.items()} for seconds in (center, ten_crop)]
     for what, times in zip(("centre", "ten views"), medians, strict=True):
-        best = min(times[name] for name in times if name.startswith("pytorch"))
+        best = min(times[name] for name in contestants.PYTORCH)
         for name in (name for name in contestants.NAMES if name in times):
-            print(f"{what:10} {contestants.NAMES[name]:36} {best / times[name]:5.2f}")
+            print(f"{what:10} {contestants.NAMES[name]:48} {best / times[name]:5.2f}")
     for name in ("alexnet_jax", "alexnet_jax_2"):
         print(f"{contestants.NAMES[name]}: ten views take {medians[1][name] / medians[0][name]:.2f} times one")
     if args.output:

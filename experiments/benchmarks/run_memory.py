@@ -4,7 +4,7 @@
 
 Prints at each evaluation of a narrow net on the embedded textures how much of the process is in memory
 (/proc/self/status), and how much of that is in use (glibc's mallinfo2): the rest is code, stacks, and what malloc keeps
-for later in the heap of each thread. MALLOC_ARENA_MAX=1 in the environment gives all threads one heap.
+for later. MALLOC_TOP_PAD_=0 in the environment leaves malloc as it is.
 """
 
 import ctypes

@@ -5,7 +5,7 @@
 
 Every contestant is a process of its own, and they take turns. Ours is the program's own step, with the augmentation of
 uint8 images and the metrics; the others get float32 images as the net takes them. PyTorch's best of eager and compiled,
-of both memory formats, counts.
+of both memory formats, counts; how it does with the program's settings of malloc is shown as well.
 """
 
 import argparse
@@ -13,9 +13,8 @@ import json
 import pathlib
 import statistics
 
-import contestants
-
 from alexnet_jax import models
+from experiments.benchmarks import contestants
 
 
 def operations():
@@ -33,12 +32,12 @@ def main():
     args = parser.parse_args()
     seconds = contestants.compare(list(contestants.NAMES), "train", args.batch_size, args.repeats, args.steps)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
-    best = min((name for name in medians if name.startswith("pytorch")), key=medians.get)
+    best = min(contestants.PYTORCH, key=medians.get)
     rate = 2 * 2048**3 / medians["matmul"]
     print(f"{contestants.machine()}\nbatch {args.batch_size}, {args.repeats} repeats; speed of PyTorch at its best = 1")
     for name, title in contestants.NAMES.items():
         share = operations() * args.batch_size / medians[name] / rate
-        print(f"{title:36} {medians[best] / medians[name]:5.2f}   {share:4.0%} of the machine's matrix products")
+        print(f"{title:48} {medians[best] / medians[name]:5.2f}   {share:4.0%} of the machine's matrix products")
     two, grouped = (medians[name] / medians["alexnet_jax"] for name in ("alexnet_jax_2", "flax"))
     print(f"two virtual devices: {1 / two:.2f} of one; plain Flax takes {grouped:.1f} times as long")
     if args.output:
