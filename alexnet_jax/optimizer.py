@@ -40,14 +40,14 @@ def sgd(decays, momentum=0.9):
     return optax.GradientTransformationExtraArgs(optax.tree.zeros_like, update)
 
 
-def lars(decays, trust_coefficient=0.001):
+def lars(decays):
     """`sgd`, but what is added to the velocity of a kernel is first scaled to 0.001 of the kernel's norm.
 
     You, Gitman, Ginsburg: Large Batch Training of Convolutional Networks, 2017. Biases, of which many begin at 0, are
     as in `sgd`.
     """
     kernels = {layer: {name: name == "kernel" for name in leaves} for layer, leaves in decays.items()}
-    trust = optax.masked(optax.scale_by_trust_ratio(trust_coefficient=trust_coefficient), kernels)
+    trust = optax.masked(optax.scale_by_trust_ratio(trust_coefficient=0.001), kernels)
     no_decay = jax.tree.map(lambda _: 0.0, decays)
 
     def update(gradients, velocity, params, *, learning_rates):

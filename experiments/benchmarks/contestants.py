@@ -10,7 +10,6 @@ import contextlib
 import functools
 import importlib.metadata
 import os
-import pathlib
 import re
 import statistics
 import subprocess
@@ -50,11 +49,6 @@ class Contestant:
         if not line:
             sys.exit(f"{self.name} failed at {what}; see above")
         return float(line)
-
-    def peak_memory(self):
-        """The most memory that the process has had, in bytes."""
-        status = pathlib.Path(f"/proc/{self._process.pid}/status").read_text()
-        return 1024 * int(re.search(r"VmHWM:\s+(\d+)", status)[1])
 
     def __enter__(self):
         return self
