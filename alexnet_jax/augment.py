@@ -60,17 +60,17 @@ def random_views(
     return (x - centre_crop(mean, image_size)) / divisor
 
 
-def fixed_view(images_BxSxSx3, view, image_size, mean):
+def fixed_view(images_2xBxSxSx3, view, image_size, mean):
     """View number `view` (a traced int) of every image: the centre, its mirror image, then the four corners and theirs.
 
-    Section 4.1. Returns float32 [B, image_size, image_size, 3].
+    Section 4.1. The images, uint8, come with their mirror images. Returns float32 [B, image_size, image_size, 3].
     """
-    border = images_BxSxSx3.shape[1] - image_size
+    border, mirrored = images_2xBxSxSx3.shape[2] - image_size, view % 2
     centre, end = border // 2, border
-    offsets = jnp.array([(centre, centre), (0, 0), (0, end), (end, 0), (end, end)])[view // 2]
-    size = (len(images_BxSxSx3), image_size, image_size, 3)
-    x = lax.dynamic_slice(images_BxSxSx3, (0, *offsets, 0), size)
-    x = jnp.where(view % 2 == 1, x[:, :, ::-1], x)
+    top, left = jnp.array([(centre, centre), (0, 0), (0, end), (end, 0), (end, end)])[view // 2]
+    left = jnp.where(mirrored, border - left, left)
+    size = (1, images_2xBxSxSx3.shape[1], image_size, image_size, 3)
+    x = lax.dynamic_slice(images_2xBxSxSx3, (mirrored, 0, top, left, 0), size)[0]
     return x.astype(jnp.float32) - centre_crop(mean, image_size)
 
 

@@ -53,9 +53,11 @@ def make_classify(nets, mesh, means, views):
     """
 
     def classify(all_params, batch):
+        images = jnp.stack([batch["image"], batch["image"][:, :, ::-1]][:views])
+
         def log_probabilities(net, params, mean):
             def of_view(view):
-                x = augment.fixed_view(batch["image"], view, net.image_size, mean)
+                x = augment.fixed_view(images, view, net.image_size, mean)
                 logits, _ = models.apply(net, mesh.shape["model"], params, x)
                 return jax.nn.log_softmax(logits)
 

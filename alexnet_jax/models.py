@@ -186,10 +186,9 @@ def local_response_norm(x_BxHxWxC, norm):
 
 
 def _norm_forward(x, norm):
-    # Sums over windows as a product with a band matrix, and the power through square roots: on CPU twice as fast as
-    # shifted sums and a general power. Elsewhere products may round to fewer bits unless told not to. A division comes
-    # last because XLA does not repeat it for every window of the pool that follows, as it does with a product.
-    scale = norm.k + norm.alpha * _sums("...c,cd->...d", x * x, _band(x.shape[-1], norm.size))
+    # The power through square roots: much faster on CPU than a general one. A division comes last because XLA does not
+    # repeat it for every window of the pool that follows, as it does with a product.
+    scale = norm.k + norm.alpha * _sums_over_maps(x * x, norm.size)
     root = jnp.sqrt(scale)
     return (x / (root * jnp.sqrt(root))).astype(x.dtype), (x, scale)
 
@@ -198,8 +197,15 @@ def _norm_backward(norm, saved, grad):
     x, scale = saved
     root = jnp.sqrt(scale)
     grad = grad / (root * jnp.sqrt(root))
-    sums = _sums("...c,cd->...d", (grad * x / scale).astype(x.dtype), _band(x.shape[-1], norm.size))
+    sums = _sums_over_maps((grad * x / scale).astype(x.dtype), norm.size)
     return ((grad - 1.5 * norm.alpha * x * sums).astype(x.dtype),)
+
+
+def _sums_over_maps(x_BxHxWxC, size):
+    # Behind the barrier the windows are plain memory. XLA would ask of every number whether it is in the border.
+    C, border = x_BxHxWxC.shape[-1], size // 2
+    padded = lax.optimization_barrier(jnp.pad(x_BxHxWxC, ((0, 0), (0, 0), (0, 0), (border, border))))
+    return sum(padded[..., i : i + C].astype(jnp.float32) for i in range(size))
 
 
 local_response_norm.defvjp(_norm_forward, _norm_backward)
@@ -210,17 +216,14 @@ def same_map_norm(x_BxHxWxC, norm):
 
     Not in the paper: the 2012 code has it between the norm and the pool of its second layer.
     """
-    rows, columns = (_band(side, norm.size) for side in x_BxHxWxC.shape[1:3])
-    root = lax.rsqrt(norm.k + norm.alpha * _sums("bhwc,hi,wj->bijc", x_BxHxWxC * x_BxHxWxC, rows, columns))
+    rows, columns = (
+        (abs(jnp.arange(side)[:, None] - jnp.arange(side)) <= norm.size // 2).astype(jnp.float32)
+        for side in x_BxHxWxC.shape[1:3]
+    )
+    squares = x_BxHxWxC * x_BxHxWxC
+    exact = {"precision": lax.Precision.HIGHEST, "preferred_element_type": jnp.float32}  # on GPU and TPU
+    root = lax.rsqrt(norm.k + norm.alpha * jnp.einsum("bhwc,hi,wj->bijc", squares, rows, columns, **exact))
     return (x_BxHxWxC * root * jnp.sqrt(root)).astype(x_BxHxWxC.dtype)
-
-
-def _sums(subscripts, *operands):
-    return jnp.einsum(subscripts, *operands, precision=lax.Precision.HIGHEST, preferred_element_type=jnp.float32)
-
-
-def _band(n, size):
-    return (abs(jnp.arange(n)[:, None] - jnp.arange(n)) <= size // 2).astype(jnp.float32)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
