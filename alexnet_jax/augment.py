@@ -60,17 +60,18 @@ def random_views(
     return (x - centre_crop(mean, image_size)) / divisor
 
 
-def fixed_view(images_2xBxSxSx3, view, image_size, mean):
+def fixed_view(images_MxBxSxSx3, view, image_size, mean):
     """View number `view` (a traced int) of every image: the centre, its mirror image, then the four corners and theirs.
 
-    Section 4.1. The images, uint8, come with their mirror images. Returns float32 [B, image_size, image_size, 3].
+    Section 4.1. `images_MxBxSxSx3` are the images, uint8, and unless only the centre is asked for their mirror images:
+    reversing a crop costs more than the crop. Returns float32 [B, image_size, image_size, 3].
     """
-    border, mirrored = images_2xBxSxSx3.shape[2] - image_size, view % 2
+    border, mirrored = images_MxBxSxSx3.shape[2] - image_size, view % 2
     centre, end = border // 2, border
     top, left = jnp.array([(centre, centre), (0, 0), (0, end), (end, 0), (end, end)])[view // 2]
     left = jnp.where(mirrored, border - left, left)
-    size = (1, images_2xBxSxSx3.shape[1], image_size, image_size, 3)
-    x = lax.dynamic_slice(images_2xBxSxSx3, (mirrored, 0, top, left, 0), size)[0]
+    size = (1, images_MxBxSxSx3.shape[1], image_size, image_size, 3)
+    x = lax.dynamic_slice(images_MxBxSxSx3, (mirrored, 0, top, left, 0), size)[0]
     return x.astype(jnp.float32) - centre_crop(mean, image_size)
 
 

@@ -83,7 +83,7 @@ def learning_rates(config, net, schedule, epoch):
     `automatic`: as net 170, ÷250 in three equal ratios after 25, 50 and 75 % of the epochs, biases ÷10 in the middle.
     `polynomial`: with the square of what is left of the epochs.
 
-    Before that they rise from 0 for `config.schedule.warmup` epochs.
+    In the first `config.schedule.warmup` epochs all that is multiplied by a factor that rises from 0 to 1.
     Biases have `config.optimizer.bias_rate` times the rate of weights, which falls with it or not.
     """
     progress = epoch / config.num_epochs

@@ -3,11 +3,11 @@
   python -m alexnet_jax.main --config=configs/large_batch.py --workdir=/tmp/large_batch
 
 You, Gitman and Ginsburg (Large Batch Training of Convolutional Networks, 2017) trained AlexNet with batch normalisation
-like that; rate, warm-up, decay and length are those of NVIDIA Caffe's models/alexnet_bn for this batch, where one of
-16,384 has a rate of 24. Biases, without a scale of their own, learn at the 0.01 of section 5 of the paper.
+like that; rate, epochs of warm-up, decay and length are those of NVIDIA Caffe's models/alexnet_bn for this batch.
+Biases, without a scale of their own, learn at the 0.01 of section 5 of the paper.
 
 Data: as configs/two_gpu.py.
-Cost: 15,640 steps, 128 million images; experiments/benchmarks/scaling.py says how long that takes on how many devices.
+Cost: 15,639 steps, 128 million images; experiments/benchmarks/scaling.py estimates the time on up to 512 devices.
 Expected: not run yet.
 """
 

@@ -45,10 +45,8 @@ def test_lars_is_that_of_optax_for_kernels():
     rng = np.random.default_rng(0)
     params = {"conv1": {"kernel": rng.normal(size=(4, 3)), "bias": np.zeros(3)}}  # where optax's ratio would be 1
     params = jax.tree.map(np.float32, params)
-    ours, kernels = (
-        optimizer.lars({"conv1": {"kernel": 0.0005, "bias": 0.1}}),
-        {"conv1": {"kernel": True, "bias": False}},
-    )
+    ours = optimizer.lars({"conv1": {"kernel": 0.0005, "bias": 0.1}})
+    kernels = {"conv1": {"kernel": True, "bias": False}}
     decays = optax.add_decayed_weights(0.1, {"conv1": {"kernel": False, "bias": True}})
     theirs = optax.chain(decays, optax.lars(10.0, 0.0005, kernels, 0.001, 0.0, kernels, 0.9))
     state, their_state, their_params = ours.init(params), theirs.init(params), params

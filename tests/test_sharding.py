@@ -124,6 +124,7 @@ def test_xla_computes_convolutions_on_cpu_itself():
 
     shapes = jax.ShapeDtypeStruct((64, 13, 13, 192), jnp.float32), jax.ShapeDtypeStruct((3, 3, 192, 128), jnp.float32)
     options = sharding.compiler_options(mesh(1, 1))
+    assert "ynn" in jax.jit(gradient).lower(*shapes).compile().as_text()
     assert "ynn" not in jax.jit(gradient, compiler_options=options).lower(*shapes).compile().as_text()
 
 

@@ -13,6 +13,7 @@ import math
 import re
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from alexnet_jax import commands, datasets, fidelity, layers, models, nets, optimizer, sharding, train
@@ -20,7 +21,7 @@ from configs import two_gpu
 
 OPERATIONS = "all-gather|all-reduce|all-to-all|reduce-scatter|collective-permute|collective-broadcast|ragged-all-to-all"
 COLLECTIVE = re.compile(
-    rf" = (?P<results>.*?) (?P<op>{OPERATIONS})(-start)?\(.*replica_groups="
+    rf" = (?P<results>.*?) (?P<op>{OPERATIONS})\(.*replica_groups="
     r"(?P<groups>\{\{.*?\}\}|\[[\d,]*\](<=\[[\d,]*\](T\([\d,]*\))?)?)"
 )
 
@@ -65,9 +66,9 @@ def received(op, size, devices):
 
 
 def least_between_towers(net):
-    """{'all-gather': bytes, 'reduce-scatter': bytes} that a tower must get from the others for an example, float32."""
+    """{'all-gather': bytes, 'reduce-scatter': bytes} that a tower must get from the others for an example."""
     inputs = {
-        layer: 4 * seen * side * side * (net.towers - 1) // net.towers
+        layer: jnp.dtype(net.dtype).itemsize * seen * side * side * (net.towers - 1) // net.towers
         for layer, seen, side, _ in layers.sizes(net)
         if layer.both
     }

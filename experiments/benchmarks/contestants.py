@@ -1,4 +1,4 @@
-"""One net and one way to run it, in a process of its own that waits for orders.
+"""One net and one way to run it on CPU, in a process of its own that waits for orders.
 
   python experiments/benchmarks/contestants.py NAME BATCH_SIZE
 
@@ -6,10 +6,14 @@ For every line on stdin, `train`, `center`, `ten_crop` or `matmul`, and a number
 seconds of one. The first one compiles.
 """
 
+import argparse
 import contextlib
 import functools
 import importlib.metadata
+import json
 import os
+import pathlib
+import platform
 import re
 import statistics
 import subprocess
@@ -17,6 +21,8 @@ import sys
 import time
 
 import numpy as np
+
+from alexnet_jax import commands
 
 SIZE, STORED, CLASSES = 224, 256, 1000
 NAMES = {
@@ -34,27 +40,35 @@ KEPT = {"MALLOC_TRIM_THRESHOLD_": "-1", "MALLOC_MMAP_MAX_": "0", "MALLOC_ARENA_M
 
 
 class Contestant:
-    """A process of this file."""
+    """A process of this file, with `variables` in its environment."""
 
-    def __init__(self, name, batch_size):
+    def __init__(self, name, batch_size, **variables):
         command = [sys.executable, __file__, name, str(batch_size)]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        environment = os.environ | (KEPT if name.endswith("kept") else {})
+        others = {key: value for key, value in os.environ.items() if not key.startswith(("MALLOC_", "JAX_", "XLA_"))}
+        environment = others | {"JAX_PLATFORMS": "cpu"} | (KEPT if name.endswith("kept") else {}) | variables
         self.name, self._process = name, subprocess.Popen(command, env=environment, **pipes)
 
     def seconds(self, what, times=1):
         """Of one `what`, the median of so many."""
-        print(what, times, file=self._process.stdin, flush=True)
+        with contextlib.suppress(BrokenPipeError):
+            print(what, times, file=self._process.stdin, flush=True)
         line = self._process.stdout.readline()
         if not line:
             sys.exit(f"{self.name} failed at {what}; see above")
         return float(line)
 
+    def peak_memory(self):
+        """The most that it has had in memory, bytes."""
+        with open(f"/proc/{self._process.pid}/status") as status:
+            return int(re.search(r"VmHWM:\s+(\d+) kB", status.read())[1]) * 1024
+
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
-        self._process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
         self._process.wait()
 
 
@@ -73,18 +87,45 @@ def compare(names, what, batch_size, repeats, times):
         return seconds
 
 
+class Parser(commands.Parser):
+    """For a benchmark: its numbers as flags, and --output."""
+
+    def __init__(self, module, doc, **numbers):
+        super().__init__(f"experiments.benchmarks.{module}", doc)
+        for name, default in numbers.items():
+            self.add_argument(f"--{name}", type=positive, default=default, help=f"default {default}")
+        self.add_argument("--output", type=new_file, help="a JSON file for the numbers")
+
+
+def positive(text):
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def new_file(text):
+    if not pathlib.Path(text).parent.is_dir():
+        raise argparse.ArgumentTypeError(f"{text}: there is no such directory")
+    return pathlib.Path(text)
+
+
+def write(output, **result):
+    """Writes the machine and a benchmark's numbers to its --output, if it has one."""
+    if output:
+        output.write_text(json.dumps({"machine": machine()} | result, indent=1) + "\n")
+
+
 def machine():
     """The processor, its cores and the versions of the frameworks, in words."""
-    with open("/proc/cpuinfo") as cpuinfo:
-        model = re.search(r"model name\s*: (.*)", cpuinfo.read())[1]
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("jax", "flax", "torch"))
-    return f"{len(os.sched_getaffinity(0))} cores, {model}; {versions}"
+    cpuinfo = pathlib.Path("/proc/cpuinfo")
+    model = re.search(r"model name\s*: (.*)", cpuinfo.read_text() if cpuinfo.exists() else "")
+    installed = {package.name: package.version for package in importlib.metadata.distributions()}
+    versions = ", ".join(f"{name} {installed[name]}" for name in ("jax", "flax", "torch") if name in installed)
+    return f"{os.cpu_count()} cores, {model[1] if model else platform.machine()}; {versions}"
 
 
 def alexnet_jax(batch_size, devices):
     """The program's own step, from uint8 images with their augmentation, and its own evaluation."""
-    from alexnet_jax import commands
-
     commands.set_up_jax(devices)
     import jax
 
@@ -117,7 +158,7 @@ def alexnet_jax(batch_size, devices):
         return lambda: jax.block_until_ready(classify_batch([params()], weighted))
 
     product = jax.jit(jax.numpy.matmul, compiler_options=sharding.compiler_options(mesh))
-    square = jax.random.normal(jax.random.key(0), (2048, 2048))
+    square = jax.device_put(rng.normal(size=(2048, 2048)).astype(np.float32))
     return {
         "train": one_step,
         "center": classify(1),
@@ -236,13 +277,16 @@ def flax(batch_size):
 
 
 def main():
-    name, batch_size = sys.argv[1], int(sys.argv[2])
-    if name.startswith("alexnet_jax"):
-        work = alexnet_jax(batch_size, devices=2 if name.endswith("2") else 1)
-    elif name == "flax":
-        work = flax(batch_size)
+    parser = commands.Parser("experiments.benchmarks.contestants", __doc__)
+    parser.add_argument("name", choices=NAMES)
+    parser.add_argument("batch_size", type=positive)
+    args = parser.parse_args()
+    if args.name.startswith("alexnet_jax"):
+        work = alexnet_jax(args.batch_size, devices=2 if args.name.endswith("2") else 1)
+    elif args.name == "flax":
+        work = flax(args.batch_size)
     else:
-        work = pytorch(batch_size, "compiled" in name, "last" in name)
+        work = pytorch(args.batch_size, "compiled" in args.name, "last" in args.name)
     for line in sys.stdin:
         what, times = line.split()
         seconds = []

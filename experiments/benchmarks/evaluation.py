@@ -1,41 +1,41 @@
 """Evaluation of the two-tower net beside PyTorch and plain Flax, by one view and by ten: ratios of median times.
 
   pip install -e . && pip install torch --index-url https://download.pytorch.org/whl/cpu
-  python experiments/benchmarks/evaluation.py [--batch_size=128] [--output=FILE]
+  python experiments/benchmarks/evaluation.py [--repeats=5] [--output=FILE]
 
-As train_step.py. Ours begins with uint8 images, and ten views are one program; PyTorch's are ten runs of its net.
+As train_step.py, batch 128. Ours begins with uint8 images, and ten views are one program; PyTorch's are ten runs of its
+net.
 """
 
-import argparse
-import json
-import pathlib
 import statistics
 
+from alexnet_jax import models
 from experiments.benchmarks import contestants
+
+BATCH_SIZE = 128
+OPERATIONS = 2 * BATCH_SIZE * sum(macs for _, _, _, macs in models.layer_table(models.NETS["two_gpu"]))  # of a view
+WAYS = {"center": 1, "ten_crop": 10}  # views
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batch_size", type=int, default=128)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--output", help="a JSON file for the numbers")
-    args = parser.parse_args()
-    center = contestants.compare(list(contestants.NAMES), "center", args.batch_size, args.repeats, times=5)
-    with_ten_views = [name for name in contestants.NAMES if name != "flax"]
-    ten_crop = contestants.compare(with_ten_views, "ten_crop", args.batch_size, args.repeats, times=1)
-    print(f"{contestants.machine()}\nbatch {args.batch_size}, {args.repeats} repeats; speed of PyTorch at its best = 1")
-    medians = [{name: statistics.median(values) for name, values in seconds.items()} for seconds in (center, ten_crop)]
-    for what, times in zip(("centre", "ten views"), medians, strict=True):
+    args = contestants.Parser("evaluation", __doc__, repeats=5).parse_args()
+    seconds = {}
+    for way, views in WAYS.items():
+        names = [name for name in contestants.NAMES if views == 1 or name != "flax"]
+        seconds[way] = contestants.compare(names, way, BATCH_SIZE, args.repeats, times=5 // views + 1)
+    print(f"{contestants.machine()}\nbatch {BATCH_SIZE}, {args.repeats} repeats; speed of PyTorch at its best = 1")
+    medians = {way: {name: statistics.median(values) for name, values in seconds[way].items()} for way in WAYS}
+    for way, times in medians.items():
         best = min(times[name] for name in contestants.PYTORCH)
+        rate = 2 * 2048**3 / times["matmul"]
         for name in (name for name in contestants.NAMES if name in times):
-            print(f"{what:10} {contestants.NAMES[name]:48} {best / times[name]:5.2f}")
+            share = OPERATIONS * WAYS[way] / times[name] / rate
+            text = f"{way:8} {contestants.NAMES[name]:48} {best / times[name]:5.2f}"
+            print(f"{text}   {share:4.0%} of the machine's matrix products")
     for name in ("alexnet_jax", "alexnet_jax_2"):
-        print(f"{contestants.NAMES[name]}: ten views take {medians[1][name] / medians[0][name]:.2f} times one")
-    if args.output:
-        result = {"machine": contestants.machine(), "batch_size": args.batch_size}
-        pathlib.Path(args.output).write_text(
-            json.dumps(result | {"center": center, "ten_crop": ten_crop}, indent=1) + "\n"
-        )
+        ratio = medians["ten_crop"][name] / medians["center"][name]
+        print(f"{contestants.NAMES[name]}: ten views take {ratio:.2f} times one")
+    contestants.write(args.output, batch_size=BATCH_SIZE, **seconds)
 
 
 if __name__ == "__main__":

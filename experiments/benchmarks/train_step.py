@@ -1,16 +1,13 @@
 """Training steps of the two-tower net beside PyTorch and plain Flax: ratios of median times.
 
   pip install -e . && pip install torch --index-url https://download.pytorch.org/whl/cpu
-  python experiments/benchmarks/train_step.py [--batch_size=128] [--output=FILE]
+  python experiments/benchmarks/train_step.py [--batch_size=128] [--repeats=5] [--output=FILE]
 
 Every contestant is a process of its own, and they take turns. Ours is the program's own step, with the augmentation of
 uint8 images and the metrics; the others get float32 images as the net takes them. PyTorch's best of eager and compiled,
 of both memory formats, counts; how it does with the program's settings of malloc is shown as well.
 """
 
-import argparse
-import json
-import pathlib
 import statistics
 
 from alexnet_jax import models
@@ -24,13 +21,8 @@ def operations():
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batch_size", type=int, default=128)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=2, help="whose median is one measurement (2)")
-    parser.add_argument("--output", help="a JSON file for the numbers")
-    args = parser.parse_args()
-    seconds = contestants.compare(list(contestants.NAMES), "train", args.batch_size, args.repeats, args.steps)
+    args = contestants.Parser("train_step", __doc__, batch_size=128, repeats=5).parse_args()
+    seconds = contestants.compare(list(contestants.NAMES), "train", args.batch_size, args.repeats, times=2)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     best = min(contestants.PYTORCH, key=medians.get)
     rate = 2 * 2048**3 / medians["matmul"]
@@ -40,9 +32,7 @@ def main():
         print(f"{title:48} {medians[best] / medians[name]:5.2f}   {share:4.0%} of the machine's matrix products")
     two, grouped = (medians[name] / medians["alexnet_jax"] for name in ("alexnet_jax_2", "flax"))
     print(f"two virtual devices: {1 / two:.2f} of one; plain Flax takes {grouped:.1f} times as long")
-    if args.output:
-        result = {"machine": contestants.machine(), "batch_size": args.batch_size}
-        pathlib.Path(args.output).write_text(json.dumps(result | {"seconds": seconds}, indent=1) + "\n")
+    contestants.write(args.output, batch_size=args.batch_size, seconds=seconds)
 
 
 if __name__ == "__main__":

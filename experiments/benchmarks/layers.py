@@ -1,0 +1,73 @@
+"""Convolutions and matrix products of the two-tower net, layer by layer, beside the machine's rate of matrix products.
+
+  python experiments/benchmarks/layers.py [--batch_size=128] [--repeats=9] [--output=FILE]
+
+Forward, the gradient of the input and that of the kernel, alone, of both towers on one device, as compiled for the
+program: median times in units of the whole step's if all of its operations went at that rate. What a step takes longer
+than their sum goes into norms, pools, activations, augmentation, the optimiser, and copies between layouts.
+"""
+
+import functools
+import statistics
+import time
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from alexnet_jax import commands, layers, models, sharding
+from experiments.benchmarks import contestants, train_step
+
+NET = models.NETS["two_gpu"]
+
+
+def main():
+    args = contestants.Parser("layers", __doc__, batch_size=128, repeats=9).parse_args()
+    commands.set_up_jax(1)
+    compile_ = functools.partial(jax.jit, compiler_options=sharding.compiler_options(sharding.create_mesh(1, 1, 2)))
+    model = models.AlexNet(NET, rngs=nnx.Rngs(0))
+    square = jax.random.normal(jax.random.key(0), (2048, 2048))
+    product_seconds = seconds_of(compile_(jnp.matmul), args.repeats, square, square)
+    whole_step = train_step.operations() * args.batch_size / (2 * 2048**3) * product_seconds
+    print(f"{contestants.machine()}\nbatch {args.batch_size}; a step at the rate of matrix products = 100 %\n")
+    print(f"{'':8}{'at that rate':>14}{'forward':>12}{'input':>12}{'kernel':>12}")
+    rows = {}
+    for (layer, seen, side, _), (_, _, _, macs) in zip(layers.sizes(NET), models.layer_table(NET), strict=True):
+        weights, shared = getattr(model, layer.name), layer.both or layer is NET.layers[0]
+        kernels = jnp.split(weights.kernel[...], 1 if shared else NET.towers, axis=-1)
+        shape = (seen * side * side,) if isinstance(layer, layers.Dense) else (side, side, seen)
+        inputs = [jax.random.normal(jax.random.key(1), (args.batch_size, *shape)) for _ in kernels]
+
+        def forward(inputs, kernels, product=weights.product):
+            return [product(x, kernel) for x, kernel in zip(inputs, kernels, strict=True)]
+
+        def input_gradient(inputs, kernels, grads, forward=forward):
+            return jax.vjp(lambda inputs: forward(inputs, kernels), inputs)[1](grads)
+
+        def kernel_gradient(inputs, kernels, grads, forward=forward):
+            return jax.vjp(lambda kernels: forward(inputs, kernels), kernels)[1](grads)
+
+        grads = forward(inputs, kernels)
+        seconds = {"forward": seconds_of(compile_(forward), args.repeats, inputs, kernels)}
+        if layer is not NET.layers[0]:  # whose input needs none
+            seconds["input"] = seconds_of(compile_(input_gradient), args.repeats, inputs, kernels, grads)
+        seconds["kernel"] = seconds_of(compile_(kernel_gradient), args.repeats, inputs, kernels, grads)
+        rows[layer.name] = {part: value / whole_step for part, value in seconds.items()}
+        cells = "".join(f"{rows[layer.name].get(part, 0):12.1%}" for part in ("forward", "input", "kernel"))
+        print(f"{layer.name:8}{2 * macs / train_step.operations():14.1%}{cells}", flush=True)
+    print(f"{'all':8}{sum(sum(row.values()) for row in rows.values()):50.1%}")
+    contestants.write(args.output, batch_size=args.batch_size, shares=rows)
+
+
+def seconds_of(function, repeats, *inputs):
+    """Of one call, the median; the first one, which compiles, does not count."""
+    seconds = []
+    for _ in range(repeats + 1):
+        began = time.perf_counter()
+        jax.block_until_ready(function(*inputs))
+        seconds.append(time.perf_counter() - began)
+    return statistics.median(seconds[1:])
+
+
+if __name__ == "__main__":
+    main()

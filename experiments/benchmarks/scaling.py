@@ -1,0 +1,224 @@
+"""A model of a training step's time, fitted to this machine, and what it predicts for many devices and for ImageNet.
+
+  python experiments/benchmarks/scaling.py [--repeats=3] [--output=FILE]
+
+  seconds of a step = fixed + per_image · images of a row       compute of a tower's device
+                    + input bytes / host_bandwidth
+                    + 7 latencies + bytes / tower_bandwidth     collectives between the towers
+                    + 2 (rows - 1) latencies + bytes / row_bandwidth    one ring all-reduce of the gradients
+
+Fitted: `fixed` and `per_image` to steps on one device at four batch sizes, latency and bandwidth to gathers of many
+sizes between two virtual devices, with the call of their program. This predicts steps on two virtual devices, which the
+fit has not seen. Bytes are counted (communication.py), and read from the program compiled for so many devices as well.
+
+Predicted: `machines like this one` have a tower each, on half of this machine's time for two; their links do what the
+name says, at a latency of 50 µs. GPUs compute at that share of their peak that the paper's two reached in its five to
+six days: these are the point of calibration, and the H100 is a guess. All GPUs pass over weights, gradients and
+velocities five times a step at their memory bandwidth; it and the links are of the data sheets, at a latency of 10 µs.
+Up to eight H100 are in one box. Nothing overlaps: a program that computes while it communicates, or loads, is faster.
+"""
+
+import concurrent.futures
+import dataclasses
+import functools
+import json
+import multiprocessing
+import os
+import pathlib
+import statistics
+import time
+
+import numpy as np
+
+from alexnet_jax import commands, fidelity, nets, sharding
+from configs import two_gpu
+from experiments.benchmarks import communication, contestants, train_step
+
+TRAIN_IMAGES, EPOCHS, STORED_BYTES = 1_281_167, 90, 256 * 256 * 3
+DEVICES = {2: 128, 8: 512, 64: 4096, 512: 8192}  # batch: the paper's in a row, up to that of configs/large_batch.py
+FITTED, SIZES = (16, 32, 64, 128), [2**n for n in range(12, 27, 2)]
+RATES = pathlib.Path(__file__).parents[1] / "results" / "input_pipeline.json"
+NET = nets.from_config(fidelity.resolve(two_gpu.get_config()).model)
+GTX_580, H100 = 1.581e12, 989e12  # operations per second by data sheet: float32, and bfloat16 without sparsity
+
+
+@dataclasses.dataclass(frozen=True)
+class Machine:
+    """A kind of device, a tower each, and its links: seconds, bytes per second."""
+
+    name: str
+    fixed: float
+    per_image: float
+    latency: float
+    host_bandwidth: float
+    tower_bandwidth: float
+    row_bandwidth: float
+    dtype: str = "float32"
+
+    def step(self, rows, batch_size):
+        """Seconds of a step on two towers in each of so many rows, by what takes them."""
+        images = batch_size / rows
+        collectives = 2 * sum(layer.both for layer in NET.layers) - 1
+        between_towers = sum(communication.least_between_towers(dataclasses.replace(NET, dtype=self.dtype)).values())
+        summed = 2 * communication.gradient_bytes(NET) * (rows - 1) / rows
+        return {
+            "compute": self.fixed + self.per_image * images,
+            "input": STORED_BYTES * images / self.host_bandwidth,
+            "towers": collectives * self.latency + between_towers * images / self.tower_bandwidth,
+            "gradients": 2 * (rows - 1) * self.latency + summed / self.row_bandwidth,
+        }
+
+
+def gpu(name, operations, memory_bandwidth, **links):
+    """By data sheets: operations and bytes per second."""
+    per_image = train_step.operations() / 2 / (utilisation_of_2012() * operations)
+    return Machine(name, 5 * communication.gradient_bytes(NET) / memory_bandwidth, per_image, latency=10e-6, **links)
+
+
+def utilisation_of_2012():
+    """The share of their peak that the paper's two GPUs reached: 90 epochs in 5.5 days ("five to six")."""
+    return train_step.operations() * TRAIN_IMAGES * EPOCHS / (5.5 * 86400 * 2 * GTX_580)
+
+
+def machines(fit):
+    """{machine: numbers of devices to predict for}"""
+    like_this = fit["fixed"] / 2, fit["per_image"] / 2, 50e-6, 1.25e9, 1.25e9, 1.25e9
+    pcie_2 = {"host_bandwidth": 8e9, "tower_bandwidth": 8e9, "row_bandwidth": 8e9}
+    nvlink = {"host_bandwidth": 64e9, "tower_bandwidth": 450e9, "dtype": "bfloat16"}
+    return {
+        Machine("machines like this one, 10 Gbit/s", *like_this): [2, 8, 64, 512],
+        gpu("GTX 580, PCIe 2.0", GTX_580, 192e9, **pcie_2): [2],
+        gpu("H100, bfloat16, NVLink", H100, 3.35e12, **nvlink, row_bandwidth=450e9): [2, 8],
+        gpu("H100 ..., 400 Gbit/s between boxes", H100, 3.35e12, **nvlink, row_bandwidth=50e9): [64, 512],
+    }
+
+
+def fit_line(x, y):
+    """The constant and the slope of a line through (x, y), by least squares of the relative errors."""
+    x, y = np.asarray(x, float), np.asarray(y, float)
+    (constant, slope), *_ = np.linalg.lstsq(np.stack([1 / y, x / y], 1), np.ones(len(x)), rcond=None)
+    return float(constant), float(slope)
+
+
+def fit(steps, gathers):
+    """The model's constants, from {batch size: seconds} and {bytes of a result: seconds}."""
+    fixed, per_image = fit_line(list(steps), list(steps.values()))
+    latency, per_byte = fit_line([size / 2 for size in gathers], list(gathers.values()))
+    return {"fixed": fixed, "per_image": per_image, "latency": latency, "bandwidth": 1 / per_byte}
+
+
+def time_steps(repeats):
+    """{contestant: {batch size: seconds of a step}}"""
+    steps = {"alexnet_jax": {}, "alexnet_jax_2": {}}
+    for batch_size in FITTED:
+        seconds = contestants.compare(list(steps), "train", batch_size, repeats, times=3)
+        for name, by_size in steps.items():
+            by_size[batch_size] = statistics.median(seconds[name])
+    return steps
+
+
+def time_gathers():
+    """{bytes of the result: median seconds} of a gather between two virtual devices, which each receive half."""
+    commands.set_up_jax(2)
+    import jax
+
+    mesh, medians, towers = sharding.create_mesh(1, 2, 2), {}, jax.P("model")
+
+    @jax.jit
+    @functools.partial(jax.shard_map, mesh=mesh, in_specs=towers, out_specs=towers)
+    def gather(x):
+        return jax.lax.all_gather(x, "model").reshape(-1)
+
+    for size in SIZES:
+        x = jax.device_put(np.zeros(size // 4, np.float32), jax.NamedSharding(mesh, towers))
+        seconds = []
+        for _ in range(30):
+            began = time.perf_counter()
+            jax.block_until_ready(gather(x))
+            seconds.append(time.perf_counter() - began)
+        medians[size] = statistics.median(seconds)
+    return medians
+
+
+def count_bytes(devices, batch_size):
+    """What a device receives by the compiled program: for an image from the other tower, for a step from other rows."""
+    commands.set_up_jax(devices)
+    config = fidelity.resolve(two_gpu.get_config())
+    config.batch_size = batch_size
+    rows = devices // 2
+    towers = [(2 * row, 2 * row + 1) for row in range(rows)]
+    columns = [tuple(range(tower, devices, 2)) for tower in (0, 1)]
+    between_towers = between_rows = 0
+    for op, size, groups in communication.collectives(
+        communication.step_program(config, sharding.create_mesh(rows, 2, 2))
+    ):
+        if groups == towers:
+            between_towers += communication.received(op, size, 2)
+        elif groups == columns:
+            between_rows += communication.received(op, size, rows)
+    return between_towers * rows / batch_size, between_rows
+
+
+def in_another_process(function, *args):
+    """A process's number of virtual devices is set once."""
+    with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *args).result()
+
+
+def main():
+    args = contestants.Parser("scaling", __doc__, repeats=3).parse_args()
+    for variable in ("JAX_NUM_CPU_DEVICES", "XLA_FLAGS"):
+        os.environ.pop(variable, None)
+    steps, gathers = time_steps(args.repeats), in_another_process(time_gathers)
+    fitted = fit(steps["alexnet_jax"], gathers)
+    counts = {devices: in_another_process(count_bytes, devices, batch) for devices, batch in DEVICES.items()}
+    print(contestants.machine())
+    show_fit(fitted, steps)
+    show_bytes(counts)
+    show_predictions(machines(fitted))
+    contestants.write(args.output, steps=steps, gathers=gathers, fit=fitted, bytes=counts)
+
+
+def show_fit(fitted, steps):
+    here = Machine("", fitted["fixed"], fitted["per_image"], fitted["latency"], np.inf, *2 * [fitted["bandwidth"]])
+    print(f"\na step's fixed time is that of {here.fixed / here.per_image:.1f} images on one device,")
+    print(f"a collective's latency that of {here.latency * here.tower_bandwidth / 1e3:.0f} kB between two virtual ones")
+    print("model / measured:  batch   one device   two virtual devices")
+    for batch_size, one in steps["alexnet_jax"].items():
+        parts, two = here.step(1, batch_size), steps["alexnet_jax_2"][batch_size]
+        print(f"{batch_size:24} {parts['compute'] / one:12.2f} {sum(parts.values()) / two:21.2f}")
+
+
+def show_bytes(counts):
+    print(f"\n{'bytes that a device receives':31}{'towers, an image':>31}{'rows, a step':>31}")
+    print(f"{'devices':>16}{'batch':>15}" + f"{'program':>16}{'model':>15}" * 2)
+    between = sum(communication.least_between_towers(NET).values())
+    for devices, (towers, rows) in counts.items():
+        others = devices // 2 - 1
+        summed = 2 * (communication.gradient_bytes(NET) + communication.METRICS) * others / (others + 1)
+        print(f"{devices:16}{DEVICES[devices]:15}{towers:16,.0f}{between:15,}{rows:16,.0f}{summed:15,.0f}")
+
+
+def show_predictions(predictions):
+    rates = json.loads(RATES.read_text())
+    decoded = next(row["alexnet_jax"] for row in rates if (row["what"], row["cores"]) == ("train", 1))
+    print(f"\n{'':34} devices batch  images/s  compute input towers gradients  90 epochs   GB/s  cores")
+    for machine, numbers in predictions.items():
+        for devices in numbers:
+            parts = machine.step(devices // 2, DEVICES[devices])
+            seconds = sum(parts.values())
+            rate = DEVICES[devices] / seconds
+            hours = TRAIN_IMAGES * EPOCHS / rate / 3600
+            length = f"{hours / 24:.1f} days" if hours > 48 else f"{hours:.2f} h"
+            compute, loaded, towers, gradients = (part / seconds for part in parts.values())
+            shares = f"{compute:9.0%}{loaded:6.0%}{towers:7.0%}{gradients:10.0%}"
+            print(
+                f"{machine.name:34} {devices:7}{DEVICES[devices]:6}{rate:10,.0f}{shares}{length:>11}"
+                f"{2 * rate * STORED_BYTES / 1e9:7.2f}{rate / decoded:7.1f}"
+            )
+    print(f"GPUs at {utilisation_of_2012():.0%} of their peak. GB/s: uint8 images to all devices; both towers see each")
+    print("cores: to decode the images of a prepared set, at the rate in experiments/results/input_pipeline.json")
+
+
+if __name__ == "__main__":
+    main()
