@@ -169,8 +169,11 @@ def alexnet_jax(batch_size, devices):
 
 def pytorch(batch_size, compiled, channels_last):
     """The same net on ready float32 images, without augmentation and metrics; ten views are ten times the net."""
-    import torch
-    from torch import nn
+    try:
+        import torch
+        from torch import nn
+    except ModuleNotFoundError:
+        sys.exit("alexnet_jax: no PyTorch; pip install torch --index-url https://download.pytorch.org/whl/cpu")
 
     torch.manual_seed(0)
     torch.set_num_threads(len(os.sched_getaffinity(0)))
