@@ -63,8 +63,8 @@ def random_views(
 def fixed_view(images_MxBxSxSx3, view, image_size, mean):
     """View number `view` (a traced int) of every image: the centre, its mirror image, then the four corners and theirs.
 
-    Section 4.1. `images_MxBxSxSx3` are the images, uint8, and unless only the centre is asked for their mirror images:
-    reversing a crop costs more than the crop. Returns float32 [B, image_size, image_size, 3].
+    Section 4.1. `images_MxBxSxSx3` holds the images, uint8, and then their mirror images, which view 0 alone does not
+    need: reversing every crop would cost more. Returns float32 [B, image_size, image_size, 3].
     """
     border, mirrored = images_MxBxSxSx3.shape[2] - image_size, view % 2
     centre, end = border // 2, border

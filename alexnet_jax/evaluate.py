@@ -53,7 +53,8 @@ def make_classify(nets, mesh, means, views):
     """
 
     def classify(all_params, batch):
-        images = jnp.stack([batch["image"], batch["image"][:, :, ::-1]][:views])
+        mirrored = [batch["image"][:, :, ::-1]] if views > 1 else []
+        images = jnp.stack([batch["image"], *mirrored])
 
         def log_probabilities(net, params, mean):
             def of_view(view):

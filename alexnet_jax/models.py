@@ -221,7 +221,7 @@ def same_map_norm(x_BxHxWxC, norm):
         for side in x_BxHxWxC.shape[1:3]
     )
     squares = x_BxHxWxC * x_BxHxWxC
-    exact = {"precision": lax.Precision.HIGHEST, "preferred_element_type": jnp.float32}  # on GPU and TPU
+    exact = {"precision": lax.Precision.HIGHEST, "preferred_element_type": jnp.float32}  # GPU and TPU would round
     root = lax.rsqrt(norm.k + norm.alpha * jnp.einsum("bhwc,hi,wj->bijc", squares, rows, columns, **exact))
     return (x_BxHxWxC * root * jnp.sqrt(root)).astype(x_BxHxWxC.dtype)
 

@@ -7,7 +7,7 @@ like that; rate, epochs of warm-up, decay and length are those of NVIDIA Caffe's
 Biases, without a scale of their own, learn at the 0.01 of section 5 of the paper.
 
 Data: as configs/two_gpu.py.
-Cost: 15,639 steps, 128 million images; experiments/benchmarks/scaling.py estimates the time on up to 512 devices.
+Cost: 15,639 steps, 128 million images; experiments/benchmarks/scaling.py estimates 90 epochs of this on 512 devices.
 Expected: not run yet.
 """
 

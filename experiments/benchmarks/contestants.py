@@ -94,7 +94,7 @@ class Parser(commands.Parser):
         super().__init__(f"experiments.benchmarks.{module}", doc)
         for name, default in numbers.items():
             self.add_argument(f"--{name}", type=positive, default=default, help=f"default {default}")
-        self.add_argument("--output", type=new_file, help="a JSON file for the numbers")
+        self.add_argument("--output", type=output_file, help="a JSON file for the numbers")
 
 
 def positive(text):
@@ -103,10 +103,11 @@ def positive(text):
     return int(text)
 
 
-def new_file(text):
-    if not pathlib.Path(text).parent.is_dir():
-        raise argparse.ArgumentTypeError(f"{text}: there is no such directory")
-    return pathlib.Path(text)
+def output_file(text):
+    path = pathlib.Path(text)
+    if path.is_dir() or not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"{text} is not a file in a directory that there is")
+    return path
 
 
 def write(output, **result):
@@ -121,7 +122,7 @@ def machine():
     model = re.search(r"model name\s*: (.*)", cpuinfo.read_text() if cpuinfo.exists() else "")
     installed = {package.name: package.version for package in importlib.metadata.distributions()}
     versions = ", ".join(f"{name} {installed[name]}" for name in ("jax", "flax", "torch") if name in installed)
-    return f"{os.cpu_count()} cores, {model[1] if model else platform.machine()}; {versions}"
+    return f"{len(os.sched_getaffinity(0))} cores, {model[1] if model else platform.machine()}; {versions}"
 
 
 def alexnet_jax(batch_size, devices):

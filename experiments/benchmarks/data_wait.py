@@ -41,8 +41,8 @@ def main():
         seconds = measure(args.root, args.repeats)
     ratio = statistics.median(loaded / ready for loaded, ready in zip(*seconds.values(), strict=True))
     print(f"{contestants.machine()}\n{args.repeats} repeats of {STEPS} steps")
-    print(f"a step with its data takes {ratio:.3f} times one whose batch is ready; it waits {1 - 1 / ratio:.1%} of it")
-    contestants.write(args.output, seconds=seconds)
+    print(f"a step with its data takes {ratio:.3f} times one whose batch is ready")
+    contestants.write(args.output, steps=STEPS, seconds=seconds)
 
 
 def measure(root, repeats):

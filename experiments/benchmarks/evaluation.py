@@ -22,7 +22,7 @@ def main():
     seconds = {}
     for way, views in WAYS.items():
         names = [name for name in contestants.NAMES if views == 1 or name != "flax"]
-        seconds[way] = contestants.compare(names, way, BATCH_SIZE, args.repeats, times=5 // views + 1)
+        seconds[way] = contestants.compare(names, way, BATCH_SIZE, args.repeats, times=max(1, 5 // views))
     print(f"{contestants.machine()}\nbatch {BATCH_SIZE}, {args.repeats} repeats; speed of PyTorch at its best = 1")
     medians = {way: {name: statistics.median(values) for name, values in seconds[way].items()} for way in WAYS}
     for way, times in medians.items():

@@ -8,8 +8,11 @@ than their sum goes into norms, pools, activations, augmentation, the optimiser,
 """
 
 import functools
+import os
 import statistics
 import time
+
+os.environ["JAX_PLATFORMS"] = "cpu"
 
 import jax
 import jax.numpy as jnp

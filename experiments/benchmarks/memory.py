@@ -3,7 +3,7 @@
   pip install -e . && pip install torch --index-url https://download.pytorch.org/whl/cpu
   python experiments/benchmarks/memory.py [--output=FILE]
 
-Of a process of its own for every number (VmHWM in /proc/PID/status), which has libraries and compilers in it. As
+Of a process of its own for every number (VmHWM in /proc/PID/status), with its libraries and, for JAX, the compiler. As
 ratios: to PyTorch (compiled, channels_last) doing the same, and in the last lines of ten views to one.
 """
 

@@ -15,7 +15,9 @@ Predicted: `machines like this one` have a tower each, on half of this machine's
 name says, at a latency of 50 µs. GPUs compute at that share of their peak that the paper's two reached in its five to
 six days: these are the point of calibration, and the H100 is a guess. All GPUs pass over weights, gradients and
 velocities five times a step at their memory bandwidth; it and the links are of the data sheets, at a latency of 10 µs.
-Up to eight H100 are in one box. Nothing overlaps: a program that computes while it communicates, or loads, is faster.
+Up to eight H100 are in one box, beyond which each has a link of its own. Augmentation and the last layer, which both
+towers' devices do, count as divided. Nothing overlaps: a program that computes while it communicates, or loads, is
+faster.
 """
 
 import concurrent.futures
@@ -29,6 +31,8 @@ import statistics
 import time
 
 import numpy as np
+
+os.environ["JAX_PLATFORMS"] = "cpu"
 
 from alexnet_jax import commands, fidelity, nets, sharding
 from configs import two_gpu
@@ -60,13 +64,17 @@ class Machine:
         images = batch_size / rows
         collectives = 2 * sum(layer.both for layer in NET.layers) - 1
         between_towers = sum(communication.least_between_towers(dataclasses.replace(NET, dtype=self.dtype)).values())
-        summed = 2 * communication.gradient_bytes(NET) * (rows - 1) / rows
         return {
             "compute": self.fixed + self.per_image * images,
             "input": STORED_BYTES * images / self.host_bandwidth,
             "towers": collectives * self.latency + between_towers * images / self.tower_bandwidth,
-            "gradients": 2 * (rows - 1) * self.latency + summed / self.row_bandwidth,
+            "gradients": 2 * (rows - 1) * self.latency + summed_bytes(rows) / self.row_bandwidth,
         }
+
+
+def summed_bytes(rows):
+    """What a device receives in the sum of gradients and metrics over so many rows."""
+    return communication.received("all-reduce", communication.gradient_bytes(NET) + communication.METRICS, rows)
 
 
 def gpu(name, operations, memory_bandwidth, **links):
@@ -89,7 +97,7 @@ def machines(fit):
         Machine("machines like this one, 10 Gbit/s", *like_this): [2, 8, 64, 512],
         gpu("GTX 580, PCIe 2.0", GTX_580, 192e9, **pcie_2): [2],
         gpu("H100, bfloat16, NVLink", H100, 3.35e12, **nvlink, row_bandwidth=450e9): [2, 8],
-        gpu("H100 ..., 400 Gbit/s between boxes", H100, 3.35e12, **nvlink, row_bandwidth=50e9): [64, 512],
+        gpu("H100 ..., 400 Gbit/s each outside", H100, 3.35e12, **nvlink, row_bandwidth=50e9): [64, 512],
     }
 
 
@@ -154,7 +162,8 @@ def count_bytes(devices, batch_size):
     ):
         if groups == towers:
             between_towers += communication.received(op, size, 2)
-        elif groups == columns:
+        else:
+            assert groups == columns, groups
             between_rows += communication.received(op, size, rows)
     return between_towers * rows / batch_size, between_rows
 
@@ -173,20 +182,22 @@ def main():
     fitted = fit(steps["alexnet_jax"], gathers)
     counts = {devices: in_another_process(count_bytes, devices, batch) for devices, batch in DEVICES.items()}
     print(contestants.machine())
-    show_fit(fitted, steps)
+    show_fit(fitted, steps, gathers)
     show_bytes(counts)
     show_predictions(machines(fitted))
     contestants.write(args.output, steps=steps, gathers=gathers, fit=fitted, bytes=counts)
 
 
-def show_fit(fitted, steps):
+def show_fit(fitted, steps, gathers):
     here = Machine("", fitted["fixed"], fitted["per_image"], fitted["latency"], np.inf, *2 * [fitted["bandwidth"]])
     print(f"\na step's fixed time is that of {here.fixed / here.per_image:.1f} images on one device,")
     print(f"a collective's latency that of {here.latency * here.tower_bandwidth / 1e3:.0f} kB between two virtual ones")
     print("model / measured:  batch   one device   two virtual devices")
     for batch_size, one in steps["alexnet_jax"].items():
         parts, two = here.step(1, batch_size), steps["alexnet_jax_2"][batch_size]
-        print(f"{batch_size:24} {parts['compute'] / one:12.2f} {sum(parts.values()) / two:21.2f}")
+        print(f"{batch_size:24} {parts['compute'] / one:12.3f} {sum(parts.values()) / two:21.3f}")
+    ratios = [(here.latency + size / 2 / here.tower_bandwidth) / seconds for size, seconds in gathers.items()]
+    print(f"gathers of {SIZES[0] / 1e3:.0f} kB to {SIZES[-1] / 1e6:.0f} MB: {min(ratios):.2f} to {max(ratios):.2f}")
 
 
 def show_bytes(counts):
@@ -194,9 +205,14 @@ def show_bytes(counts):
     print(f"{'devices':>16}{'batch':>15}" + f"{'program':>16}{'model':>15}" * 2)
     between = sum(communication.least_between_towers(NET).values())
     for devices, (towers, rows) in counts.items():
-        others = devices // 2 - 1
-        summed = 2 * (communication.gradient_bytes(NET) + communication.METRICS) * others / (others + 1)
-        print(f"{devices:16}{DEVICES[devices]:15}{towers:16,.0f}{between:15,}{rows:16,.0f}{summed:15,.0f}")
+        summed = summed_bytes(devices // 2)
+        print(f"{devices:16}{DEVICES[devices]:15}{towers:16,.0f}{between:15,}{rows:16,}{summed:15,}")
+
+
+def in_words(minutes):
+    if minutes < 60:
+        return f"{minutes:.1f} min"
+    return f"{minutes / 60:.1f} h" if minutes < 2880 else f"{minutes / 1440:.1f} days"
 
 
 def show_predictions(predictions):
@@ -208,8 +224,7 @@ def show_predictions(predictions):
             parts = machine.step(devices // 2, DEVICES[devices])
             seconds = sum(parts.values())
             rate = DEVICES[devices] / seconds
-            hours = TRAIN_IMAGES * EPOCHS / rate / 3600
-            length = f"{hours / 24:.1f} days" if hours > 48 else f"{hours:.2f} h"
+            length = in_words(TRAIN_IMAGES * EPOCHS / rate / 60)
             compute, loaded, towers, gradients = (part / seconds for part in parts.values())
             shares = f"{compute:9.0%}{loaded:6.0%}{towers:7.0%}{gradients:10.0%}"
             print(
