@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import functools
 import importlib.metadata
+import importlib.util
 import json
 import os
 import pathlib
@@ -21,6 +22,7 @@ import sys
 import time
 
 import numpy as np
+from tqdm import tqdm
 
 from alexnet_jax import commands
 
@@ -77,7 +79,7 @@ def compare(names, what, batch_size, repeats, times):
     with contextlib.ExitStack() as stack:
         contestants = [stack.enter_context(Contestant(name, batch_size)) for name in names]
         seconds = {name: [] for name in (*names, "matmul")}
-        for repeat in range(repeats + 1):
+        for repeat in tqdm(range(repeats + 1), what, unit="turn"):
             for contestant in contestants:
                 measured = contestant.seconds(what, times)
                 if repeat:  # not the one that compiles and fills caches
@@ -88,13 +90,20 @@ def compare(names, what, batch_size, repeats, times):
 
 
 class Parser(commands.Parser):
-    """For a benchmark: its numbers as flags, and --output."""
+    """For a benchmark: its numbers as flags, and --output; one beside PyTorch asks for it first."""
 
-    def __init__(self, module, doc, **numbers):
+    def __init__(self, module, doc, *, pytorch, **numbers):
         super().__init__(f"experiments.benchmarks.{module}", doc)
+        self._missing = pytorch and not importlib.util.find_spec("torch")
         for name, default in numbers.items():
             self.add_argument(f"--{name}", type=positive, default=default, help=f"default {default}")
         self.add_argument("--output", type=output_file, help="a JSON file for the numbers")
+
+    def parse_args(self):
+        args = super().parse_args()
+        if self._missing:
+            self.error("no PyTorch; python -m pip install torch --index-url https://download.pytorch.org/whl/cpu")
+        return args
 
 
 def positive(text):
@@ -170,11 +179,8 @@ def alexnet_jax(batch_size, devices):
 
 def pytorch(batch_size, compiled, channels_last):
     """The same net on ready float32 images, without augmentation and metrics; ten views are ten times the net."""
-    try:
-        import torch
-        from torch import nn
-    except ModuleNotFoundError:
-        sys.exit("alexnet_jax: no PyTorch; pip install torch --index-url https://download.pytorch.org/whl/cpu")
+    import torch
+    from torch import nn
 
     torch.manual_seed(0)
     torch.set_num_threads(len(os.sched_getaffinity(0)))

@@ -4,8 +4,8 @@
   python experiments/benchmarks/data_wait.py --root=imagenette256 [--repeats=7] [--output=FILE]
 
 The steps are those of a run of the paper's net, batch 128, with its augmentation, metrics and their bookkeeping, on the
-devices that there are (on CPU two virtual ones). Both kinds take turns; what counts is the median of the ratios of
-neighbours. A run on a CPU shares its cores with the decoding, and that is in it.
+devices that there are (on CPU two virtual ones). Both kinds take turns. A run on a CPU shares its cores with the
+decoding, and that is in it.
 """
 
 import itertools
@@ -33,15 +33,17 @@ STEPS, UNTIMED = 8, input_pipeline.BATCHES_AHEAD + 1  # the latter use up what w
 
 
 def main():
-    parser = contestants.Parser("data_wait", __doc__, repeats=7)
+    parser = contestants.Parser("data_wait", __doc__, pytorch=False, repeats=7)
     parser.add_argument("--root", required=True, help="a prepared set")
     args = parser.parse_args()
     commands.set_up_jax()
     with commands.one_line_errors("run it again"):
         seconds = measure(args.root, args.repeats)
-    ratio = statistics.median(loaded / ready for loaded, ready in zip(*seconds.values(), strict=True))
-    print(f"{contestants.machine()}\n{args.repeats} repeats of {STEPS} steps")
-    print(f"a step with its data takes {ratio:.3f} times one whose batch is ready")
+    loaded, ready = map(statistics.median, seconds.values())
+    pairs = sorted(a / b for a, b in zip(*seconds.values(), strict=True))
+    print(f"{contestants.machine()}\n{args.repeats} repeats of {STEPS} steps, batch 128")
+    print(f"a step with its data takes {loaded / ready:.3f} times one whose batch is ready")
+    print(f"pairs of neighbours {pairs[0]:.3f} to {pairs[-1]:.3f}, their median {statistics.median(pairs):.3f}")
     contestants.write(args.output, steps=STEPS, seconds=seconds)
 
 

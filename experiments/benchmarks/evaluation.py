@@ -1,6 +1,6 @@
 """Evaluation of the two-tower net beside PyTorch and plain Flax, by one view and by ten: ratios of median times.
 
-  pip install -e . && pip install torch --index-url https://download.pytorch.org/whl/cpu
+  python -m pip install torch --index-url https://download.pytorch.org/whl/cpu
   python experiments/benchmarks/evaluation.py [--repeats=5] [--output=FILE]
 
 As train_step.py, batch 128. Ours begins with uint8 images, and ten views are one program; PyTorch's are ten runs of its
@@ -18,7 +18,7 @@ WAYS = {"center": 1, "ten_crop": 10}  # views
 
 
 def main():
-    args = contestants.Parser("evaluation", __doc__, repeats=5).parse_args()
+    args = contestants.Parser("evaluation", __doc__, pytorch=True, repeats=5).parse_args()
     seconds = {}
     for way, views in WAYS.items():
         names = [name for name in contestants.NAMES if views == 1 or name != "flax"]

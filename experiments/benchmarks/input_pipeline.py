@@ -1,6 +1,6 @@
 """Preparation and training input beside PyTorch's DataLoader with Pillow: images per second and core.
 
-  pip install -e . && pip install torch --index-url https://download.pytorch.org/whl/cpu
+  python -m pip install torch --index-url https://download.pytorch.org/whl/cpu
   python experiments/benchmarks/input_pipeline.py --root=imagenette2-160
 
 Both work on the same images, in turn, several times, on the same one or two cores; medians are reported, of the ratios
@@ -38,7 +38,7 @@ from alexnet_jax import datasets, input_pipeline, prepare, shards
 try:
     import torch
 except ModuleNotFoundError:
-    sys.exit("no PyTorch; pip install torch --index-url https://download.pytorch.org/whl/cpu")
+    sys.exit("no PyTorch; python -m pip install torch --index-url https://download.pytorch.org/whl/cpu")
 
 SIZE, BATCH_SIZE = 256, 128
 

@@ -25,7 +25,7 @@ NET = models.NETS["two_gpu"]
 
 
 def main():
-    args = contestants.Parser("layers", __doc__, batch_size=128, repeats=9).parse_args()
+    args = contestants.Parser("layers", __doc__, pytorch=False, batch_size=128, repeats=9).parse_args()
     commands.set_up_jax(1)
     compile_ = functools.partial(jax.jit, compiler_options=sharding.compiler_options(sharding.create_mesh(1, 1, 2)))
     model = models.AlexNet(NET, rngs=nnx.Rngs(0))
@@ -33,7 +33,7 @@ def main():
     product_seconds = seconds_of(compile_(jnp.matmul), args.repeats, square, square)
     whole_step = train_step.operations() * args.batch_size / (2 * 2048**3) * product_seconds
     print(f"{contestants.machine()}\nbatch {args.batch_size}; a step at the rate of matrix products = 100 %\n")
-    print(f"{'':8}{'at that rate':>14}{'forward':>12}{'input':>12}{'kernel':>12}")
+    print(f"{'':8}{'at that rate':>14}{'forward':>12}{'input':>12}{'kernel':>12}{'all':>12}")
     rows = {}
     for (layer, seen, side, _), (_, _, _, macs) in zip(layers.sizes(NET), models.layer_table(NET), strict=True):
         weights, shared = getattr(model, layer.name), layer.both or layer is NET.layers[0]
@@ -56,9 +56,11 @@ def main():
             seconds["input"] = seconds_of(compile_(input_gradient), args.repeats, inputs, kernels, grads)
         seconds["kernel"] = seconds_of(compile_(kernel_gradient), args.repeats, inputs, kernels, grads)
         rows[layer.name] = {part: value / whole_step for part, value in seconds.items()}
-        cells = "".join(f"{rows[layer.name].get(part, 0):12.1%}" for part in ("forward", "input", "kernel"))
-        print(f"{layer.name:8}{2 * macs / train_step.operations():14.1%}{cells}", flush=True)
-    print(f"{'all':8}{sum(sum(row.values()) for row in rows.values()):50.1%}")
+        row = rows[layer.name]
+        cells = "".join(f"{row[part]:12.1%}" if part in row else f"{'':12}" for part in ("forward", "input", "kernel"))
+        at_that_rate = len(row) * 2 * macs / train_step.operations()
+        print(f"{layer.name:8}{at_that_rate:14.1%}{cells}{sum(row.values()):12.1%}", flush=True)
+    print(f"{'all':8}{1:14.1%}{sum(sum(row.values()) for row in rows.values()):48.1%}")
     contestants.write(args.output, batch_size=args.batch_size, shares=rows)
 
 

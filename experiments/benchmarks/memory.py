@@ -1,11 +1,13 @@
 """The most memory that training and evaluation of the two-tower net take, by batch size, beside PyTorch and plain Flax.
 
-  pip install -e . && pip install torch --index-url https://download.pytorch.org/whl/cpu
+  python -m pip install torch --index-url https://download.pytorch.org/whl/cpu
   python experiments/benchmarks/memory.py [--output=FILE]
 
 Of a process of its own for every number (VmHWM in /proc/PID/status), with its libraries and, for JAX, the compiler. As
 ratios: to PyTorch (compiled, channels_last) doing the same, and in the last lines of ten views to one.
 """
+
+from tqdm import tqdm
 
 from experiments.benchmarks import contestants
 
@@ -15,10 +17,10 @@ BATCH_SIZES = (32, 64, 128)
 
 
 def main():
-    args = contestants.Parser("memory", __doc__).parse_args()
+    args = contestants.Parser("memory", __doc__, pytorch=True).parse_args()
     peaks = {what: {name: {} for name in NAMES if (what, name) != ("ten_crop", "flax")} for what in TIMES}
     for what, names in peaks.items():
-        for name in names:
+        for name in tqdm(names, what, unit="contestant"):
             for batch_size in BATCH_SIZES:
                 with contestants.Contestant(name, batch_size) as contestant:
                     contestant.seconds(what, TIMES[what])

@@ -175,7 +175,7 @@ def in_another_process(function, *args):
 
 
 def main():
-    args = contestants.Parser("scaling", __doc__, repeats=3).parse_args()
+    args = contestants.Parser("scaling", __doc__, pytorch=False, repeats=3).parse_args()
     for variable in ("JAX_NUM_CPU_DEVICES", "XLA_FLAGS"):
         os.environ.pop(variable, None)
     steps, gathers = time_steps(args.repeats), in_another_process(time_gathers)

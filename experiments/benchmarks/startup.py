@@ -1,6 +1,6 @@
 """The time until the first training step is done, with and without a cache of compiled programs, beside PyTorch.
 
-  pip install -e . && pip install torch --index-url https://download.pytorch.org/whl/cpu
+  python -m pip install torch --index-url https://download.pytorch.org/whl/cpu
   python experiments/benchmarks/startup.py [--repeats=3] [--output=FILE]
 
 Of processes of their own, which take turns, batch 32; PyTorch, compiled with an empty cache, = 1. `import` is what
@@ -13,6 +13,8 @@ import statistics
 import tempfile
 import time
 
+from tqdm import tqdm
+
 from experiments.benchmarks import contestants
 
 NAMES = ("alexnet_jax", "alexnet_jax_2", "pytorch", "pytorch_compiled_last", "flax")
@@ -21,9 +23,9 @@ BATCH_SIZE = 32
 
 
 def main():
-    args = contestants.Parser("startup", __doc__, repeats=3).parse_args()
+    args = contestants.Parser("startup", __doc__, pytorch=True, repeats=3).parse_args()
     seconds = {name: {"empty": [], "filled": []} for name in NAMES}
-    for _ in range(args.repeats):
+    for _ in tqdm(range(args.repeats), unit="turn"):
         for name in NAMES:
             with tempfile.TemporaryDirectory() as directory:
                 for cache in ("empty", "filled"):

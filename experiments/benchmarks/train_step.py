@@ -1,6 +1,6 @@
 """Training steps of the two-tower net beside PyTorch and plain Flax: ratios of median times.
 
-  pip install -e . && pip install torch --index-url https://download.pytorch.org/whl/cpu
+  python -m pip install torch --index-url https://download.pytorch.org/whl/cpu
   python experiments/benchmarks/train_step.py [--batch_size=128] [--repeats=5] [--output=FILE]
 
 Every contestant is a process of its own, and they take turns. Ours is the program's own step, with the augmentation of
@@ -21,7 +21,7 @@ def operations():
 
 
 def main():
-    args = contestants.Parser("train_step", __doc__, batch_size=128, repeats=5).parse_args()
+    args = contestants.Parser("train_step", __doc__, pytorch=True, batch_size=128, repeats=5).parse_args()
     seconds = contestants.compare(list(contestants.NAMES), "train", args.batch_size, args.repeats, times=2)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     best = min(contestants.PYTORCH, key=medians.get)
