@@ -8,11 +8,8 @@ than their sum goes into norms, pools, activations, augmentation, the optimiser,
 """
 
 import functools
-import os
 import statistics
 import time
-
-os.environ["JAX_PLATFORMS"] = "cpu"
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +24,7 @@ NET = models.NETS["two_gpu"]
 def main():
     args = contestants.Parser("layers", __doc__, pytorch=False, batch_size=128, repeats=9).parse_args()
     commands.set_up_jax(1)
+    jax.config.update("jax_platforms", "cpu")
     compile_ = functools.partial(jax.jit, compiler_options=sharding.compiler_options(sharding.create_mesh(1, 1, 2)))
     model = models.AlexNet(NET, rngs=nnx.Rngs(0))
     square = jax.random.normal(jax.random.key(0), (2048, 2048))

@@ -32,8 +32,6 @@ import time
 
 import numpy as np
 
-os.environ["JAX_PLATFORMS"] = "cpu"
-
 from alexnet_jax import commands, fidelity, nets, sharding
 from configs import two_gpu
 from experiments.benchmarks import communication, contestants, train_step
@@ -178,6 +176,7 @@ def main():
     args = contestants.Parser("scaling", __doc__, pytorch=False, repeats=3).parse_args()
     for variable in ("JAX_NUM_CPU_DEVICES", "XLA_FLAGS"):
         os.environ.pop(variable, None)
+    os.environ["JAX_PLATFORMS"] = "cpu"  # of the processes that are started below
     steps, gathers = time_steps(args.repeats), in_another_process(time_gathers)
     fitted = fit(steps["alexnet_jax"], gathers)
     counts = {devices: in_another_process(count_bytes, devices, batch) for devices, batch in DEVICES.items()}
