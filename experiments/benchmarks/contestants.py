@@ -27,6 +27,7 @@ from tqdm import tqdm
 from alexnet_jax import commands
 
 SIZE, STORED, CLASSES = 224, 256, 1000
+SQUARE = 2048  # rows and columns of the matrices that are multiplied for comparison
 NAMES = {
     "alexnet_jax": "alexnet_jax, one device",
     "alexnet_jax_2": "alexnet_jax, two virtual devices",
@@ -168,7 +169,7 @@ def alexnet_jax(batch_size, devices):
         return lambda: jax.block_until_ready(classify_batch([params()], weighted))
 
     product = jax.jit(jax.numpy.matmul, compiler_options=sharding.compiler_options(mesh))
-    square = jax.device_put(rng.normal(size=(2048, 2048)).astype(np.float32))
+    square = jax.device_put(rng.normal(size=(SQUARE, SQUARE)).astype(np.float32))
     return {
         "train": one_step,
         "center": classify(1),
@@ -213,7 +214,7 @@ def pytorch(batch_size, compiled, channels_last):
         net.eval()
         return sum(run(x).softmax(1) for _ in range(number)).topk(5)
 
-    square = torch.randn(2048, 2048)
+    square = torch.randn(SQUARE, SQUARE)
     return {
         "train": train,
         "center": lambda: views(1),

@@ -13,12 +13,12 @@ from alexnet_jax import models
 from experiments.benchmarks import contestants
 
 BATCH_SIZE = 128
-OPERATIONS = 2 * BATCH_SIZE * sum(macs for _, _, _, macs in models.layer_table(models.NETS["two_gpu"]))  # of a view
 WAYS = {"center": 1, "ten_crop": 10}  # views
 
 
 def main():
     args = contestants.Parser("evaluation", __doc__, pytorch=True, repeats=5).parse_args()
+    operations = 2 * BATCH_SIZE * sum(macs for _, _, _, macs in models.layer_table(models.NETS["two_gpu"]))  # of a view
     seconds = {}
     for way, views in WAYS.items():
         names = [name for name in contestants.NAMES if views == 1 or name != "flax"]
@@ -27,9 +27,9 @@ def main():
     medians = {way: {name: statistics.median(values) for name, values in seconds[way].items()} for way in WAYS}
     for way, times in medians.items():
         best = min(times[name] for name in contestants.PYTORCH)
-        rate = 2 * 2048**3 / times["matmul"]
+        rate = 2 * contestants.SQUARE**3 / times["matmul"]
         for name in (name for name in contestants.NAMES if name in times):
-            share = OPERATIONS * WAYS[way] / times[name] / rate
+            share = operations * WAYS[way] / times[name] / rate
             text = f"{way:8} {contestants.NAMES[name]:48} {best / times[name]:5.2f}"
             print(f"{text}   {share:4.0%} of the machine's matrix products")
     for name in ("alexnet_jax", "alexnet_jax_2"):

@@ -27,9 +27,9 @@ def main():
     jax.config.update("jax_platforms", "cpu")
     compile_ = functools.partial(jax.jit, compiler_options=sharding.compiler_options(sharding.create_mesh(1, 1, 2)))
     model = models.AlexNet(NET, rngs=nnx.Rngs(0))
-    square = jax.random.normal(jax.random.key(0), (2048, 2048))
+    square = jax.random.normal(jax.random.key(0), (contestants.SQUARE, contestants.SQUARE))
     product_seconds = seconds_of(compile_(jnp.matmul), args.repeats, square, square)
-    whole_step = train_step.operations() * args.batch_size / (2 * 2048**3) * product_seconds
+    whole_step = train_step.operations() * args.batch_size / (2 * contestants.SQUARE**3) * product_seconds
     print(f"{contestants.machine()}\nbatch {args.batch_size}; a step at the rate of matrix products = 100 %\n")
     print(f"{'':8}{'at that rate':>14}{'forward':>12}{'input':>12}{'kernel':>12}{'all':>12}")
     rows = {}

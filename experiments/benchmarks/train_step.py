@@ -25,7 +25,7 @@ def main():
     seconds = contestants.compare(list(contestants.NAMES), "train", args.batch_size, args.repeats, times=2)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     best = min(contestants.PYTORCH, key=medians.get)
-    rate = 2 * 2048**3 / medians["matmul"]
+    rate = 2 * contestants.SQUARE**3 / medians["matmul"]
     print(f"{contestants.machine()}\nbatch {args.batch_size}, {args.repeats} repeats; speed of PyTorch at its best = 1")
     for name, title in contestants.NAMES.items():
         share = operations() * args.batch_size / medians[name] / rate
