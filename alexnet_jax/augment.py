@@ -29,6 +29,7 @@ def random_views(
     colour_axes_3x3,
     colour_noise,
     divisor,
+    flip=True,
 ):
     """A random crop and flip of every example, less the mean, plus colour noise, divided.
 
@@ -41,6 +42,7 @@ def random_views(
         training set's RGB values, as columns.
       colour_noise: standard deviation of the α that section 4.1 multiplies λ with (0.1 there; 0: no noise).
       divisor: of the result; 1 in the paper, 1.1 in the 2012 code.
+      flip: whether one half of the crops, at random, is mirrored.
 
     Returns:
       float32 [B, image_size, image_size, 3], about −128 … 127.
@@ -52,7 +54,7 @@ def random_views(
         x = lax.dynamic_slice(
             image, (*jax.random.randint(offset_key, (2,), 0, offsets), 0), (image_size, image_size, 3)
         )
-        x = jnp.where(jax.random.bernoulli(flip_key), x[:, ::-1], x).astype(jnp.float32)
+        x = jnp.where(flip & jax.random.bernoulli(flip_key), x[:, ::-1], x).astype(jnp.float32)
         alpha = colour_noise * jax.random.normal(jax.random.split(colour_key, 3)[2], (3,))
         return x + colour_axes_3x3 @ (alpha * colour_scale_3)
 

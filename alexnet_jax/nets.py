@@ -70,6 +70,15 @@ CIFAR10_13PCT = Net(
         Dense("fc10", 10, both=True, decay=0.004),
     ),
 )
+CIFAR10_11PCT = changed(
+    CIFAR10_13PCT,
+    {
+        "conv1": {"then": "relu pool norm"},
+        "conv2": {"then": "relu norm pool"},
+        "local3": {"features": 64},
+        "fc10": {"decay": 0.01},
+    },
+)
 
 NETS = {
     "two_gpu": TWO_GPU,
@@ -79,6 +88,7 @@ NETS = {
     ),
     "no_overlap": changed(TWO_GPU, {"conv2": {"pad": 1}, "conv5": {"pad": 0}}, pool=(2, 2)),
     "no_norm": changed(TWO_GPU, {}, norm=None),
+    "no_dropout": changed(TWO_GPU, {name: {"then": "relu"} for name in ("fc6", "fc7")}),
     "separate": changed(
         TWO_GPU,
         {
@@ -113,6 +123,12 @@ NETS = {
     ),
     "caffe": CAFFE,
     "caffenet": changed(CAFFE, {name: {"then": "relu pool norm"} for name in ("conv1", "conv2")}),
+    # Section 3.1: four layers, whole images, "no regularization of any kind".
+    "cifar10_figure1": dataclasses.replace(
+        CIFAR10_80SEC,
+        image_size=32,
+        layers=tuple(dataclasses.replace(layer, decay=0.0) for layer in CIFAR10_80SEC.layers if layer.name != "fc64"),
+    ),
     "cifar10_80sec": CIFAR10_80SEC,
     "cifar10_18pct": dataclasses.replace(
         CIFAR10_80SEC,
@@ -125,15 +141,8 @@ NETS = {
         ),
     ),
     "cifar10_13pct": CIFAR10_13PCT,
-    "cifar10_11pct": changed(
-        CIFAR10_13PCT,
-        {
-            "conv1": {"then": "relu pool norm"},
-            "conv2": {"then": "relu norm pool"},
-            "local3": {"features": 64},
-            "fc10": {"decay": 0.01},
-        },
-    ),
+    "cifar10_11pct": CIFAR10_11PCT,
+    "cifar10_11pct_no_norm": changed(CIFAR10_11PCT, {}, norm=None),
 }
 
 

@@ -256,6 +256,7 @@ def device_loss(config, net, devices, dataset, params, batch, step, noise):
         dataset.colour_axes,
         jnp.where(noise, config.augment.colour_noise, 0),
         jnp.where(noise, config.augment.divisor, 1),
+        config.augment.flip,
     )
     logits, _ = models.apply(net, devices, params, x, tower_keys_BxT)
     values = {

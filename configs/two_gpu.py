@@ -47,6 +47,7 @@ def get_config():
     config.model.conv3to5_stddev = placeholder(float)
 
     config.augment = ConfigDict()
+    config.augment.flip = True  # half of the crops, at random, mirrored
     config.augment.colour_noise = 0.1  # standard deviation of α in section 4.1; 0: none
     config.augment.colour_scale = "standard_deviation"  # as in the 2012 code; eigenvalue: as in the paper's text
     config.augment.divisor = placeholder(float)

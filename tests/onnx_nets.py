@@ -152,6 +152,13 @@ def no_norm(net):
     net.flatten().dense("fc6").relu().half().dense("fc7").relu().half().dense("fc8")
 
 
+def no_dropout(net):
+    blocks_1_and_2(net, towers=2)
+    net.conv("conv3", pad=1).relu().conv("conv4", pad=1, groups=2).relu()
+    block_5(net, towers=2)
+    net.flatten().dense("fc6").relu().dense("fc7").relu().dense("fc8")
+
+
 def separate(net):
     blocks_1_and_2(net, towers=2)
     net.conv("conv3", pad=1, groups=2).relu().conv("conv4", pad=1, groups=2).relu()
@@ -198,6 +205,13 @@ def caffenet(net):
     net.flatten().dense("fc6").relu().dense("fc7").relu().dense("fc8")
 
 
+def cifar10_figure1(net):
+    net.conv("conv1", pad=2).max_pool("pool1", 3).relu()
+    net.conv("conv2", pad=2).relu().average_pool("pool2", 3)
+    net.conv("conv3", pad=2).relu().average_pool("pool3", 3)
+    net.flatten().dense("fc10")
+
+
 def cifar10_80sec(net):
     net.conv("conv1", pad=2).max_pool("pool1", 3).relu()
     net.conv("conv2", pad=2).relu().average_pool("pool2", 3)
@@ -212,15 +226,15 @@ def cifar10_18pct(net):
     net.flatten().dense("fc10")
 
 
-NETS = (two_gpu, one_gpu, no_overlap, no_norm, separate, sixth_conv, no_towers)
-NETS += (one_weird_trick, caffe, caffenet, cifar10_80sec, cifar10_18pct)
+NETS = (two_gpu, one_gpu, no_overlap, no_norm, no_dropout, separate, sixth_conv, no_towers)
+NETS += (one_weird_trick, caffe, caffenet, cifar10_figure1, cifar10_80sec, cifar10_18pct)
 NETS = {net.__name__: net for net in NETS}
 
 
 def build(name, fidelity, params, image_size):
     """A model from "image" N×3×H×W to "logits" N×classes and all that has a label, maps N×C×H×W and layers N×units.
 
-    `fidelity` ("paper" or "code") is of the first six nets. `params` has a "kernel" (H×W×I×O with I of one group, or
+    `fidelity` ("paper" or "code") is of the first seven nets. `params` has a "kernel" (H×W×I×O with I of one group, or
     inputs×units) and a "bias" of each layer; their sizes are the net's.
     """
     net = Graph(params, image_size, fidelity == "code")

@@ -21,12 +21,14 @@ ORDERS = {
     "caffenet": f"conv1 relu pool1 norm1 conv2 relu pool2 norm2 {TAIL}",
     "one_weird_trick": "conv1 relu pool1 conv2 relu pool2 conv3 relu conv4 relu conv5 relu pool5 "
     "dropout fc6 relu dropout fc7 relu fc8",
+    "cifar10_figure1": "conv1 pool1 relu conv2 relu pool2 conv3 relu pool3 fc10",
     "cifar10_80sec": "conv1 pool1 relu conv2 relu pool2 conv3 relu pool3 fc64 relu fc10",
     "cifar10_18pct": "conv1 pool1 relu same_map_norm1 conv2 relu pool2 same_map_norm2 conv3 relu pool3 fc10",
     "cifar10_13pct": "conv1 relu pool1 conv2 relu pool2 local3 relu local4 relu fc10",
     "cifar10_11pct": "conv1 relu pool1 norm1 conv2 relu norm2 pool2 local3 relu local4 relu fc10",
+    "cifar10_11pct_no_norm": "conv1 relu pool1 conv2 relu pool2 local3 relu local4 relu fc10",
 }
-CODE_NETS = ("two_gpu", "one_gpu", "no_overlap", "no_norm", "separate", "sixth_conv")
+CODE_NETS = ("two_gpu", "one_gpu", "no_overlap", "no_norm", "no_dropout", "separate", "sixth_conv")
 
 
 def column(*convs, hidden):
@@ -75,16 +77,19 @@ NETS = {
     "one_gpu": TWO_GPU | {"towers": 1, "maps": column(48, 128, 192, 192, 256, hidden=4096)},
     "no_overlap": TWO_GPU | {"pool": 2, "pad": {"conv1": 0, "conv2": 1, "conv5": 0}},
     "no_norm": TWO_GPU | {"norm": None},
+    "no_dropout": TWO_GPU,
     "separate": TWO_GPU | {"maps": column(48, 160, 192, 192, 128, hidden=4096), "both": ("conv1",)},
     "sixth_conv": TWO_GPU | {"maps": column(48, 128, 192, 192, 128, 128, hidden=2048)},
     "no_towers": NO_TOWERS,
     "one_weird_trick": NO_TOWERS | TORCHVISION | {"maps": column(64, 192, 384, 256, 256, hidden=4096)},
     "caffe": CAFFE,
     "caffenet": CAFFE,
+    "cifar10_figure1": AVERAGING | {"image": 32, "maps": {"conv1": 32, "conv2": 32, "conv3": 64}},
     "cifar10_80sec": AVERAGING | {"maps": {"conv1": 32, "conv2": 32, "conv3": 64, "fc64": 64}},
     "cifar10_18pct": AVERAGING | {"maps": {"conv1": 32, "conv2": 32, "conv3": 64}},
     "cifar10_13pct": CIFAR10 | {"maps": {"conv1": 64, "conv2": 64, "local3": 32, "local4": 32}},
     "cifar10_11pct": CIFAR10 | {"maps": {"conv1": 64, "conv2": 64, "local3": 64, "local4": 32}},
+    "cifar10_11pct_no_norm": CIFAR10 | {"maps": {"conv1": 64, "conv2": 64, "local3": 64, "local4": 32}},
 }
 
 
@@ -96,6 +101,8 @@ def describe(name, fidelity="paper", width=1.0, image_size=None, num_classes=Non
         order, norm = ORDERS["code"], norm and norm | {"alpha": 2e-5}  # the code divides alpha by the window's 5 maps
     if name == "sixth_conv":
         order = order.replace("fc6", "conv6 relu fc6")
+    if name == "no_dropout":
+        order = order.replace(" dropout", "")
     words = [word for word in order.split() if norm or "norm" not in word]
     ops, key = [], None
     for word in words:

@@ -60,6 +60,13 @@ def test_offsets_from_0_to_32_and_flips_are_equally_likely_and_independent():
     assert abs(chi_square_per_degree(together) - 1) < 4 * np.sqrt(2 / (33 * 33 * 2))
 
 
+def test_without_flips_a_whole_image_stays_as_it_is():
+    images = position_images(30, 32)
+    keys = jax.random.split(jax.random.key(0), 30)
+    x = augment.random_views(images, keys, keys, 32, np.zeros(3, np.float32), STD, AXES, 0.0, 1.0, flip=False)
+    np.testing.assert_array_equal(x, images)
+
+
 def test_a_view_depends_on_its_key_alone():
     images = position_images(6, 72)
     keys = jax.random.split(jax.random.key(0), 6)[3:4]

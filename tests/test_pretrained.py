@@ -24,6 +24,7 @@ from alexnet_jax import UserError, checkpoint, datasets, ensemble, predict, pret
 from configs import two_gpu
 
 SUFFIXES = [".safetensors", ".onnx", pytest.param(".pth", marks=pytest.mark.slow)]  # .pth needs torch
+LOCALLY_CONNECTED = ("cifar10_13pct", "cifar10_11pct", "cifar10_11pct_no_norm")
 
 
 def assert_same(a, b):
@@ -40,7 +41,7 @@ def assert_same(a, b):
 def test_there_and_back(name, kind, suffix, tmp_path):
     weights = some_weights(name, kind)
     path = tmp_path / f"net{suffix}"
-    if suffix == ".onnx" and name in ("cifar10_13pct", "cifar10_11pct"):
+    if suffix == ".onnx" and name in LOCALLY_CONNECTED:
         with pytest.raises(UserError, match="local3 is locally connected, for which ONNX has no operator"):
             pretrained.write(path, weights)
         assert not path.exists()
@@ -68,7 +69,7 @@ def test_variants_there_and_back(fields, suffix, tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "kind", "fields"),
-    [(*case, {}) for case in witnesses.CASES if case[0] not in ("cifar10_13pct", "cifar10_11pct")]
+    [(*case, {}) for case in witnesses.CASES if case[0] not in LOCALLY_CONNECTED]
     + [("two_gpu", "code", {"activation": "tanh", "without": "conv5", "input_std": (58.0, 57.0, 57.5)})],
 )
 def test_written_onnx_gives_the_same_logits_in_onnx_runtime(name, kind, fields, tmp_path):
