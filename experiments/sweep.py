@@ -5,8 +5,9 @@ r"""Runs all members of a sweep: several at a time on this machine, or as an arr
   python experiments/sweep.py slurm --config=configs/quickstart_sweep.py --workdir=DIR
 
 A config with members has, beside get_config(), a function sweep() that yields a dict of settings for each, as
-{"schedule.learning_rate": 0.01, "seed": 0}; --config.FIELD=VALUE sets a field for all of them. Each member is a run of
-alexnet_jax.main in a directory of its own in DIR, with what it printed in log.txt.
+{"schedule.learning_rate": 0.01, "seed": 0}; --config.FIELD=VALUE sets a field for all of them. With
+--config=FILE.py:WORD both are called with the word. Each member is a run of alexnet_jax.main in a directory of its own
+in DIR, with what it printed in log.txt, and the project's commit at each start in commits.txt.
 
 Started again, it leaves out the members that are finished and goes on with the others; one that fails is reported and
 stops no other. SIGINT and SIGTERM let all save, a second one kills them. `local` divides CPU cores and GPUs among the
@@ -43,7 +44,7 @@ ERRORS = [(way, name) for way in ("center", "ten_crop") for name in ("top1_error
 class Member:
     """One run of a sweep."""
 
-    config: pathlib.Path  # the file
+    config: str  # the file, perhaps with a word for its get_config(), as FILE:WORD
     defaults: dict  # every field of its get_config()
     overrides: tuple[str, ...]  # --config.FIELD=VALUE, for all members
     settings: dict  # of this one
@@ -86,6 +87,8 @@ class Member:
         self.workdir.mkdir(parents=True, exist_ok=True)
         files.write_json(self.workdir / "run.json", self.description)
         (self.workdir / "failed").unlink(missing_ok=True)
+        with (self.workdir / "commits.txt").open("a") as file:
+            print(commit(), file=file)
         with (self.workdir / "log.txt").open("ab") as log:
             # In a session of its own, where Ctrl-C at the keyboard does not reach it twice.
             process = subprocess.Popen(
@@ -123,6 +126,17 @@ class Member:
         return lines[-1] if lines else ""
 
 
+def commit():
+    """The commit that this program is of, with a + if its files were changed since; 'unknown' without git."""
+    git = ["git", "-C", str(pathlib.Path(__file__).parent.parent)]
+    try:
+        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        changed = subprocess.run([*git, "status", "--porcelain", "--", "*.py"], capture_output=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return head + "+" * bool(changed)
+
+
 def _end_with_parent():
     """Has SIGTERM sent to this process when its parent dies, of kill -9 perhaps."""
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
@@ -153,8 +167,14 @@ def shares(number):
     return found
 
 
-def read_members(path, workdir, overrides):
-    """The members of a config. Raises UserError if it has none, two that are equal, or one with an unknown field."""
+def read_members(config, workdir, overrides):
+    """The members of a config, FILE or FILE:WORD.
+
+    Raises:
+      UserError: it has none, two that are equal, or one with an unknown field.
+    """
+    path, *words = config.split(":", 1)
+    path = pathlib.Path(path)
     if not path.is_file():
         raise UserError(f"--config={path}: no such file; the project's own are in configs/")
     spec = importlib.util.spec_from_file_location(path.stem, path)
@@ -162,8 +182,8 @@ def read_members(path, workdir, overrides):
     sys.path.insert(0, os.getcwd())  # for configs that build on others, as alexnet_jax.main has it
     try:
         spec.loader.exec_module(module)
-        defaults = dict(settings.flatten(module.get_config().to_dict()))
-        all_settings = [dict(member) for member in module.sweep()] if hasattr(module, "sweep") else None
+        defaults = dict(settings.flatten(module.get_config(*words).to_dict()))
+        all_settings = [dict(member) for member in module.sweep(*words)] if hasattr(module, "sweep") else None
     except Exception as error:  # a user's program can raise anything: what, and where, is said
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
         where = f"{path}, line {lines[-1]}" if lines else path
@@ -184,7 +204,9 @@ def read_members(path, workdir, overrides):
         name = directory_name(member)
         if name in found:
             raise UserError(f"--config={path}: sweep() yields {member} twice")
-        found[name] = Member(path.resolve(), defaults, tuple(overrides), member, workdir / name)
+        found[name] = Member(
+            ":".join([str(path.resolve()), *words]), defaults, tuple(overrides), member, workdir / name
+        )
     return list(found.values())
 
 
@@ -291,7 +313,7 @@ def write_table(members, workdir):
 def main():
     parser = commands.Parser("experiments.sweep", __doc__)
     parser.add_argument("command", choices=("list", "local", "slurm"))
-    parser.add_argument("--config", type=pathlib.Path, required=True, help="a file with get_config() and sweep()")
+    parser.add_argument("--config", required=True, help="a file with get_config() and sweep()")
     parser.add_argument("--workdir", type=pathlib.Path, required=True, help="where the members' directories are")
     parser.add_argument("--at_once", type=int, default=1, help="local: members that run at the same time (1)")
     parser.add_argument("--member", type=int, help="local: this one alone, by its number in the list")

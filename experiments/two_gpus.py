@@ -1,0 +1,25 @@
+"""Two towers on two GPUs have a lower error than the net that fits on one (section 3.2).
+
+Paper: 1.7 points of top-1 and 1.2 of top-5 error less than a net with half the maps in every convolution but the last
+(ILSVRC-2010 test).
+Log of 2012: 145-2010 37.47 / 17.00 %, 145-half 39.17 / 18.23 %, ten views. On ILSVRC-2012 the towers that never
+communicate, net 150, which the paper does not mention: 41.83 / 19.33 %, net 145 40.66 / 18.21 %.
+
+  python -m experiments two_gpus --scale=full --root=imagenet256 --workdir=DIR
+  python -m experiments two_gpus --scale=laptop --root=imagenette256 --workdir=DIR
+
+Cost: three trainings of 90 epochs on ImageNet; nine runs of four to five minutes of a CPU core.
+"""
+
+from experiments import claims
+
+DATA = claims.PHOTOGRAPHS
+
+
+def get_config(scale="laptop"):
+    return claims.paper_config(scale)
+
+
+def sweep(scale="laptop"):
+    one_gpu = {"model.net": "one_gpu", "mesh.model": 1}
+    return claims.over_seeds(scale, {}, one_gpu, {"model.net": "separate"})
