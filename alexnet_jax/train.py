@@ -298,8 +298,8 @@ def finish(config, workdir, net, mesh, dataset, params, step):
 def write_result(workdir, result, kernels_HxWx3xN, towers):
     """Writes the pictures, then `result.json`. Raises UserError if they cannot be written."""
     try:
-        visualize.conv1_kernels(kernels_HxWx3xN, towers, workdir / "conv1.png")
-        visualize.curves(workdir / "metrics.jsonl", workdir / "curves.png")
+        (workdir / "conv1.png").write_bytes(visualize.png(visualize.conv1_kernels(kernels_HxWx3xN, towers)))
+        (workdir / "curves.png").write_bytes(visualize.png(visualize.curves(workdir / "metrics.jsonl")))
         files.write_json(workdir / "result.json", result)
     except OSError as error:
         raise UserError(f"{workdir}: cannot be written ({error.strerror or error})") from error

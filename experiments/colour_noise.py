@@ -20,3 +20,7 @@ def get_config(scale="laptop"):
 
 def sweep(scale="laptop"):
     return claims.over_seeds(scale, {}, {"augment.colour_noise": 0.0})
+
+
+def summary(found):
+    return claims.compare(found, {"with the noise": {}, "without": {"augment.colour_noise": 0.0}})

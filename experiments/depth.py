@@ -21,3 +21,9 @@ def get_config(scale="laptop"):
 
 def sweep(scale="laptop"):
     return claims.over_seeds(scale, {}, *({"model.without": layer} for layer in LAYERS))
+
+
+def summary(found):
+    return claims.compare(
+        found, {"all layers": {}} | {f"without {layer}": {"model.without": layer} for layer in LAYERS}
+    )

@@ -20,3 +20,7 @@ def get_config(scale="laptop"):
 
 def sweep(scale="laptop"):
     return claims.over_seeds(scale, {}, {"model.net": "no_norm"})
+
+
+def summary(found):
+    return claims.compare(found, {"with norms": {}, "without norms": {"model.net": "no_norm"}})

@@ -28,3 +28,13 @@ def get_config(scale="laptop"):
 def sweep(scale="laptop"):
     names = ("cifar10_13pct", "cifar10_11pct", "cifar10_11pct_no_norm")
     return claims.over_seeds(scale, *({"model.net": name} for name in names))
+
+
+def summary(found):
+    names = {
+        "with norms (11pct)": "cifar10_11pct",
+        "the same without its norms": "cifar10_11pct_no_norm",
+        "2012's without norms (13pct)": "cifar10_13pct",
+    }
+    nets = {label: {"model.net": name} for label, name in names.items()}
+    return claims.compare(found, nets, claimed=["the same without its norms"])

@@ -20,3 +20,7 @@ def get_config(scale="laptop"):
 
 def sweep(scale="laptop"):
     return claims.over_seeds(scale, {}, {"model.net": "no_overlap"})
+
+
+def summary(found):
+    return claims.compare(found, {"3×3, stride 2": {}, "2×2, stride 2": {"model.net": "no_overlap"}})

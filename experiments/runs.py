@@ -1,20 +1,61 @@
-"""Finished trainings as they are kept: what was run by which commit, and all that it measured, a JSON file for each."""
+"""Finished trainings as they are kept: a JSON file for each, of what was run, by which commit, and what it measured."""
 
+import dataclasses
 import json
 import pathlib
 
 from alexnet_jax import files
 
-RUNS = pathlib.Path(__file__).parent / "results" / "runs"
+RESULTS = pathlib.Path(__file__).parent / "results"
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A finished training of a claim's sweep.
+
+    Attributes:
+      path: of its file.
+      commit: of the project when it was started, and of every later start, with a + where files had been changed.
+      settings: in which it differs from the claim's config.
+      config: all fields.
+      result: what `train_and_evaluate` returned.
+      metrics: the lines of metrics.jsonl, but for the speed.
+    """
+
+    path: pathlib.Path
+    commit: str
+    settings: dict
+    config: dict
+    result: dict
+    metrics: list = dataclasses.field(repr=False)
+
+    @property
+    def seed(self):
+        return self.settings["seed"]
+
+    def errors(self, split, name="top1_error"):
+        """Epochs and errors, as fractions, of a split: `train` or `eval`."""
+        return zip(*[(line["epoch"], line[name]) for line in self.metrics if line["split"] == split], strict=True)
+
+
+def directory(scale, data):
+    """Where the trainings on a data set are kept."""
+    return RESULTS / "runs" / scale / data
+
+
+def load(scale, data):
+    """All finished trainings on a data set, by the names of their files."""
+    return [Run(path, **files.read_json(path)) for path in sorted(directory(scale, data).glob("*.json"))]
 
 
 def keep(member, scale, data):
-    """Writes the file of a finished member of a claim's sweep: `commit`, `settings`, `config`, `result`, `metrics`.
+    """Writes the file of a finished member of a claim's sweep.
 
     Nothing in it depends on where the data and the directory of the run were, or on the speed of the machine.
     """
     config = files.read_json(member.workdir / "config.json")
     config["dataset"]["root"] = pathlib.Path(config["dataset"]["root"]).name
+    config["init_from"] = pathlib.Path(config["init_from"]).name
     metrics = [json.loads(line) for line in (member.workdir / "metrics.jsonl").read_text().splitlines()]
     for line in metrics:
         line.pop("images_per_second", None)
@@ -25,7 +66,7 @@ def keep(member, scale, data):
         "result": member.result,
     }
     lines = ",\n  ".join(json.dumps(line) for line in metrics)
-    directory = RUNS / scale / data
-    directory.mkdir(parents=True, exist_ok=True)
-    with files.whole(directory / f"{member.workdir.name}.json") as file:
+    path = directory(scale, data) / f"{member.workdir.name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with files.whole(path) as file:
         file.write(json.dumps(kept, indent=1)[:-2] + f',\n "metrics": [\n  {lines}\n ]\n}}\n')

@@ -1,4 +1,4 @@
-"""The mean of ten views has a lower error than the centre view (section 4.1, footnote of section 6).
+"""The mean of ten views has a lower error than the centre view (section 4.1).
 
 Paper: 37.5 / 17.0 % by ten, 39.0 / 18.3 % by the centre (ILSVRC-2010 test).
 Log of 2012: 37.47 / 17.00 % by ten, 39.02 / 18.30 % by the centre.
@@ -8,6 +8,8 @@ Log of 2012: 37.47 / 17.00 % by ten, 39.02 / 18.30 % by the centre.
 
 Cost: a training of 90 epochs on ImageNet; three runs of four to five minutes of a CPU core.
 """
+
+import numpy as np
 
 from experiments import claims
 
@@ -20,3 +22,19 @@ def get_config(scale="laptop"):
 
 def sweep(scale="laptop"):
     return claims.over_seeds(scale, {})
+
+
+def summary(found):
+    if not found:
+        return claims.Summary(claims.NOT_RUN)
+    table, differences = [["", "centre", "ten views", "less by"]], {}
+    for error, name in {"top1_error": "top-1", "top5_error": "top-5"}.items():
+        centre, ten = (np.array([run.result[way][error] for run in found]) for way in ("center", "ten_crop"))
+        differences[name] = claims.paired_difference(centre, ten)
+        cells = [claims.mean_and_deviation(centre), claims.mean_and_deviation(ten)]
+        table.append([name, *cells, claims.interval(*differences[name])])
+    estimate, low, high = differences["top-1"]
+    said = claims.interval(estimate, low, high)
+    return claims.Summary(
+        claims.verdict(low, high), f"{said} points", f"Centre less ten views, top-1 error: {said} points.", table, found
+    )

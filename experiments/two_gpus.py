@@ -14,6 +14,7 @@ Cost: three trainings of 90 epochs on ImageNet; nine runs of four to five minute
 from experiments import claims
 
 DATA = claims.PHOTOGRAPHS
+ONE_GPU = {"model.net": "one_gpu", "mesh.model": 1}
 
 
 def get_config(scale="laptop"):
@@ -21,5 +22,9 @@ def get_config(scale="laptop"):
 
 
 def sweep(scale="laptop"):
-    one_gpu = {"model.net": "one_gpu", "mesh.model": 1}
-    return claims.over_seeds(scale, {}, one_gpu, {"model.net": "separate"})
+    return claims.over_seeds(scale, {}, ONE_GPU, {"model.net": "separate"})
+
+
+def summary(found):
+    nets = {"two towers": {}, "one GPU's net": ONE_GPU, "towers that never communicate": {"model.net": "separate"}}
+    return claims.compare(found, nets, claimed=["one GPU's net"])

@@ -1,0 +1,74 @@
+"""Pages of text, tables and pictures, as HTML in one file or as Markdown.
+
+A page is a list of blocks: ("title" | "heading" | "text" | "code", text), ("table", rows of text, of which the first is
+the head), or ("picture", name, caption, the bytes of a PNG). In texts `code` stands between backticks, and links are as
+in Markdown.
+"""
+
+import base64
+import html
+import re
+
+STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
+h1, h2 { line-height: 1.2; margin-top: 2.2rem }
+table { border-collapse: collapse; margin: 1rem 0; font-size: 0.9rem; display: block; overflow-x: auto }
+th, td { border: 1px solid #ddd; padding: 0.3rem 0.6rem; text-align: left; vertical-align: top }
+th { background: #f4f4f4 }
+pre { background: #f4f4f4; padding: 0.8rem; overflow-x: auto; font-size: 0.85rem }
+code { background: #f4f4f4 }
+img { max-width: 100%; height: auto }
+figure { margin: 1rem 0 }
+figcaption { color: #555; font-size: 0.9rem }
+"""
+
+
+def to_html(blocks):
+    """One HTML document that needs no other file."""
+    title = next(content for kind, content in blocks if kind == "title")
+    body = "\n".join(_html(*block) for block in blocks)
+    head = f'<meta charset="utf-8">\n<title>{html.escape(title)}</title>\n<style>{STYLE}</style>'
+    return f'<!doctype html>\n<html lang="en">\n<head>\n{head}\n</head>\n<body>\n{body}\n</body>\n</html>\n'
+
+
+def _html(kind, *content):
+    match kind:
+        case "title" | "heading" | "text":
+            tag = {"title": "h1", "heading": "h2", "text": "p"}[kind]
+            return f"<{tag}>{_inline(content[0])}</{tag}>"
+        case "code":
+            return f"<pre>{html.escape(content[0])}</pre>"
+        case "table":
+            head, *rows = content[0]
+            lines = ["".join(f"<th>{_inline(cell)}</th>" for cell in head)]
+            lines += ["".join(f"<td>{_inline(cell)}</td>" for cell in row) for row in rows]
+            return "<table>\n" + "\n".join(f"<tr>{line}</tr>" for line in lines) + "\n</table>"
+        case "picture":
+            _, caption, data = content
+            source = f"data:image/png;base64,{base64.b64encode(data).decode()}"
+            text = _inline(caption)
+            return f'<figure><img alt="{text}" src="{source}"><figcaption>{text}</figcaption></figure>'
+
+
+def _inline(text):
+    text = re.sub(r"`([^`]*)`", r"<code>\1</code>", html.escape(text))
+    return re.sub(r"\[(.*?)\]\((.*?)\)", r'<a href="\2">\1</a>', text)
+
+
+def to_markdown(blocks, pictures):
+    """The same as Markdown, with the pictures as files NAME.png in a directory, whose path from the page this is."""
+    return "\n\n".join(_markdown(pictures, *block) for block in blocks) + "\n"
+
+
+def _markdown(pictures, kind, *content):
+    match kind:
+        case "title" | "heading" | "text":
+            return {"title": "# ", "heading": "## ", "text": ""}[kind] + content[0]
+        case "code":
+            return f"```sh\n{content[0]}\n```"
+        case "table":
+            head, *rows = ([cell.replace("|", "\\|") for cell in row] for row in content[0])
+            return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows])
+        case "picture":
+            name, caption, _ = content
+            return f"![{caption}]({pictures}/{name}.png)"

@@ -1,0 +1,92 @@
+"""In every run one tower's first kernels become colour-agnostic and the other's colour-specific (Figure 3).
+
+Paper: "the kernels on GPU 1 are largely color-agnostic, while the kernels on GPU 2 are largely color-specific. This
+kind of specialization occurs during every run and is independent of any particular random weight initialization (modulo
+a renumbering of the GPUs)" (section 6.1).
+Log of 2012: pictures of the kernels only.
+
+  python -m experiments fig3_kernels --scale=full --root=imagenet256 --workdir=DIR
+  python -m experiments fig3_kernels --scale=laptop --root=imagenette256 --workdir=DIR
+
+Measured is how much of the energy of a tower's kernels is colour: what is left of red, green and blue when their mean is
+taken away, 0 of a grey kernel, two thirds of noise. A laptop's kernels still hold the noise that they began with, which
+the weight decay of 90 epochs would have taken away, so it is the change from there that counts. Towers differ if the gap
+between them is among the largest 5 % of those between halves of the same kernels that are drawn at random.
+
+Cost: a training of 90 epochs on ImageNet; three runs at the full width and 112 pixels, 20 minutes of a CPU core each.
+"""
+
+import base64
+import functools
+
+import jax
+import numpy as np
+
+from alexnet_jax import ensemble, files, models, visualize
+from experiments import claims
+
+DATA = claims.PHOTOGRAPHS
+PERMUTATIONS = 10_000
+
+
+def get_config(scale="laptop"):
+    return claims.paper_config(scale)
+
+
+def sweep(scale="laptop"):
+    return claims.over_seeds(scale, {"model.width": 1.0})
+
+
+def measure(members):
+    """For each directory `share` and `energy` of each kernel's change, and the `kernels` as float16 [11, 11, 3, N]."""
+    found = {}
+    for member in members:
+        trained = ensemble.load([member.workdir])
+        (net,), (params,) = trained.nets, trained.params
+        seed = files.read_json(member.workdir / "config.json")["seed"]
+        began = jax.jit(functools.partial(models.init, net))(jax.random.key(seed))["conv1"]["kernel"]
+        kernels = np.asarray(params["conv1"]["kernel"])
+        share, energy = colour(kernels - np.asarray(began))
+        found[member.workdir.name] = {
+            "share": share.round(4).tolist(),
+            "energy": energy.round(6).tolist(),
+            "kernels": base64.b64encode(kernels.astype(np.float16).tobytes()).decode(),
+        }
+    return found
+
+
+def colour(kernels_HxWx3xN):
+    """The share of colour in each kernel's energy, and that energy: [N], [N]."""
+    energy = (kernels_HxWx3xN**2).sum((0, 1, 2))
+    return ((kernels_HxWx3xN - kernels_HxWx3xN.mean(2, keepdims=True)) ** 2).sum((0, 1, 2)) / energy, energy
+
+
+def by_tower(share, energy):
+    """The share of colour of each tower, [2], and how likely a gap like theirs is between random halves."""
+
+    def of_halves(order):
+        halves = (-1, 2, len(share) // 2)
+        return (share * energy)[order].reshape(halves).sum(2) / energy[order].reshape(halves).sum(2)
+
+    rng = np.random.default_rng(0)
+    towers = of_halves(np.arange(len(share)))
+    gaps = abs(np.diff(of_halves(np.stack([rng.permutation(len(share)) for _ in range(PERMUTATIONS)]))))
+    return towers[0], (1 + (gaps >= abs(np.diff(towers))).sum()) / (1 + PERMUTATIONS)
+
+
+def summary(found, measured):
+    found = [run for run in found if run.path.stem in measured]
+    if not found:
+        return claims.Summary(claims.NOT_RUN)
+    table, significant, pictures = [["seed", "colour in tower 0, %", "in tower 1, %", "by chance"]], 0, {}
+    for run in found:
+        of_run = measured[run.path.stem]
+        shares, chance = by_tower(np.array(of_run["share"]), np.array(of_run["energy"]))
+        significant += chance < 0.05
+        table.append([str(run.seed), *map(claims.percent, shares), f"{chance:.4f}"])
+        kernels = np.frombuffer(base64.b64decode(of_run["kernels"]), np.float16).reshape(11, 11, 3, -1)
+        picture = visualize.png(visualize.conv1_kernels(kernels.astype(np.float32), 2))
+        pictures[f"fig3_seed_{run.seed}"] = (f"Kernels of conv1, seed {run.seed}.", picture)
+    said = f"{significant} of {len(found)} runs"
+    verdict = claims.SUPPORTS if significant == len(found) else claims.CONTRADICTS if not significant else claims.OPEN
+    return claims.Summary(verdict, said, f"The towers differ in colour in {said}.", table, found, pictures)

@@ -1,0 +1,102 @@
+"""Images with close outputs of the last hidden layer are alike, though their pixels are far apart (Figure 4).
+
+Paper: five test images, each with the six training images whose 4096 features are nearest; "the retrieved training
+images are generally not close in L2 to the query images" (section 6.1).
+Log of 2012: nothing.
+
+  python -m experiments fig4_retrieval --scale=full --root=imagenet256 --workdir=DIR
+  python -m experiments fig4_retrieval --scale=laptop --workdir=DIR
+
+A laptop takes the embedded textures, whose pictures can be drawn again. Measured is how many of the six nearest
+training images are of the query's class, by features and by pixels (of the images shrunk to 32×32).
+
+Cost: a training of 90 epochs on ImageNet; three runs of two to three minutes of a CPU core.
+"""
+
+import numpy as np
+
+from alexnet_jax import datasets, ensemble, evaluate, images, retrieval, textures, visualize
+from configs import quickstart
+from experiments import claims
+
+DATA = {"full": "imagenet", "laptop": "textures"}
+NEIGHBOURS = 6
+WAYS = ("features", "pixels")
+SHOWN = (0, 23, 46, 69, 94)  # test images
+
+
+def get_config(scale="laptop"):
+    return claims.paper_config(scale) if scale == "full" else quickstart.get_config()
+
+
+def sweep(scale="laptop"):
+    return claims.over_seeds(scale, {})
+
+
+def measure(members):
+    """For each directory, of its test images' neighbours among the training images:
+
+    `same_class`: the share that is of the query's class, by `features` and by `pixels`; and `shown`: for SHOWN a dict
+    of `query`, `class`, `predictions` and `neighbours` by features, images as their numbers.
+    """
+    found = {}
+    for member in members:
+        trained = ensemble.load([member.workdir])
+        (net,), (first,) = trained.nets, trained.members
+        dataset = datasets.load(first.dataset, first.root, net.stored_size)
+        splits = dataset.test, dataset.train
+        labels, others_labels = ([split[i][1] for i in range(len(split))] for split in splits)
+        near = {
+            "features": retrieval.nearest(*(retrieval.features(trained, split) for split in splits), NEIGHBOURS),
+            "pixels": retrieval.nearest(*map(thumbnails, splits), NEIGHBOURS),
+        }
+        classify = evaluate.make_classify(trained.nets, trained.mesh, trained.means, views=1)
+        outputs = evaluate.classify_all(
+            classify, trained.params, trained.mesh, dataset.test, trained.batch_size(min(128, len(labels)))
+        )
+        found[member.workdir.name] = {
+            "same_class": {
+                way: float((np.array(others_labels)[neighbours] == np.array(labels)[:, None]).mean())
+                for way, neighbours in near.items()
+            },
+            "shown": [
+                {
+                    "query": query,
+                    "class": trained.class_names[labels[query]],
+                    "predictions": evaluate.predictions(outputs["center"], query, trained.class_names),
+                    "neighbours": near["features"][query].tolist(),
+                }
+                for query in SHOWN
+            ],
+        }
+    return found
+
+
+def thumbnails(source):
+    """All images at 32×32 as vectors, float32 [N, 3072]."""
+    return np.stack([images.square(source[i][0], 32).ravel().astype(np.float32) for i in range(len(source))])
+
+
+def summary(found, measured):
+    found = [run for run in found if run.path.stem in measured]
+    if not found:
+        return claims.Summary(claims.NOT_RUN)
+    shares = {way: np.array([measured[run.path.stem]["same_class"][way] for run in found]) for way in WAYS}
+    table = [["seed", *(f"of the same class by {way}, %" for way in WAYS)]]
+    table += [[str(run.seed), *map(claims.percent, row)] for run, *row in zip(found, *shares.values(), strict=True)]
+    estimate, low, high = claims.paired_difference(*shares.values())
+    said = claims.interval(estimate, low, high)
+    pictures = {}
+    if found[0].config["dataset"]["name"] == "textures":
+        rows = [
+            (textures.draw("test", row["query"]), row["class"], row["predictions"], row["neighbours"])
+            for row in measured[found[0].path.stem]["shown"]
+        ]
+        rows = [(*row, [textures.draw("train", i) for i in neighbours]) for *row, neighbours in rows]
+        caption = "Test images, their five most likely classes, and the training images with the nearest features."
+        pictures["fig4"] = (caption, visualize.png(visualize.retrieval(rows)))
+    statement = (
+        f"Of the {NEIGHBOURS} nearest training images, more are of the class of a test image by features than by "
+        f"pixels: {said} points."
+    )
+    return claims.Summary(claims.verdict(low, high), f"{said} points", statement, table, found, pictures)

@@ -1,0 +1,107 @@
+"""What the finished trainings say of all claims, as experiments/RESULTS.md and experiments/report.html.
+
+Made of experiments/results alone, and the same bytes each time.
+"""
+
+import pathlib
+import re
+
+from alexnet_jax import files, pages
+from experiments import claims
+
+HERE = pathlib.Path(__file__).parent
+PICTURES = "results/pictures"
+
+INTRODUCTION = (
+    "What the paper claims, and what came of trying it. A quarter of the width, ten classes and a few epochs are not "
+    "the paper's scale: what is supported or contradicted here is so at this scale. A claim that something is higher "
+    "is supported where the 95 % interval of the difference (Welch's t-test over seeds, Student's for pairs) lies "
+    "above 0, contradicted where it lies below, and not decided where it holds 0. Three seeds make wide intervals. "
+    "Errors are in percent, ± their standard deviation over the seeds."
+)
+TRACES = (
+    "Each training is a JSON file in [results/runs](results/runs), with all fields of its config, the commit that ran "
+    "it, its result and its metrics; what was found in trained nets is in [results/measured](results/measured). This "
+    "page is made of them by `python -m experiments report`."
+)
+
+
+def described(claim):
+    """What a claim's docstring says: `title`, `paper`, `log`, and the `command` of each scale."""
+    text = claim.__doc__
+    words = re.search(r"^Paper: (?P<paper>.*?)\nLog of 2012: (?P<log>.*?)\n\n", text, re.DOTALL | re.MULTILINE)
+    name = claim.__name__.rpartition(".")[2]
+    commands = {
+        scale: re.search(rf"^  (python -m experiments {name} --scale={scale}.*)$", text, re.MULTILINE)[1]
+        for scale in claims.SCALES
+    }
+    return {
+        "title": text.partition("\n\n")[0].replace("\n", " ").rstrip("."),
+        "paper": " ".join(words["paper"].split()),
+        "log": " ".join(words["log"].split()),
+        "command": commands,
+    }
+
+
+def summarise(name, scale):
+    """The `Summary` of a claim at a scale."""
+    claim = claims.load(name)
+    found = claims.finished(claim, scale)
+    return claim.summary(found, claims.measured(name, scale)) if hasattr(claim, "measure") else claim.summary(found)
+
+
+def overview(summaries):
+    """Rows of claim, paper, ours."""
+    rows = [["claim", "the paper", "tried here", "which"]]
+    for name, by_scale in summaries.items():
+        said = described(claims.load(name))
+        tried = {scale: summary for scale, summary in by_scale.items() if summary.verdict != claims.NOT_RUN}
+        ours = "; ".join(f"{summary.ours}" for summary in tried.values())
+        verdicts = "; ".join(f"{summary.verdict} ({scale})" for scale, summary in tried.items())
+        rows.append([said["title"], said["paper"], ours, verdicts or claims.NOT_RUN])
+    return rows
+
+
+def section(name, by_scale):
+    """The blocks of a claim."""
+    said = described(claims.load(name))
+    blocks = [("heading", said["title"]), ("text", f"Paper: {said['paper']}"), ("text", f"Log of 2012: {said['log']}")]
+    for scale, summary in by_scale.items():
+        if summary.verdict == claims.NOT_RUN:
+            blocks.append(("text", f"At the scale `{scale}` nobody has run it yet. The command is"))
+            blocks.append(("code", said["command"][scale]))
+            continue
+        blocks.append(("text", f"Ours, at the scale `{scale}`, {summary.verdict}. {summary.statement}"))
+        blocks.append(("table", summary.table))
+        blocks += [("picture", picture, *content) for picture, content in summary.pictures.items()]
+        blocks += [("text", provenance(summary.runs, scale)), ("code", said["command"][scale])]
+    return blocks
+
+
+def provenance(found, scale):
+    """Data, seeds, steps and commits of some runs, in a line."""
+    config = found[0].config
+    data = found[0].path.parent.name
+    seeds = ", ".join(map(str, sorted({run.seed for run in found})))
+    steps = " or ".join(f"{step:,}" for step in sorted({run.result["step"] for run in found}))
+    commits = ", ".join(f"`{commit}`" for commit in sorted({run.commit for run in found}))
+    return (
+        f"Data: {data}, {found[0].result['num_examples']:,} test images. Seeds {seeds}; {steps} steps of "
+        f"{config['batch_size']} images. Commit {commits}. Runs: `results/runs/{scale}/{data}`."
+    )
+
+
+def write():
+    """Writes both pages and the pictures."""
+    summaries = {name: {scale: summarise(name, scale) for scale in claims.SCALES} for name in claims.NAMES}
+    blocks = [("title", "The paper's claims"), ("text", INTRODUCTION), ("table", overview(summaries)), ("text", TRACES)]
+    blocks += [block for name, by_scale in summaries.items() for block in section(name, by_scale)]
+    (HERE / PICTURES).mkdir(parents=True, exist_ok=True)
+    for kind, *content in blocks:
+        if kind == "picture":
+            name, _, data = content
+            (HERE / PICTURES / f"{name}.png").write_bytes(data)
+    for path, text in {"RESULTS.md": pages.to_markdown(blocks, PICTURES), "report.html": pages.to_html(blocks)}.items():
+        with files.whole(HERE / path) as file:
+            file.write(text)
+    return HERE / "RESULTS.md", HERE / "report.html"
