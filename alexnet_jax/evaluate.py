@@ -210,9 +210,7 @@ def print_table(result):
 def main():
     parser = commands.Parser("alexnet_jax.evaluate", __doc__)
     parser.add_argument("--workdir", action="append", required=True, help="of a training run; several: an ensemble")
-    parser.add_argument("--split", help="train, validation, test, for TFDS also others; otherwise as training's test")
-    parser.add_argument("--dataset", help="as config.dataset.name; otherwise what the (first) net was trained on")
-    parser.add_argument("--root", help="as config.dataset.root; otherwise that of the training")
+    add_data_flags(parser)
     parser.add_argument("--batch_size", type=int, default=128, help="images at a time, all devices together (128)")
     parser.add_argument("--per_class", action="store_true", help="a table of the classes as well")
     parser.add_argument("--wrong", action="store_true", help="a list of the wrong examples as well")
@@ -225,13 +223,20 @@ def main():
         evaluate(args)
 
 
-def evaluate(args):
-    """Loads, evaluates, writes and prints what the flags of `main` ask for."""
-    trained = ensemble.load(args.workdir)
-    path = pathlib.Path(args.json) if args.json else trained.members[0].workdir / "evaluation.json"
-    if not os.access(path.parent, os.W_OK) or path.exists() and not path.is_file():
-        raise UserError(f"--json={path}: must be a file in a directory that can be written")
-    first = trained.members[0]
+def add_data_flags(parser):
+    """The flags for `load_split`."""
+    parser.add_argument("--split", help="train, validation, test, for TFDS also others; otherwise as training's test")
+    parser.add_argument("--dataset", help="as config.dataset.name; otherwise what the (first) net was trained on")
+    parser.add_argument("--root", help="as config.dataset.root; otherwise that of the training")
+
+
+def load_split(trained, args):
+    """What flags ask trained nets to be evaluated on: the data set's name and root, the split's name, its source.
+
+    Raises:
+      UserError: there is no such data, or it has classes that the nets do not know.
+    """
+    first, net = trained.members[0], trained.nets[0]
     name = args.dataset or first.dataset
     root = args.root if args.root is not None else "" if args.dataset else first.root
     if not name:
@@ -239,11 +244,19 @@ def evaluate(args):
     split = args.split or datasets.held_out(name, root)[1]
     if split == "val" and split not in datasets.splits(name, root):
         split = "validation"
-    net = trained.nets[0]
     source, class_names = datasets.load_split(name, root, split, net.stored_size, net.stretch)
     if net.stretch and name == "prepared":
         log.warning("a prepared set is cropped, and this net was trained on stretched images: use folder or tfds:NAME")
-    source = datasets.relabelled(source, class_names, trained.class_names)
+    return name, root, split, datasets.relabelled(source, class_names, trained.class_names)
+
+
+def evaluate(args):
+    """Loads, evaluates, writes and prints what the flags of `main` ask for."""
+    trained = ensemble.load(args.workdir)
+    path = pathlib.Path(args.json) if args.json else trained.members[0].workdir / "evaluation.json"
+    if not os.access(path.parent, os.W_OK) or path.exists() and not path.is_file():
+        raise UserError(f"--json={path}: must be a file in a directory that can be written")
+    name, root, split, source = load_split(trained, args)
     nets = f"{len(trained.members)} nets" if len(trained.members) > 1 else f"step {trained.members[0].step}"
     print(f"{nets}, {len(source):,} {split} images of {name} {root}", flush=True)
     classify = make_classify(trained.nets, trained.mesh, trained.means, views=10)

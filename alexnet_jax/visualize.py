@@ -11,9 +11,10 @@ import matplotlib.figure
 import matplotlib.patches
 import numpy as np
 
-from alexnet_jax import layers
+from alexnet_jax import datasets, layers
 
 TOWERS, LINK, GREY = ("#dbe7f5", "#fbe3d0"), "#b5382a", "#e8e8e8"
+RIGHT, WRONG = "#e07a5f", "#9db4c8"
 
 
 def png(figure):
@@ -91,6 +92,35 @@ def conv1_kernels(kernels_HxWx3xN, towers):
     return figure
 
 
+def mistakes(rows):
+    """Images with their class, and as bars the probabilities of what they were taken for.
+
+    Args:
+      rows: for each image its pixels (uint8 [H, W, 3]), its class, and its `evaluate.predictions`.
+    """
+    columns = 4
+    lines = -(-len(rows) // columns)
+    figure = matplotlib.figure.Figure(figsize=(2.6 * columns, 3.4 * lines), layout="constrained")
+    grid = figure.subplots(2 * lines, columns, squeeze=False, height_ratios=[2, 1] * lines)
+    for axes in grid.flat:
+        axes.axis("off")
+    for i, (pixels, class_name, predictions) in enumerate(rows):
+        image, bars = grid[2 * (i // columns) : 2 * (i // columns) + 2, i % columns]
+        image.imshow(pixels)
+        image.set_title(datasets.readable(class_name), fontsize=8)
+        _bars(bars, class_name, predictions)
+    return figure
+
+
+def _bars(axes, class_name, predictions):
+    axes.axis("on")
+    axes.set(xticks=[], yticks=[], xlim=(0, 1), ylim=(len(predictions) - 0.4, -0.6))
+    colours = [RIGHT if best["class"] == class_name else WRONG for best in predictions]
+    axes.barh(range(len(predictions)), [best["probability"] for best in predictions], color=colours)
+    for i, best in enumerate(predictions):
+        axes.text(0.02, i, best["name"], va="center", fontsize=6)
+
+
 def retrieval(rows):
     """Figure 4: images with their most likely classes as bars, and the images whose features are nearest.
 
@@ -106,15 +136,8 @@ def retrieval(rows):
             axes.set(xticks=[], yticks=[])
             axes.axis("off")
         axes_of_row[0].imshow(pixels)
-        axes_of_row[0].set_title(class_name, fontsize=7)
-        bars = axes_of_row[1]
-        bars.axis("on")
-        probabilities = [best["probability"] for best in predictions]
-        colours = ["#e07a5f" if best["class"] == class_name else "#9db4c8" for best in predictions]
-        bars.barh(range(len(predictions)), probabilities, color=colours)
-        for i, best in enumerate(predictions):
-            bars.text(0.02, i, best["name"], va="center", fontsize=6)
-        bars.set(xlim=(0, 1), ylim=(len(predictions) - 0.4, -0.6))
+        axes_of_row[0].set_title(datasets.readable(class_name), fontsize=7)
+        _bars(axes_of_row[1], class_name, predictions)
         for axes, image in zip(axes_of_row[2:], near, strict=False):
             axes.imshow(image)
     grid[0, 2].set_title("nearest training images", fontsize=7, loc="left")
@@ -128,7 +151,8 @@ def curves(metrics_path):
     for axes, name, title in zip(figure.subplots(1, 2), ("loss", "top1_error"), ("loss", "top-1 error"), strict=True):
         for split, label in (("train", "training (crops, dropout)"), ("eval", "validation (centre view)")):
             points = [(line["epoch"], line[name]) for line in lines if line["split"] == split]
-            axes.plot(*zip(*points, strict=True), label=label, marker="o" if split == "eval" else "", markersize=3)
+            epochs, values = np.array(points).reshape(-1, 2).T
+            axes.plot(epochs, values, label=label, marker="o" if split == "eval" else "", markersize=3)
         axes.set(xlabel="epoch", title=title, ylim=(0, None))
         axes.grid(alpha=0.3)
     axes.legend()

@@ -8,10 +8,10 @@ Log of 2012: pictures of the kernels only.
   python -m experiments fig3_kernels --scale=full --root=imagenet256 --workdir=DIR
   python -m experiments fig3_kernels --scale=laptop --root=imagenette256 --workdir=DIR
 
-Measured is how much of the energy of a tower's kernels is colour: what is left of red, green and blue when their mean is
-taken away, 0 of a grey kernel, two thirds of noise. A laptop's kernels still hold the noise that they began with, which
-the weight decay of 90 epochs would have taken away, so it is the change from there that counts. Towers differ if the gap
-between them is among the largest 5 % of those between halves of the same kernels that are drawn at random.
+Measured is how much of the energy of a tower's kernels is colour: what is left of red, green and blue when their mean
+is taken away, 0 of a grey kernel, two thirds of noise. A laptop's kernels still hold the noise that they began with,
+which the weight decay of 90 epochs would have taken away, so it is the change from there that counts. Towers differ if
+the gap between them is among the largest 5 % of those between halves of the same kernels that are drawn at random.
 
 Cost: a training of 90 epochs on ImageNet; three runs at the full width and 112 pixels, 20 minutes of a CPU core each.
 """

@@ -1,0 +1,253 @@
+"""The paper's claims: every file of them, what finished trainings say, and the pages made of these."""
+
+import importlib.util
+import json
+import pathlib
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import scipy.stats
+from conftest import write_images
+
+from alexnet_jax import fidelity, files, nets, visualize
+from experiments import __main__ as experiments_main
+from experiments import claims, fig1_relu_vs_tanh, fig3_kernels, lrn, report, runs, sweep, ten_views
+
+EXPERIMENTS = pathlib.Path(report.__file__).parent
+
+
+@pytest.mark.parametrize("scale", claims.SCALES)
+@pytest.mark.parametrize("name", claims.NAMES)
+def test_a_claim_says_what_the_paper_does_and_its_sweep_describes_nets(name, scale, tmp_path):
+    claim = claims.load(name)
+    said = report.described(claim)
+    assert all(said[key] for key in ("title", "paper", "log")) and "Cost: " in claim.__doc__
+    assert said["command"][scale].startswith(f"python -m experiments {name} --scale={scale} ")
+    members = sweep.read_members(f"{claim.__file__}:{scale}", tmp_path, [])
+    for member in members:
+        config = claim.get_config(scale)
+        config.update_from_flattened_dict(member.settings)
+        assert nets.from_config(fidelity.resolve(config).model)
+    assert claim.DATA[scale]
+
+
+def test_there_is_no_claim_that_no_one_can_run():
+    others = {"__init__", "__main__", "claims", "fidelity", "kills", "report", "runs", "sweep"}
+    assert {path.stem for path in EXPERIMENTS.glob("*.py")} - others == set(claims.NAMES)
+
+
+def a_run(seed, centre, ten, **settings):
+    result = {"step": 10, "num_examples": 200}
+    result |= {
+        way: {"top1_error": error, "top5_error": error / 4}
+        for way, error in {"center": centre, "ten_crop": ten}.items()
+    }
+    settings |= {"seed": seed}
+    return runs.Run(pathlib.Path(f"{settings}.json"), "abc", settings, {"num_epochs": 1.0}, result, [])
+
+
+@pytest.mark.parametrize(
+    ("without", "verdict"),
+    [
+        ((0.45, 0.46, 0.47), claims.SUPPORTS),
+        ((0.35, 0.36, 0.37), claims.CONTRADICTS),
+        ((0.38, 0.41, 0.46), claims.OPEN),
+    ],
+)
+def test_what_a_difference_over_seeds_says(without, verdict):
+    norms, no_norms = (0.40, 0.41, 0.42), without
+    found = [a_run(seed, error + 0.02, error) for seed, error in enumerate(norms)]
+    found += [a_run(seed, error + 0.02, error, **{"model.net": "no_norm"}) for seed, error in enumerate(no_norms)]
+    summary = lrn.summary(found)
+    # Welch's interval, written out.
+    variances = [np.var(errors, ddof=1) / 3 for errors in (norms, no_norms)]
+    freedom = sum(variances) ** 2 / sum(v**2 / 2 for v in variances)
+    half = scipy.stats.t.ppf(0.975, freedom) * np.sqrt(sum(variances))
+    difference = np.mean(no_norms) - np.mean(norms)
+    assert summary.verdict == verdict
+    assert summary.ours == f"{claims.interval(difference, difference - half, difference + half)} points"
+    assert summary.table[1][:3] == ["with norms", "3", "43.0 ± 1.0"]
+    assert summary.table[2][-1] == summary.ours.removesuffix(" points")
+
+
+def test_without_runs_or_with_one_nothing_is_decided():
+    assert lrn.summary([]).verdict == claims.NOT_RUN
+    assert lrn.summary([a_run(0, 0.4, 0.3)]).verdict == claims.NOT_RUN
+    one_each = lrn.summary([a_run(0, 0.4, 0.3), a_run(0, 0.5, 0.4, **{"model.net": "no_norm"})])
+    assert (one_each.verdict, one_each.ours) == (claims.OPEN, "+10.0 (one seed) points")
+    assert ten_views.summary([a_run(seed, 0.4, 0.38 + 0.001 * seed) for seed in range(3)]).verdict == claims.SUPPORTS
+
+
+def figure_1_run(activation, rate, seed, errors):
+    settings = {"model.activation": activation, "num_epochs": 1.0, "schedule.learning_rate": rate, "seed": seed}
+    metrics = [{"split": "train", "epoch": (i + 1) / 2, "top1_error": error} for i, error in enumerate(errors)]
+    return runs.Run(pathlib.Path("a.json"), "abc", settings, {}, {}, metrics)
+
+
+def test_epochs_to_a_training_error_of_25_percent():
+    # Means of half epochs, so of their middles: 0.75 epochs at 30 %, 1.25 at 20 %.
+    run = figure_1_run("relu", 0.002, 0, [0.5, 0.3, 0.2, 0.22])
+    assert fig1_relu_vs_tanh.epochs_to_target(run) == pytest.approx(1.0)
+    assert np.isnan(fig1_relu_vs_tanh.epochs_to_target(figure_1_run("tanh", 0.002, 0, [0.5, 0.4])))
+    rates = {activation: best for activation, (_, _, best) in fig1_relu_vs_tanh.TRIED.items()}
+    found = [figure_1_run("relu", rates["relu"], seed, [0.5, 0.3, 0.2]) for seed in range(3)]
+    found += [figure_1_run("tanh", rates["tanh"], seed, [0.5, *[0.3] * 9, 0.2]) for seed in range(3)]
+    summary = fig1_relu_vs_tanh.summary(found)
+    assert (summary.verdict, summary.ours) == (claims.SUPPORTS, "5.0 times")
+
+
+def test_a_grey_and_a_coloured_tower_differ_and_towers_of_noise_do_not():
+    rng = np.random.default_rng(1)
+    noise = rng.normal(size=(11, 11, 3, 48))
+    noise[..., :24] = rng.normal(size=(11, 11, 1, 24))
+    shares, chance = fig3_kernels.by_tower(*fig3_kernels.colour(noise))
+    assert shares == pytest.approx([0, 2 / 3], abs=0.01)
+    assert chance < 0.001
+    _, chance = fig3_kernels.by_tower(*fig3_kernels.colour(rng.normal(size=(11, 11, 3, 48))))
+    assert chance > 0.05
+
+
+def test_the_diagram_shows_what_crosses_between_the_towers():
+    # What the compiled program receives, see test_sharding: 121,344 bytes of float32.
+    texts = [text.get_text() for text in visualize.diagram(nets.NETS["two_gpu"]).axes[0].texts]
+    received = [int(text.split()[1].replace(",", "")) for text in texts if text.startswith("all_gather")]
+    assert len(received) == 4 and 4 * sum(received) == 121_344
+    assert sum(text.startswith("conv2") for text in texts) == 2
+    one = [text.get_text() for text in visualize.diagram(nets.NETS["one_gpu"]).axes[0].texts]
+    assert not any("all_gather" in text for text in one)
+
+
+CLAIM = '''"""Smaller steps learn more slowly (section 0).
+
+Paper: nothing.
+Log of 2012: nothing.
+
+  python -m experiments tiny --scale=full --workdir=DIR
+  python -m experiments tiny --scale=laptop --workdir=DIR
+
+Cost: none.
+"""
+
+from configs import two_gpu
+from experiments import claims
+
+DATA = {{"full": "none", "laptop": "noise"}}
+
+
+def get_config(scale="laptop"):
+    config = two_gpu.get_config()
+    config.dataset.name, config.dataset.root = "folder", {root!r}
+    config.model.width, config.model.image_size = 0.0625, 63
+    config.batch_size, config.num_epochs, config.schedule.learning_rate = 8, 1.0, 0.001
+    return config
+
+
+def sweep(scale="laptop"):
+    return claims.over_seeds(scale, {{}}, {{"schedule.learning_rate": 0.0001}})
+
+
+def measure(members):
+    return {{member.workdir.name: len(list(member.workdir.glob("*.png"))) for member in members}}
+
+
+def summary(found, measured):
+    nets = {{"0.001": {{}}, "0.0001": {{"schedule.learning_rate": 0.0001}}}}
+    assert all(measured[run.path.stem] == 2 for run in found)
+    return claims.compare(found, nets)
+'''
+
+
+@pytest.fixture
+def tiny_claim(tmp_path, monkeypatch):
+    """The claim above, alone, with results in a directory of its own."""
+    root = write_images(tmp_path / "images", {"train": (13, 13), "val": (25, 26)})
+    path = tmp_path / "tiny.py"
+    path.write_text(CLAIM.format(root=str(root)))
+    spec = importlib.util.spec_from_file_location("experiments.tiny", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setitem(sys.modules, "experiments.tiny", module)
+    monkeypatch.setattr(claims, "NAMES", ("tiny",))
+    monkeypatch.setattr(runs, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(report, "HERE", tmp_path)
+    monkeypatch.setattr(experiments_main.commands, "set_up_jax", lambda: None)
+    return path
+
+
+def run_main(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["experiments", *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        experiments_main.main()
+    return ended.value.code
+
+
+def test_a_claim_from_training_to_the_pages(tiny_claim, tmp_path, monkeypatch, capfd):
+    flags = "tiny", "--scale=laptop", f"--workdir={tmp_path / 'work'}", "--at_once=2"
+    assert run_main(monkeypatch, *flags) == 0
+    out = capfd.readouterr().out
+    assert "6 members, 0 finished before" in out
+    assert out.splitlines()[-1].startswith("Top-1 error by ten views, 0.0001 less 0.001: ")
+    kept = sorted((tmp_path / "results" / "runs" / "laptop" / "noise").glob("*.json"))
+    assert [path.stem for path in kept][-3:] == ["seed=0", "seed=1", "seed=2"] and len(kept) == 6
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=EXPERIMENTS, capture_output=True, text=True).stdout.strip()
+    run = runs.load("laptop", "noise")[-1]
+    assert run.commit.rstrip("+") == (head or "unknown")
+    assert run.config["dataset"] == {"name": "folder", "root": "images"}  # not where it was
+    workdir = tmp_path / "work" / "laptop" / "noise" / "seed=2"
+    assert run.result == files.read_json(workdir / "result.json")
+    assert str(tmp_path) not in "".join(path.read_text() for path in kept)
+
+    before = {path: path.read_bytes() for path in kept}
+    assert run_main(monkeypatch, *flags) == 0
+    assert "6 members, 6 finished before" in capfd.readouterr().out
+    assert {path: path.read_bytes() for path in kept} == before
+
+    monkeypatch.setattr(sys, "argv", ["experiments", "report"])
+    experiments_main.main()
+    markdown, page = ((tmp_path / name).read_text() for name in ("RESULTS.md", "report.html"))
+    for text in (markdown, page):
+        assert "Smaller steps learn more slowly (section 0)" in text
+        assert (
+            f"{claims.percent(np.mean([r.result['center']['top1_error'] for r in runs.load('laptop', 'noise')[3:]]))}"
+            in text
+        )
+        assert "nobody has run it yet" in text  # at full scale
+    report.write()
+    assert (markdown, page) == tuple((tmp_path / name).read_text() for name in ("RESULTS.md", "report.html"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nothing"], "no claim 'nothing'; there are fig1_relu_vs_tanh, "),
+        (["lrn"], "lrn needs --scale and --workdir"),
+        (["lrn", "--scale=laptop", "--workdir=/tmp/x", "--at_once=0"], "--at_once must be above 0"),
+        (["lrn", "--scale=small", "--workdir=/tmp/x"], "invalid choice: 'small'"),
+        (["lrn", "--scale=laptop", "--workdir=/proc/nope"], "--workdir=/proc/nope: cannot be written"),
+    ],
+)
+def test_a_mistake_ends_with_one_line(arguments, message):
+    done = subprocess.run([sys.executable, "-m", "experiments", *arguments], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert message in done.stderr and done.stderr.count("\n") == 1
+
+
+def without_pictures(page):
+    return re.sub(r"data:image/png;base64,[^\"]*", "", page)
+
+
+def test_the_committed_pages_are_those_of_the_committed_results(tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "HERE", tmp_path)
+    report.write()
+    assert (tmp_path / "RESULTS.md").read_text() == (EXPERIMENTS / "RESULTS.md").read_text()
+    # Another version of matplotlib draws other bytes.
+    pages = [(path / "report.html").read_text() for path in (tmp_path, EXPERIMENTS)]
+    assert without_pictures(pages[0]) == without_pictures(pages[1])
+    pictures = [sorted(p.name for p in (path / report.PICTURES).glob("*.png")) for path in (tmp_path, EXPERIMENTS)]
+    assert pictures[0] == pictures[1]
+    for path in (EXPERIMENTS / "results" / "runs").glob("*/*/*.json"):
+        run = json.loads(path.read_text())
+        assert re.fullmatch(r"[0-9a-f]{40}", run["commit"]), path  # of unchanged files
