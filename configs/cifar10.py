@@ -12,7 +12,7 @@ Another net by its name after a colon: --config=configs/cifar10.py:11pct. Of the
 
 The last two ran for about 350 epochs, then for 150 more on all training images, then for 10 at a tenth of the rate and
 10 at a hundredth; here these 520 epochs are one run on the training images.
-Data: CIFAR-10 as built by TFDS (see README), or a folder with its images.
+Data: CIFAR-10 as built by TFDS (see alexnet_jax/docs/data.md), or a folder with its images.
 Cost: 80sec about four minutes on two CPU cores.
 """
 

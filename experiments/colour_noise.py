@@ -1,6 +1,6 @@
 """Noise along the principal components of the colours lowers the error (section 4.1).
 
-Paper: by more than 1 point of top-1 error.
+Paper: more than 1 point of top-1 error.
 Log of 2012: no net without it.
 
   python -m experiments colour_noise --scale=full --root=imagenet256 --workdir=DIR

@@ -1,6 +1,7 @@
 """Every layer counts: without any of the middle ones the error is higher (sections 3 and 7).
 
-Paper: "removing any of the middle layers results in a loss of about 2% for the top-1 performance".
+Paper: about 2 points of top-1 error; "removing any of the middle layers results in a loss of about 2% for the top-1
+performance of the network".
 Log of 2012: no net without one.
 
   python -m experiments depth --scale=full --root=imagenet256 --workdir=DIR

@@ -1,7 +1,6 @@
 """Without dropout the net overfits substantially (section 4.2).
 
-Paper: "Without dropout, our network exhibits substantial overfitting. Dropout roughly doubles the number of iterations
-required to converge."
+Paper: "substantial overfitting"; and "dropout roughly doubles the number of iterations required to converge".
 Log of 2012: no net without it.
 
   python -m experiments dropout --scale=full --root=imagenet256 --workdir=DIR

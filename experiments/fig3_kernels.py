@@ -1,8 +1,8 @@
 """In every run one tower's first kernels become colour-agnostic and the other's colour-specific (Figure 3).
 
-Paper: "the kernels on GPU 1 are largely color-agnostic, while the kernels on GPU 2 are largely color-specific. This
-kind of specialization occurs during every run and is independent of any particular random weight initialization (modulo
-a renumbering of the GPUs)" (section 6.1).
+Paper: every run; "the kernels on GPU 1 are largely color-agnostic, while the kernels on GPU 2 are largely
+color-specific. This kind of specialization occurs during every run and is independent of any particular random weight
+initialization (modulo a renumbering of the GPUs)".
 Log of 2012: pictures of the kernels only.
 
   python -m experiments fig3_kernels --scale=full --root=imagenet256 --workdir=DIR

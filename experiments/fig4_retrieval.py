@@ -1,7 +1,7 @@
 """Images with close outputs of the last hidden layer are alike, though their pixels are far apart (Figure 4).
 
-Paper: five test images, each with the six training images whose 4096 features are nearest; "the retrieved training
-images are generally not close in L2 to the query images" (section 6.1).
+Paper: no figure; five test images, each with the six training images whose 4096 features are nearest, which "are
+generally not close in L2 to the query images" in their pixels.
 Log of 2012: nothing.
 
   python -m experiments fig4_retrieval --scale=full --root=imagenet256 --workdir=DIR

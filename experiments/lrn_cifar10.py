@@ -1,6 +1,7 @@
 """On CIFAR-10 too, response normalisation lowers the error (section 3.3).
 
-Paper: "a four-layer CNN achieved a 13% test error rate without normalization and 11% with normalization".
+Paper: 2 points of error; "a four-layer CNN achieved a 13% test error rate without normalization and 11% with
+normalization".
 Log of 2012: the two nets differ in more than that: the one with norms has 64 maps in its first locally connected layer,
 not 32, and another weight decay in its last. Here is the latter without its norms as well.
 

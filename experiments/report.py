@@ -6,7 +6,7 @@ Made of experiments/results alone, and the same bytes each time.
 import pathlib
 import re
 
-from alexnet_jax import files, pages
+from alexnet_jax import files, nets, pages, visualize
 from experiments import claims
 
 HERE = pathlib.Path(__file__).parent
@@ -51,21 +51,21 @@ def summarise(name, scale):
 
 
 def overview(summaries):
-    """Rows of claim, paper, ours."""
-    rows = [["claim", "the paper", "tried here", "which"]]
+    """A row for each claim: its title, the paper's figure, and what came of trying it at each scale."""
+    rows = [["claim", "paper", "tried here", "which"]]
     for name, by_scale in summaries.items():
         said = described(claims.load(name))
-        tried = {scale: summary for scale, summary in by_scale.items() if summary.verdict != claims.NOT_RUN}
-        ours = "; ".join(f"{summary.ours}" for summary in tried.values())
-        verdicts = "; ".join(f"{summary.verdict} ({scale})" for scale, summary in tried.items())
-        rows.append([said["title"], said["paper"], ours, verdicts or claims.NOT_RUN])
+        tried = [summary for summary in by_scale.values() if summary.verdict != claims.NOT_RUN]
+        ours, verdict = ("; ".join(getattr(summary, field) for summary in tried) for field in ("ours", "verdict"))
+        rows.append([said["title"], said["paper"].partition("; ")[0].rstrip("."), ours, verdict or claims.NOT_RUN])
     return rows
 
 
 def section(name, by_scale):
     """The blocks of a claim."""
     said = described(claims.load(name))
-    blocks = [("heading", said["title"]), ("text", f"Paper: {said['paper']}"), ("text", f"Log of 2012: {said['log']}")]
+    blocks = [("heading", said["title"])]
+    blocks += [("text", f"Paper: {said['paper']}"), ("text", f"Log of 2012: {said['log']}")]
     for scale, summary in by_scale.items():
         if summary.verdict == claims.NOT_RUN:
             blocks.append(("text", f"At the scale `{scale}` nobody has run it yet. The command is"))
@@ -94,7 +94,9 @@ def provenance(found, scale):
 def write():
     """Writes both pages and the pictures."""
     summaries = {name: {scale: summarise(name, scale) for scale in claims.SCALES} for name in claims.NAMES}
+    net = visualize.png(visualize.diagram(nets.NETS["two_gpu"]))
     blocks = [("title", "The paper's claims"), ("text", INTRODUCTION), ("table", overview(summaries)), ("text", TRACES)]
+    blocks.append(("picture", "two_gpu", "The paper's net; at a gather, the numbers that a tower receives.", net))
     blocks += [block for name, by_scale in summaries.items() for block in section(name, by_scale)]
     (HERE / PICTURES).mkdir(parents=True, exist_ok=True)
     for kind, *content in blocks:

@@ -1,7 +1,7 @@
 """The net beats the best methods before it (Table 1).
 
-Paper: ILSVRC-2010 test, top-1 and top-5 error: CNN 37.5 / 17.0 %; sparse coding 47.1 / 28.2 %; SIFT and Fisher vectors
-45.7 / 25.7 %.
+Paper: 8.2 points of top-1 and 8.7 of top-5 error; ILSVRC-2010 test: CNN 37.5 / 17.0 %, sparse coding 47.1 / 28.2 %,
+SIFT and Fisher vectors 45.7 / 25.7 %.
 Log of 2012: 145-2010 37.47 / 17.00 %, ten views.
 
   python -m experiments table1 --scale=full --root=imagenet2010 --workdir=DIR

@@ -1,0 +1,39 @@
+"""The notebooks, from top to bottom, at a small size."""
+
+import pathlib
+import re
+
+import nbclient
+import nbformat
+
+NOTEBOOKS = pathlib.Path(__file__).parent.parent / "experiments" / "notebooks"
+
+
+def run(name, parameters):
+    """The text that a notebook printed, with other values in its cell of parameters."""
+    notebook = nbformat.read(NOTEBOOKS / f"{name}.ipynb", 4)
+    (cell,) = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+    for variable, value in parameters.items():
+        cell.source, found = re.subn(rf"^{variable} = [^#\n]*", f"{variable} = {value!r}  ", cell.source, flags=re.M)
+        assert found == 1
+    nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": NOTEBOOKS}}).execute()
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    return "".join(output.text for output in outputs if output.output_type == "stream" and output.name == "stdout")
+
+
+def test_the_two_towers():
+    text = run("two_towers", {"WIDTH": 0.125, "STEPS": 3})
+    assert re.findall("all-gather|reduce-scatter|all-reduce", text) == [
+        *["all-gather"] * 4,  # forward
+        *["all-gather"] * 4,  # forward and back
+        *["reduce-scatter"] * 3,
+        "all-gather",  # towers that never communicate
+    ]
+    differences = [float(number) for number in re.findall(r"largest difference (\S+)", text)]
+    assert len(differences) == 3 and max(differences) < 1e-4
+
+
+def test_reproduce_and_ablate(tmp_path):
+    text = run("reproduce_and_ablate", {"EPOCHS": 0.08, "WORKDIR": str(tmp_path)})
+    assert re.search(r"ten_crop top-1 error \d+\.\d%", text)
+    assert len(list(tmp_path.glob("*/result.json"))) == 5 and (tmp_path / "sweep" / "sweep.md").exists()
