@@ -1,8 +1,7 @@
 """Pages of text, tables and pictures, as HTML in one file or as Markdown.
 
 A page is a list of blocks: ("title" | "heading" | "text" | "code", text), ("table", rows of text, of which the first is
-the head), or ("picture", name, caption, the bytes of a PNG). In texts `code` stands between backticks, and links are as
-in Markdown.
+the head), or ("picture", name, caption, the bytes of a PNG). In texts `code`, **bold** and links are as in Markdown.
 """
 
 import base64
@@ -10,10 +9,11 @@ import html
 import re
 
 STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 66rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
 h1, h2 { line-height: 1.2; margin-top: 2.2rem }
 table { border-collapse: collapse; margin: 1rem 0; font-size: 0.9rem; display: block; overflow-x: auto }
 th, td { border: 1px solid #ddd; padding: 0.3rem 0.6rem; text-align: left; vertical-align: top }
+td:not(:first-child) { white-space: nowrap }
 th { background: #f4f4f4 }
 pre { background: #f4f4f4; padding: 0.8rem; overflow-x: auto; font-size: 0.85rem }
 code { background: #f4f4f4 }
@@ -52,6 +52,7 @@ def _html(kind, *content):
 
 def _inline(text):
     text = re.sub(r"`([^`]*)`", r"<code>\1</code>", html.escape(text))
+    text = re.sub(r"\*\*(.*?)\*\*", r"<b>\1</b>", text)
     return re.sub(r"\[(.*?)\]\((.*?)\)", r'<a href="\2">\1</a>', text)
 
 

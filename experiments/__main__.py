@@ -58,7 +58,7 @@ def run(args):
     summary = report.summarise(args.name, args.scale)
     for row in summary.table:
         print(" | ".join(row))
-    print(f"{summary.statement} That {summary.verdict}.")
+    print(f"{summary.statement} The claim: {summary.verdict}.")
     return status
 
 

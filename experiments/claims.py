@@ -41,7 +41,7 @@ NAMES = (
     "fig4_retrieval",
 )
 PHOTOGRAPHS = {"full": "imagenet", "laptop": "imagenette"}
-SUPPORTS, CONTRADICTS, OPEN, NOT_RUN = "supports it", "contradicts it", "does not decide", "not run"
+SUPPORTED, CONTRADICTED, OPEN, NOT_RUN = "supported", "contradicted", "not decided", "not run"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Summary:
     """What the finished trainings say of a claim.
 
     Attributes:
-      verdict: SUPPORTS, CONTRADICTS, OPEN or NOT_RUN.
+      verdict: SUPPORTED, CONTRADICTED, OPEN or NOT_RUN.
       ours: the result in a few words.
       statement: the same in a sentence or two.
       table: rows of text, the first one the head.
@@ -182,7 +182,7 @@ def paired_difference(a, b):
 
 def verdict(low, high):
     """Of a claim that something is above 0, from an interval."""
-    return SUPPORTS if low > 0 else CONTRADICTS if high < 0 else OPEN
+    return SUPPORTED if low > 0 else CONTRADICTED if high < 0 else OPEN
 
 
 def percent(fraction):

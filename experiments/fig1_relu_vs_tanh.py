@@ -77,7 +77,7 @@ def summary(found):
         f"At the best rate of each, ReLUs take {needed[0]} to a training error of 25 %, tanh units {at_least}"
         f"{needed[1]}: {ratio} as many."
     )
-    verdict = claims.SUPPORTS if tanh.min() > relu.max() else claims.OPEN
+    verdict = claims.SUPPORTED if tanh.min() > relu.max() else claims.OPEN
     pictures = {"fig1": ("Training error by epoch, each at its best learning rate.", draw(best))}
     return claims.Summary(verdict, ratio, statement, table, found, pictures)
 

@@ -88,5 +88,5 @@ def summary(found, measured):
         picture = visualize.png(visualize.conv1_kernels(kernels.astype(np.float32), 2))
         pictures[f"fig3_seed_{run.seed}"] = (f"Kernels of conv1, seed {run.seed}.", picture)
     said = f"{significant} of {len(found)} runs"
-    verdict = claims.SUPPORTS if significant == len(found) else claims.CONTRADICTS if not significant else claims.OPEN
+    verdict = claims.SUPPORTED if significant == len(found) else claims.CONTRADICTED if not significant else claims.OPEN
     return claims.Summary(verdict, said, f"The towers differ in colour in {said}.", table, found, pictures)

@@ -52,7 +52,7 @@ def summarise(name, scale):
 
 def overview(summaries):
     """A row for each claim: its title, the paper's figure, and what came of trying it at each scale."""
-    rows = [["claim", "paper", "tried here", "which"]]
+    rows = [["claim", "paper", "tried here", "so the claim is"]]
     for name, by_scale in summaries.items():
         said = described(claims.load(name))
         tried = [summary for summary in by_scale.values() if summary.verdict != claims.NOT_RUN]
@@ -66,16 +66,16 @@ def section(name, by_scale):
     said = described(claims.load(name))
     blocks = [("heading", said["title"])]
     blocks += [("text", f"Paper: {said['paper']}"), ("text", f"Log of 2012: {said['log']}")]
+    untried = [scale for scale, summary in by_scale.items() if summary.verdict == claims.NOT_RUN]
     for scale, summary in by_scale.items():
-        if summary.verdict == claims.NOT_RUN:
-            blocks.append(("text", f"At the scale `{scale}` nobody has run it yet. The command is"))
-            blocks.append(("code", said["command"][scale]))
-            continue
-        blocks.append(("text", f"Ours, at the scale `{scale}`, {summary.verdict}. {summary.statement}"))
-        blocks.append(("table", summary.table))
-        blocks += [("picture", picture, *content) for picture, content in summary.pictures.items()]
-        blocks += [("text", provenance(summary.runs, scale)), ("code", said["command"][scale])]
-    return blocks
+        if scale not in untried:
+            blocks.append(("text", f"**Scale `{scale}`: {summary.verdict}.** {summary.statement}"))
+            blocks.append(("table", summary.table))
+            blocks += [("picture", picture, *content) for picture, content in summary.pictures.items()]
+            blocks += [("text", provenance(summary.runs, scale)), ("code", said["command"][scale])]
+    blocks.append(("text", f"**Not run yet: scale {' and '.join(f'`{scale}`' for scale in untried)}.**"))
+    blocks.append(("code", "\n".join(said["command"][scale] for scale in untried)))
+    return blocks if untried else blocks[:-2]
 
 
 def provenance(found, scale):

@@ -52,8 +52,8 @@ def a_run(seed, centre, ten, **settings):
 @pytest.mark.parametrize(
     ("without", "verdict"),
     [
-        ((0.45, 0.46, 0.47), claims.SUPPORTS),
-        ((0.35, 0.36, 0.37), claims.CONTRADICTS),
+        ((0.45, 0.46, 0.47), claims.SUPPORTED),
+        ((0.35, 0.36, 0.37), claims.CONTRADICTED),
         ((0.38, 0.41, 0.46), claims.OPEN),
     ],
 )
@@ -78,7 +78,7 @@ def test_without_runs_or_with_one_nothing_is_decided():
     assert lrn.summary([a_run(0, 0.4, 0.3)]).verdict == claims.NOT_RUN
     one_each = lrn.summary([a_run(0, 0.4, 0.3), a_run(0, 0.5, 0.4, **{"model.net": "no_norm"})])
     assert (one_each.verdict, one_each.ours) == (claims.OPEN, "+10.0 (one seed) points")
-    assert ten_views.summary([a_run(seed, 0.4, 0.38 + 0.001 * seed) for seed in range(3)]).verdict == claims.SUPPORTS
+    assert ten_views.summary([a_run(seed, 0.4, 0.38 + 0.001 * seed) for seed in range(3)]).verdict == claims.SUPPORTED
 
 
 def figure_1_run(activation, rate, seed, errors):
@@ -96,7 +96,7 @@ def test_epochs_to_a_training_error_of_25_percent():
     found = [figure_1_run("relu", rates["relu"], seed, [0.5, 0.3, 0.2]) for seed in range(3)]
     found += [figure_1_run("tanh", rates["tanh"], seed, [0.5, *[0.3] * 9, 0.2]) for seed in range(3)]
     summary = fig1_relu_vs_tanh.summary(found)
-    assert (summary.verdict, summary.ours) == (claims.SUPPORTS, "5.0 times")
+    assert (summary.verdict, summary.ours) == (claims.SUPPORTED, "5.0 times")
 
 
 def test_a_grey_and_a_coloured_tower_differ_and_towers_of_noise_do_not():
