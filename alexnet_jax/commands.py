@@ -1,4 +1,4 @@
-"""What the four commands share: one line for a mistake, and quiet libraries."""
+"""What the commands share: one line for a mistake, and quiet libraries."""
 
 import argparse
 import contextlib

@@ -12,8 +12,8 @@ from alexnet_jax import UserError, commands, datasets, ensemble, evaluate, files
 MISTAKES = 12
 
 
-def blocks(trained, split, source):
-    """The page of an `ensemble.Ensemble` of one net, evaluated on a source; see `pages`."""
+def blocks(trained, images, source):
+    """The page of an `ensemble.Ensemble` of one net, evaluated on a source, which `images` names; see `pages`."""
     (member,), (net,), (params,) = trained.members, trained.nets, trained.params
     classify = evaluate.make_classify(trained.nets, trained.mesh, trained.means, views=10)
     batch_size = trained.batch_size(min(128, len(source)))
@@ -21,7 +21,7 @@ def blocks(trained, split, source):
     result = evaluate.errors(outputs)
     found = [
         ("title", f"{member.model['net']}, {member.workdir.name}"),
-        ("text", f"Step {member.step:,}, {len(source):,} {split} images, {net.num_classes} classes."),
+        ("text", f"Step {member.step:,}, {len(source):,} {images}, {net.num_classes} classes."),
         ("table", error_table(result)),
         ("heading", "The net"),
         ("picture", "net", "Each red line is a collective between the towers.", visualize.png(visualize.diagram(net))),
@@ -79,8 +79,8 @@ def main():
     with commands.one_line_errors("nothing was written"):
         trained = ensemble.load([args.workdir])
         path = trained.members[0].workdir / "report.html"
-        *_, split, source = evaluate.load_split(trained, args)
-        page = pages.to_html(blocks(trained, split, source))
+        name, root, split, source = evaluate.load_split(trained, args)
+        page = pages.to_html(blocks(trained, f"{split} images of {name} {root}".rstrip(), source))
         try:
             with files.whole(path) as file:
                 file.write(page)

@@ -3,6 +3,7 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from alexnet_jax import augment, input_pipeline, models, sharding
@@ -38,6 +39,7 @@ def nearest(queries_QxD, others_NxD, number):
     squares_N = (others_NxD**2).sum(1)
 
     def of_one(query_D):
-        return jax.lax.top_k(2 * others_NxD @ query_D - squares_N, number)[1]
+        products_N = jnp.matmul(others_NxD, query_D, precision=jax.lax.Precision.HIGHEST)
+        return jax.lax.top_k(2 * products_N - squares_N, number)[1]
 
     return jax.lax.map(of_one, queries_QxD, batch_size=100)

@@ -31,24 +31,27 @@ def main():
     if args.at_once < 1:
         parser.error("--at_once must be above 0")
     with commands.one_line_errors("the same command goes on"):
-        if args.name == "report":
-            print(*report.write(), sep="\n")
-        else:
-            sys.exit(run(args))
+        try:
+            status = run(args) if args.name != "report" else print(*report.write(), sep="\n")
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise UserError(f"{error.filename}: cannot be written ({error.strerror})") from error
+        sys.exit(status)
 
 
 def run(args):
     """Trains what is not finished, keeps what is, and says what came of it; returns the exit status."""
-    claim, data = claims.load(args.name), claims.load(args.name).DATA[args.scale]
+    claim = claims.load(args.name)
+    data = claim.DATA[args.scale]
     workdir = args.workdir.expanduser().absolute() / args.scale / data
     overrides = [f"--config.dataset.root={args.root}"] if args.root else []
     members = sweep.read_members(f"{claim.__file__}:{args.scale}", workdir, overrides)
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--workdir={args.workdir}: cannot be written ({error.strerror})") from error
+    workdir.mkdir(parents=True, exist_ok=True)
     with files.locked(workdir / "lock"):
         status = sweep.run(members, min(args.at_once, len(members)))
+    if status > 128:
+        return status
     finished = [member for member in members if member.result]
     for member in finished:
         runs.keep(member, args.scale, data)

@@ -18,9 +18,9 @@ import matplotlib.figure
 import numpy as np
 import scipy.stats
 
-from alexnet_jax import files, visualize
+from alexnet_jax import fidelity, files, settings, visualize
 from configs import imagenette_narrow, two_gpu
-from experiments import runs
+from experiments import runs, sweep
 
 SCALES = ("full", "laptop")
 # In the order of the paper.
@@ -40,6 +40,7 @@ NAMES = (
     "fig3_kernels",
     "fig4_retrieval",
 )
+MAY_DIFFER = {"dataset.root", "init_from"}  # directories
 PHOTOGRAPHS = {"full": "imagenet", "laptop": "imagenette"}
 SUPPORTED, CONTRADICTED, OPEN, NOT_RUN = "supported", "contradicted", "not decided", "not run"
 
@@ -54,12 +55,12 @@ class Summary:
       statement: the same in a sentence or two.
       table: rows of text, the first one the head.
       runs: the trainings that it is made of.
-      pictures: {name: (caption, the bytes of a PNG)}.
+      pictures: {what: (caption, the bytes of a PNG)}.
     """
 
     verdict: str
     ours: str = ""
-    statement: str = "Nobody has run this yet."
+    statement: str = "Too few are finished to say more."
     table: list = dataclasses.field(default_factory=list)
     runs: list = dataclasses.field(default_factory=list)
     pictures: dict = dataclasses.field(default_factory=dict)
@@ -75,23 +76,35 @@ def paper_config(scale):
     return {"full": two_gpu, "laptop": imagenette_narrow}[scale].get_config()
 
 
-def over_seeds(scale, *settings):
+def over_seeds(scale, *all_fields):
     """The members of a sweep: dicts of settings, each with one seed at full scale and with three on a laptop."""
     for seed in range({"full": 1, "laptop": 3}[scale]):
-        for setting in settings:
-            yield setting | {"seed": seed}
+        for fields in all_fields:
+            yield fields | {"seed": seed}
 
 
 def finished(claim, scale):
-    """Those members of a claim's sweep that are finished, as `runs.Run`s in the order of the sweep."""
+    """Those members of a claim's sweep that are finished, as `runs.Run`s in the order of the sweep.
+
+    One that was kept of another config does not count.
+    """
     kept = {json.dumps(run.settings): run for run in runs.load(scale, claim.DATA[scale])}
-    members = [json.dumps(dict(member)) for member in claim.sweep(scale)]
-    return [kept[member] for member in members if member in kept]
+    found = []
+    for member in map(dict, claim.sweep(scale)):
+        run = kept.get(json.dumps(member))
+        config = claim.get_config(scale)
+        config.update_from_flattened_dict(member)
+        now = dict(settings.flatten(json.loads(fidelity.resolve(config).to_json())))
+        if run and all(
+            now.get(name, value) == value for name, value in settings.flatten(run.config) if name not in MAY_DIFFER
+        ):
+            found.append(run)
+    return found
 
 
-def with_settings(some_runs, settings):
+def with_settings(some_runs, fields):
     """The runs with these settings beside their seeds."""
-    return [run for run in some_runs if {k: v for k, v in run.settings.items() if k != "seed"} == settings]
+    return [run for run in some_runs if run.settings == fields | {"seed": run.seed}]
 
 
 def measured_path(name, scale):
@@ -100,10 +113,11 @@ def measured_path(name, scale):
 
 
 def keep_measured(name, scale, found):
-    """Writes what a claim's `measure` found, a line for each of its keys."""
+    """Adds what a claim's `measure` found to what is kept, a line for each of its keys, and by which commit."""
+    found = measured(name, scale) | found | {"commit": sweep.commit()}
     path = measured_path(name, scale)
     path.parent.mkdir(parents=True, exist_ok=True)
-    lines = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in found.items()]
+    lines = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in sorted(found.items())]
     with files.whole(path) as file:
         file.write("{\n" + ",\n".join(lines) + "\n}\n")
 
@@ -120,31 +134,28 @@ def compare(found, nets, claimed=None):
     Args:
       found: runs.
       nets: labels and settings, a dict; the first is the other.
-      claimed: labels of the nets that the claim is of, if not of all but the first. Of several, their mean.
+      claimed: labels of the nets that the claim is of, if not of all but the first. It must hold for each of them.
     """
-    groups = {label: with_settings(found, settings) for label, settings in nets.items()}
+    groups = {label: with_settings(found, fields) for label, fields in nets.items()}
     groups = {label: group for label, group in groups.items() if group}
     first, *others = nets
     claimed = claimed or others
     if not {first, *claimed} <= set(groups):
         return Summary(NOT_RUN)
+    more = {label: difference(top1(group), top1(groups[first])) for label, group in groups.items() if label != first}
     table = error_table(groups)
     table[0].append("top-1, more than the first")
     for row in table[1:]:
-        more = difference(top1(groups[row[0]]), top1(groups[first]))
-        row.append(interval(*more) if row[0] != first else "")
-    by_seed = {}
-    for run in (run for label in claimed for run in groups[label]):
-        by_seed.setdefault(run.seed, []).append(run.result["ten_crop"]["top1_error"])
-    means = [np.mean(errors) for errors in by_seed.values() if len(errors) == len(claimed)]
-    estimate, low, high = difference(np.array(means), top1(groups[first]))
-    whose = claimed[0] if len(claimed) == 1 else f"the mean of {len(claimed)} nets"
+        row.append(interval(*more[row[0]]) if row[0] in more else "")
+    said = "; ".join(f"{label} {interval(*more[label])}" for label in claimed)
+    lowest, highest = (signed(limit(more[label][0] for label in claimed)) for limit in (min, max))
     return Summary(
-        verdict(low, high),
-        f"{interval(estimate, low, high)} points",
-        f"Top-1 error by ten views, {whose} less {first}: {interval(estimate, low, high)} points.",
+        verdict([more[label] for label in claimed]),
+        f"{interval(*more[claimed[0]]) if len(claimed) == 1 else f'{lowest} to {highest}'} points",
+        f"Top-1 error by ten views minus that of the net {first}, in points: {said}.",
         table,
         found,
+        {"curves": curves(groups)},
     )
 
 
@@ -152,12 +163,9 @@ def error_table(groups):
     """Mean errors and their deviations over the seeds of some groups of runs, by label."""
     table = [["", "seeds", "centre, top-1", "top-5", "ten views, top-1", "top-5"]]
     for label, group in groups.items():
-        cells = [mean_and_deviation([run.result[way][error] for run in group]) for way, error in ERRORS]
+        cells = [mean_and_deviation([run.result[way][error] for run in group]) for way, error in sweep.ERRORS]
         table.append([label, str(len(group)), *cells])
     return table
-
-
-ERRORS = [(way, name) for way in ("center", "ten_crop") for name in ("top1_error", "top5_error")]
 
 
 def top1(group):
@@ -166,23 +174,25 @@ def top1(group):
 
 
 def difference(a, b):
-    """mean(a) − mean(b) and its 95 % interval by Welch's t-test; without limits (NaN) where there is one value."""
+    """mean(a) − mean(b), and its 95 % interval by Welch's t-test; its limits are NaN where the values allow none."""
     estimate = a.mean() - b.mean()
-    if min(len(a), len(b)) < 2:
+    if min(len(a), len(b)) < 2 or min(np.ptp(a), np.ptp(b)) < 1e-9:
         return estimate, np.nan, np.nan
     return (estimate, *scipy.stats.ttest_ind(a, b, equal_var=False).confidence_interval(0.95))
 
 
 def paired_difference(a, b):
-    """The same of values that belong together, as of one net looked at in two ways."""
-    if len(a) < 2:
+    """The same of values that belong together, as of one net looked at in two ways, by Student's."""
+    if len(a) < 2 or np.ptp(a - b) < 1e-9:
         return np.mean(a - b), np.nan, np.nan
     return (np.mean(a - b), *scipy.stats.ttest_rel(a, b).confidence_interval(0.95))
 
 
-def verdict(low, high):
-    """Of a claim that something is above 0, from an interval."""
-    return SUPPORTED if low > 0 else CONTRADICTED if high < 0 else OPEN
+def verdict(differences):
+    """Of a claim that each of some differences is above 0, from their intervals."""
+    if all(low > 0 for _, low, _ in differences):
+        return SUPPORTED
+    return CONTRADICTED if any(high < 0 for _, _, high in differences) else OPEN
 
 
 def percent(fraction):
@@ -191,7 +201,7 @@ def percent(fraction):
 
 def interval(estimate, low, high):
     """In points of percent, as +1.4 (+0.2 to +2.6)."""
-    return signed(estimate) + (f" ({signed(low)} to {signed(high)})" if np.isfinite(low) else " (one seed)")
+    return signed(estimate) + (f" ({signed(low)} to {signed(high)})" if np.isfinite(low) else " (no interval)")
 
 
 def signed(fraction):
@@ -204,16 +214,21 @@ def mean_and_deviation(fractions):
     return percent(np.mean(fractions)) + deviation
 
 
-def draw_curves(groups):
-    """Validation error by epoch of some groups of runs, by label; the bytes of a PNG."""
-    figure = matplotlib.figure.Figure(figsize=(6, 4), layout="constrained")
+def curves(groups):
+    """A picture of some groups of runs, by label: top-1 error by epoch, in training and of the validation images."""
+    figure = matplotlib.figure.Figure(figsize=(6.5, 4), layout="constrained")
     axes = figure.subplots()
     for i, (label, group) in enumerate(groups.items()):
         for run in group:
-            epochs, errors = run.errors("eval")
-            name = label if run is group[0] else None
-            axes.plot(epochs, [100 * error for error in errors], color=f"C{i}", marker=".", alpha=0.7, label=name)
-    axes.set(xlabel="epoch", ylabel="validation error, %")
+            for split, style in {
+                "train": {"linewidth": 0.6, "alpha": 0.5},
+                "eval": {"marker": ".", "alpha": 0.8},
+            }.items():
+                epochs, errors = run.errors(split)
+                axes.plot(epochs, [100 * error for error in errors], color=f"C{i}", **style)
+        axes.plot([], [], color=f"C{i}", marker=".", label=label)
+    axes.set(xlabel="epoch", ylabel="top-1 error, %")
     axes.grid(alpha=0.3)
-    axes.legend()
-    return visualize.png(figure)
+    axes.legend(fontsize=8)
+    caption = "Top-1 error by epoch, all seeds: validation with dots, training (crops, dropout) without."
+    return caption, visualize.png(figure)

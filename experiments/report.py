@@ -5,6 +5,7 @@ Made of experiments/results alone, and the same bytes each time.
 
 import pathlib
 import re
+import textwrap
 
 from alexnet_jax import files, nets, pages, visualize
 from experiments import claims
@@ -13,33 +14,34 @@ HERE = pathlib.Path(__file__).parent
 PICTURES = "results/pictures"
 
 INTRODUCTION = (
-    "What the paper claims, and what came of trying it. A quarter of the width, ten classes and a few epochs are not "
-    "the paper's scale: what is supported or contradicted here is so at this scale. A claim that something is higher "
-    "is supported where the 95 % interval of the difference (Welch's t-test over seeds, Student's for pairs) lies "
-    "above 0, contradicted where it lies below, and not decided where it holds 0. Three seeds make wide intervals. "
-    "Errors are in percent, ± their standard deviation over the seeds."
+    "What the paper claims, and what came of trying it. What is supported or contradicted here is so at the scale "
+    "that it was tried at: `laptop` is mostly a quarter of the paper's width, ten classes and a few epochs. If "
+    "nothing else is said, a claim that something is higher is supported where the 95 % interval of the "
+    "difference (Welch's t-test over seeds, Student's for two views of the same nets) lies above 0, contradicted "
+    "where it lies below, and not decided where it holds 0, or where one seed gives no interval. Three seeds make "
+    "wide intervals, and the claims on Imagenette share the three trainings of the paper's net: what is by chance "
+    "in these is in all. Errors are in percent, ± their standard deviation over the seeds."
 )
 TRACES = (
-    "Each training is a JSON file in [results/runs](results/runs), with all fields of its config, the commit that ran "
-    "it, its result and its metrics; what was found in trained nets is in [results/measured](results/measured). This "
-    "page is made of them by `python -m experiments report`."
+    "Each training is a JSON file in [results/runs](results/runs), with all fields of its config, the commit that "
+    "ran it, its result and its metrics; what was found in trained nets is in "
+    "[results/measured](results/measured), with the commit that looked. This page is made of them by `python -m "
+    "experiments report`."
 )
 
 
 def described(claim):
-    """What a claim's docstring says: `title`, `paper`, `log`, and the `command` of each scale."""
-    text = claim.__doc__
-    words = re.search(r"^Paper: (?P<paper>.*?)\nLog of 2012: (?P<log>.*?)\n\n", text, re.DOTALL | re.MULTILINE)
-    name = claim.__name__.rpartition(".")[2]
-    commands = {
-        scale: re.search(rf"^  (python -m experiments {name} --scale={scale}.*)$", text, re.MULTILINE)[1]
-        for scale in claims.SCALES
-    }
+    """What a claim's docstring says: `title`, `paper`, `log`, `notes` (paragraphs) and `commands`."""
+    title, sources, *others = claim.__doc__.strip().split("\n\n")
+    words = re.fullmatch(r"Paper: (?P<paper>.*?)\nLog of 2012: (?P<log>.*)", sources, re.DOTALL)
+    commands = [text for text in others if text.startswith("  ")]
+    notes = [" ".join(text.split()) for text in others if text not in commands]
     return {
-        "title": text.partition("\n\n")[0].replace("\n", " ").rstrip("."),
+        "title": " ".join(title.split()).rstrip("."),
         "paper": " ".join(words["paper"].split()),
         "log": " ".join(words["log"].split()),
-        "command": commands,
+        "notes": [text for text in notes if not text.startswith("Cost: ")],
+        "commands": "\n".join(textwrap.dedent(text) for text in commands),
     }
 
 
@@ -64,18 +66,17 @@ def overview(summaries):
 def section(name, by_scale):
     """The blocks of a claim."""
     said = described(claims.load(name))
-    blocks = [("heading", said["title"])]
-    blocks += [("text", f"Paper: {said['paper']}"), ("text", f"Log of 2012: {said['log']}")]
-    untried = [scale for scale, summary in by_scale.items() if summary.verdict == claims.NOT_RUN]
+    texts = [f"Paper: {said['paper']}", f"Log of 2012: {said['log']}", *said["notes"]]
+    blocks = [("heading", said["title"]), *(("text", text) for text in texts)]
     for scale, summary in by_scale.items():
-        if scale not in untried:
+        if summary.verdict != claims.NOT_RUN:
             blocks.append(("text", f"**Scale `{scale}`: {summary.verdict}.** {summary.statement}"))
             blocks.append(("table", summary.table))
-            blocks += [("picture", picture, *content) for picture, content in summary.pictures.items()]
-            blocks += [("text", provenance(summary.runs, scale)), ("code", said["command"][scale])]
-    blocks.append(("text", f"**Not run yet: scale {' and '.join(f'`{scale}`' for scale in untried)}.**"))
-    blocks.append(("code", "\n".join(said["command"][scale] for scale in untried)))
-    return blocks if untried else blocks[:-2]
+            blocks += [("picture", f"{name}_{scale}_{what}", *rest) for what, rest in summary.pictures.items()]
+            blocks.append(("text", provenance(summary.runs, scale)))
+    if untried := [f"`{scale}`" for scale, summary in by_scale.items() if summary.verdict == claims.NOT_RUN]:
+        blocks.append(("text", f"**Not run yet: scale {' and '.join(untried)}.**"))
+    return [*blocks, ("code", said["commands"])]
 
 
 def provenance(found, scale):
@@ -86,7 +87,7 @@ def provenance(found, scale):
     steps = " or ".join(f"{step:,}" for step in sorted({run.result["step"] for run in found}))
     commits = ", ".join(f"`{commit}`" for commit in sorted({run.commit for run in found}))
     return (
-        f"Data: {data}, {found[0].result['num_examples']:,} test images. Seeds {seeds}; {steps} steps of "
+        f"Data: {data}, {found[0].result['num_examples']:,} images evaluated. Seeds {seeds}; {steps} steps of "
         f"{config['batch_size']} images. Commit {commits}. Runs: `results/runs/{scale}/{data}`."
     )
 

@@ -59,8 +59,9 @@ def keep(member, scale, data):
     metrics = [json.loads(line) for line in (member.workdir / "metrics.jsonl").read_text().splitlines()]
     for line in metrics:
         line.pop("images_per_second", None)
+    commits = member.workdir / "commits.txt"
     kept = {
-        "commit": ", ".join(dict.fromkeys((member.workdir / "commits.txt").read_text().split())),
+        "commit": ", ".join(dict.fromkeys(commits.read_text().split())) if commits.exists() else "unknown",
         "settings": member.settings,
         "config": config,
         "result": member.result,

@@ -235,8 +235,7 @@ def run(members, at_once):
             elif now - received[0][1] > interruption.ONE:
                 process.kill()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, forward)
+    handlers = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
     while running or waiting and not received:
         while waiting and free and not received and not waiting[0].in_use:
             member = waiting.pop(0)
@@ -257,6 +256,8 @@ def run(members, at_once):
                 print(f"{workdir.name}: {state}{said}", flush=True)
                 failed += [member] if state == "failed" else []
         time.sleep(0.1)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
     if received:
         print("alexnet_jax: interrupted; the same command goes on", file=sys.stderr)
         return 128 + received[0][0]

@@ -34,8 +34,11 @@ def summary(found):
         differences[name] = claims.paired_difference(centre, ten)
         cells = [claims.mean_and_deviation(centre), claims.mean_and_deviation(ten)]
         table.append([name, *cells, claims.interval(*differences[name])])
-    estimate, low, high = differences["top-1"]
-    said = claims.interval(estimate, low, high)
+    said = claims.interval(*differences["top-1"])
     return claims.Summary(
-        claims.verdict(low, high), f"{said} points", f"Centre less ten views, top-1 error: {said} points.", table, found
+        claims.verdict([differences["top-1"]]),
+        f"{said} points",
+        f"Centre less ten views, top-1 error: {said} points.",
+        table,
+        found,
     )
