@@ -88,6 +88,7 @@ def test_the_readme_lists_every_difference_and_every_net():
         assert row in text, row
     for name in nets.NETS:
         assert f"`{name}`" in text or f"`…{name.removeprefix('cifar10')}`" in text, name
+        assert f"\n| {name} | " in text, name  # beside its witnesses
 
 
 def test_a_step_of_the_2012_code_at_full_size_equals_numpy():
