@@ -18,7 +18,7 @@ th { background: #f4f4f4 }
 pre { background: #f4f4f4; padding: 0.8rem; overflow-x: auto; font-size: 0.85rem }
 code { background: #f4f4f4 }
 img { max-width: 100%; height: auto }
-figure { margin: 1rem 0 }
+figure { margin: 1rem 0; max-width: 46rem }
 figcaption { color: #555; font-size: 0.9rem }
 """
 

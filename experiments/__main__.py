@@ -12,7 +12,7 @@ of these.
 import pathlib
 import sys
 
-from alexnet_jax import UserError, commands, files
+from alexnet_jax import UserError, commands, datasets, files
 from experiments import claims, report, runs, sweep
 
 
@@ -32,18 +32,20 @@ def main():
         parser.error("--at_once must be above 0")
     with commands.one_line_errors("the same command goes on"):
         try:
-            status = run(args) if args.name != "report" else print(*report.write(), sep="\n")
+            if args.name != "report":
+                sys.exit(run(args))
+            print(*report.write(), sep="\n")
         except BrokenPipeError:
             raise
         except OSError as error:
             raise UserError(f"{error.filename}: cannot be written ({error.strerror})") from error
-        sys.exit(status)
 
 
 def run(args):
     """Trains what is not finished, keeps what is, and says what came of it; returns the exit status."""
     claim = claims.load(args.name)
-    data = claim.DATA[args.scale]
+    data, dataset = claim.DATA[args.scale], claim.get_config(args.scale).dataset
+    datasets.held_out(dataset.name, args.root or dataset.root)  # so that what is not there is said once
     workdir = args.workdir.expanduser().absolute() / args.scale / data
     overrides = [f"--config.dataset.root={args.root}"] if args.root else []
     members = sweep.read_members(f"{claim.__file__}:{args.scale}", workdir, overrides)

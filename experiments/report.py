@@ -35,12 +35,11 @@ def described(claim):
     title, sources, *others = claim.__doc__.strip().split("\n\n")
     words = re.fullmatch(r"Paper: (?P<paper>.*?)\nLog of 2012: (?P<log>.*)", sources, re.DOTALL)
     commands = [text for text in others if text.startswith("  ")]
-    notes = [" ".join(text.split()) for text in others if text not in commands]
     return {
         "title": " ".join(title.split()).rstrip("."),
         "paper": " ".join(words["paper"].split()),
         "log": " ".join(words["log"].split()),
-        "notes": [text for text in notes if not text.startswith("Cost: ")],
+        "notes": [" ".join(text.split()) for text in others if text not in commands],
         "commands": "\n".join(textwrap.dedent(text) for text in commands),
     }
 

@@ -308,7 +308,8 @@ def test_a_claim_from_training_to_the_pages(tiny_claim, tmp_path, monkeypatch, c
         (["lrn"], "lrn needs --scale and --workdir"),
         (["lrn", "--scale=laptop", "--workdir=/tmp/x", "--at_once=0"], "--at_once must be above 0"),
         (["lrn", "--scale=small", "--workdir=/tmp/x"], "invalid choice: 'small'"),
-        (["lrn", "--scale=laptop", "--workdir=/proc/nope"], "--workdir=/proc/nope: cannot be written"),
+        (["lrn", "--scale=laptop", "--workdir=/tmp/x", "--root=nope"], "dataset root nope: no (finished) prepared set"),
+        (["fig4_retrieval", "--scale=laptop", "--workdir=/proc/nope"], "/proc/nope: cannot be written"),
     ],
 )
 def test_a_mistake_ends_with_one_line(arguments, message):

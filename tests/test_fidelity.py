@@ -81,7 +81,7 @@ def test_every_config_is_whole(get_config):
     nets.from_config(config.model)
 
 
-def test_the_readme_lists_every_difference_and_every_net():
+def test_the_page_of_the_nets_lists_every_difference_and_every_net():
     text = PAGE.read_text()
     for difference in fidelity.DIFFERENCES:
         row = f"| `{difference.field}` | " + " | ".join(map(str, difference[1:])) + " |"
