@@ -129,7 +129,7 @@ def retrieval(rows):
         of its neighbours, nearest first.
     """
     neighbours = max(len(row[-1]) for row in rows)
-    figure = matplotlib.figure.Figure(figsize=(3.8 + 1.1 * neighbours, 1.25 * len(rows)), layout="constrained")
+    figure = matplotlib.figure.Figure(figsize=(2.8 + 0.8 * neighbours, 0.95 * len(rows)), layout="constrained")
     grid = figure.subplots(len(rows), 2 + neighbours, squeeze=False, width_ratios=[1, 1.6, *[1] * neighbours])
     for axes_of_row, (pixels, class_name, predictions, near) in zip(grid, rows, strict=True):
         for axes in axes_of_row:
