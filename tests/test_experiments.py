@@ -140,8 +140,9 @@ def test_depth_must_hold_for_every_layer():
 
 
 def test_overfitting_and_ensembles():
-    found = [a_run(seed, 0.40 + 0.01 * seed, 0.38) for seed in range(3)]
-    found += [a_run(seed, 0.45, 0.43, **{"model.net": "no_dropout"}) for seed in range(3)]
+    with_dropout, without = dropout.HALF, dropout.WITHOUT | dropout.HALF
+    found = [a_run(seed, 0.40 + 0.01 * seed, 0.38, **with_dropout) for seed in range(3)]
+    found += [a_run(seed, 0.45, 0.43, **without) for seed in range(3)]
     training = [0.35, 0.365, 0.37, 0.10, 0.11, 0.12]
     measured = {run.path.stem: {"center": {"top1_error": error}} for run, error in zip(found, training, strict=True)}
     summary = dropout.summary(found, measured)
