@@ -4,7 +4,7 @@ Paper: 1.7 points of top-1 and 1.6 of top-5 error; ILSVRC-2012 validation: with 
 2011 release and then on ILSVRC-2012, 39.0 / 16.6 %, without either 40.7 / 18.2 %.
 Log of 2012: 146-2012-2011 38.99 / 16.62 %, 146-2012-2009 39.10 / 16.88 %, 145 40.66 / 18.21 %, ten views.
 
-The directory `pretrained` of the commands is that of the first training, in the current directory:
+Of the commands at each scale the first trains on more, into the directory `pretrained` of the current one:
 
   python -m alexnet_jax.main --config=configs/two_gpu.py --workdir=pretrained --config.model.net=sixth_conv \
       --config.dataset.root=imagenet_fall2011

@@ -332,6 +332,8 @@ def test_the_committed_pages_are_those_of_the_committed_results(tmp_path, monkey
     assert without_pictures(pages[0]) == without_pictures(pages[1])
     pictures = [sorted(p.name for p in (path / report.PICTURES).glob("*.png")) for path in (tmp_path, EXPERIMENTS)]
     assert pictures[0] == pictures[1]
+    table = re.search(r"^\| claim .*?\n\n", (EXPERIMENTS / "RESULTS.md").read_text(), re.DOTALL | re.MULTILINE)[0]
+    assert table in (EXPERIMENTS.parent / "README.md").read_text()
     for path in (EXPERIMENTS / "results" / "runs").glob("*/*/*.json"):
         run = json.loads(path.read_text())
         assert re.fullmatch(r"[0-9a-f]{40}(, [0-9a-f]{40})*", run["commit"]), path  # without a +: of unchanged files
