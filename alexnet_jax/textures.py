@@ -51,8 +51,8 @@ def load(root=""):
         statistics = json.loads((directory / "statistics.json").read_text())
     except (OSError, ValueError) as error:
         raise UserError(
-            f"{directory}: cannot make or read the textures here ({error}); remove it, or set "
-            "--config.dataset.root to a new directory"
+            f"{directory}: cannot make or read the textures here ({error}); set --config.dataset.root to a new "
+            "directory"
         ) from error
     return images, {name: np.array(value, np.float32) for name, value in statistics.items()}
 

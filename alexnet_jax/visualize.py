@@ -136,7 +136,7 @@ def retrieval(rows):
             axes.set(xticks=[], yticks=[])
             axes.axis("off")
         axes_of_row[0].imshow(pixels)
-        axes_of_row[0].set_title(datasets.readable(class_name), fontsize=7)
+        axes_of_row[0].set_title(datasets.readable(class_name), fontsize=7, loc="left")
         _bars(axes_of_row[1], class_name, predictions)
         for axes, image in zip(axes_of_row[2:], near, strict=False):
             axes.imshow(image)

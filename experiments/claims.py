@@ -148,11 +148,11 @@ def compare(found, nets, claimed=None):
     for row in table[1:]:
         row.append(interval(*more[row[0]]) if row[0] in more else "")
     said = "; ".join(f"{label} {interval(*more[label])}" for label in claimed)
-    lowest, highest = (signed(limit(more[label][0] for label in claimed)) for limit in (min, max))
+    each = ", ".join(f"{label} {signed(more[label][0])}" for label in claimed)
     return Summary(
         verdict([more[label] for label in claimed]),
-        f"{interval(*more[claimed[0]]) if len(claimed) == 1 else f'{lowest} to {highest}'} points",
-        f"Top-1 error by ten views minus that of the net {first}, in points: {said}.",
+        f"{interval(*more[claimed[0]]) if len(claimed) == 1 else each} points",
+        f"Top-1 error by ten views minus that of the first net, {first}, in points: {said}.",
         table,
         found,
         {"curves": curves(groups)},

@@ -71,7 +71,7 @@ def summary(found, measured):
     errors = claims.difference(claims.top1(groups[without]), claims.top1(groups[with_dropout]))
     statement = (
         f"At half of the rate, the validation error without dropout is {said} points further above the training error; "
-        f"by ten views it is {claims.interval(*errors)} points higher."
+        f"the validation error itself, by ten views, minus that with dropout: {claims.interval(*errors)} points."
     )
     return claims.Summary(
         claims.verdict([gap]),

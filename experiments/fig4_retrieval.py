@@ -1,6 +1,6 @@
 """Images with close outputs of the last hidden layer are alike, though their pixels are far apart (Figure 4).
 
-Paper: no figure; five test images, each with the six training images whose 4096 features are nearest, which "are
+Paper: no number; five test images, each with the six training images whose 4096 features are nearest, which "are
 generally not close in L2 to the query images" in their pixels.
 Log of 2012: nothing.
 

@@ -20,7 +20,8 @@ INTRODUCTION = (
     "difference (Welch's t-test over seeds, Student's for two views of the same nets) lies above 0, contradicted "
     "where it lies below, and not decided where it holds 0, or where one seed gives no interval. Three seeds make "
     "wide intervals, and the claims on Imagenette share the three trainings of the paper's net: what is by chance "
-    "in these is in all. Errors are in percent, ± their standard deviation over the seeds."
+    "in these is in all. A plus speaks for a claim, a minus against it. Errors are in percent, ± their standard "
+    "deviation over the seeds."
 )
 TRACES = (
     "Each training is a JSON file in [results/runs](results/runs), with all fields of its config, the commit that "

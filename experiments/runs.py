@@ -4,7 +4,7 @@ import dataclasses
 import json
 import pathlib
 
-from alexnet_jax import files
+from alexnet_jax import UserError, files
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 
@@ -44,15 +44,30 @@ def directory(scale, data):
 
 
 def load(scale, data):
-    """All finished trainings on a data set, by the names of their files."""
-    return [Run(path, **files.read_json(path)) for path in sorted(directory(scale, data).glob("*.json"))]
+    """All finished trainings on a data set, by the names of their files. Raises UserError if one is no such file."""
+    found = []
+    for path in sorted(directory(scale, data).glob("*.json")):
+        try:
+            found.append(Run(path, **files.read_json(path)))
+        except TypeError as error:
+            raise UserError(f"{path}: is not what this program wrote; restore or remove it") from error
+    return found
 
 
 def keep(member, scale, data):
     """Writes the file of a finished member of a claim's sweep.
 
     Nothing in it depends on where the data and the directory of the run were, or on the speed of the machine.
+
+    Raises:
+      UserError: there is one, of other data or of another length.
     """
+    path = directory(scale, data) / f"{member.workdir.name}.json"
+    there = files.read_json(path).get("result", {}) if path.exists() else member.result
+    if any(there.get(name) != member.result[name] for name in ("num_examples", "step")):
+        raise UserError(
+            f"{path}: is a run of other data than {member.workdir}, or of another length; move it away first"
+        )
     config = files.read_json(member.workdir / "config.json")
     config["dataset"]["root"] = pathlib.Path(config["dataset"]["root"]).name
     config["init_from"] = pathlib.Path(config["init_from"]).name
@@ -67,7 +82,6 @@ def keep(member, scale, data):
         "result": member.result,
     }
     lines = ",\n  ".join(json.dumps(line) for line in metrics)
-    path = directory(scale, data) / f"{member.workdir.name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     with files.whole(path) as file:
         file.write(json.dumps(kept, indent=1)[:-2] + f',\n "metrics": [\n  {lines}\n ]\n}}\n')

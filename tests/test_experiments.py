@@ -133,7 +133,7 @@ def test_depth_must_hold_for_every_layer():
 
     assert (summary(0.42, 0.45, 0.5, 0.43).verdict, summary(0.42, 0.45, 0.5, 0.43).ours) == (
         claims.SUPPORTED,
-        "+2.0 to +10.0 points",
+        "without conv2 +2.0, without conv3 +5.0, without conv4 +10.0, without conv5 +3.0 points",
     )
     assert summary(0.42, 0.45, 0.5, 0.38).verdict == claims.CONTRADICTED
     assert summary(0.42, 0.45, 0.5, 0.4002).verdict == claims.OPEN
@@ -264,7 +264,9 @@ def test_a_claim_from_training_to_the_pages(tiny_claim, tmp_path, monkeypatch, c
     assert run_main(monkeypatch, *flags) == 0
     out = capfd.readouterr().out
     assert "6 members, 0 finished before" in out
-    assert out.splitlines()[-1].startswith("Top-1 error by ten views minus that of the net 0.001, in points: 0.0001 ")
+    assert out.splitlines()[-1].startswith(
+        "Top-1 error by ten views minus that of the first net, 0.001, in points: 0.0001 "
+    )
     kept = sorted((tmp_path / "results" / "runs" / "laptop" / "noise").glob("*.json"))
     assert [path.stem for path in kept][-3:] == ["seed=0", "seed=1", "seed=2"] and len(kept) == 6
     head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=EXPERIMENTS, capture_output=True, text=True).stdout.strip()
@@ -279,6 +281,15 @@ def test_a_claim_from_training_to_the_pages(tiny_claim, tmp_path, monkeypatch, c
         "commit": run.commit,
         **{path.stem: 2 for path in kept},
     }
+
+    other = files.read_json(kept[-1])
+    other["result"]["num_examples"] += 1
+    files.write_json(kept[-1], other)
+    assert run_main(monkeypatch, *flags).startswith(f"alexnet_jax: {kept[-1]}: is a run of other data")
+    kept[-1].unlink()
+    assert run_main(monkeypatch, *flags) == 0
+    assert runs.load("laptop", "noise")[-1] == run
+    capfd.readouterr()
 
     before = {path: path.read_bytes() for path in kept}
     assert run_main(monkeypatch, *flags) == 0
