@@ -260,10 +260,14 @@ def run_main(monkeypatch, *arguments):
 
 
 def test_a_claim_from_training_to_the_pages(tiny_claim, tmp_path, monkeypatch, capfd):
+    # In a process of its own: this one runs JAX, and must not fork.
+    train = [sys.executable, sweep.__file__, "local", f"--config={tiny_claim}:laptop", "--at_once=2"]
+    train += [f"--workdir={tmp_path / 'work' / 'laptop' / 'noise'}"]
+    assert "6 members, 0 finished before" in subprocess.run(train, capture_output=True, text=True, check=True).stdout
     flags = "tiny", "--scale=laptop", f"--workdir={tmp_path / 'work'}", "--at_once=2"
     assert run_main(monkeypatch, *flags) == 0
     out = capfd.readouterr().out
-    assert "6 members, 0 finished before" in out
+    assert "6 members, 6 finished before" in out
     assert out.splitlines()[-1].startswith(
         "Top-1 error by ten views minus that of the first net, 0.001, in points: 0.0001 "
     )
