@@ -71,7 +71,7 @@ def load(name):
     return importlib.import_module(f"experiments.{name}")
 
 
-def paper_config(scale):
+def paper_config(scale="laptop"):
     """The paper's net and recipe on ImageNet, or at a quarter of the width on Imagenette."""
     return {"full": two_gpu, "laptop": imagenette_narrow}[scale].get_config()
 

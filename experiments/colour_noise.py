@@ -12,10 +12,7 @@ Cost: two trainings of 90 epochs on ImageNet; six runs of four to five minutes o
 from experiments import claims
 
 DATA = claims.PHOTOGRAPHS
-
-
-def get_config(scale="laptop"):
-    return claims.paper_config(scale)
+get_config = claims.paper_config
 
 
 def sweep(scale="laptop"):

@@ -13,11 +13,8 @@ Cost: five trainings of 90 epochs on ImageNet; fifteen runs of four to five minu
 from experiments import claims
 
 DATA = claims.PHOTOGRAPHS
+get_config = claims.paper_config
 LAYERS = ("conv2", "conv3", "conv4", "conv5")
-
-
-def get_config(scale="laptop"):
-    return claims.paper_config(scale)
 
 
 def sweep(scale="laptop"):

@@ -19,6 +19,7 @@ from alexnet_jax import datasets, ensemble, evaluate
 from experiments import claims
 
 DATA = claims.PHOTOGRAPHS
+get_config = claims.paper_config
 WITHOUT, HALF = {"model.net": "no_dropout"}, {"schedule.learning_rate": 0.005}
 NETS = {
     "with dropout, rate 0.01": {},
@@ -26,10 +27,6 @@ NETS = {
     "with dropout, rate 0.005": HALF,
     "without, rate 0.005": WITHOUT | HALF,
 }
-
-
-def get_config(scale="laptop"):
-    return claims.paper_config(scale)
 
 
 def sweep(scale="laptop"):

@@ -27,11 +27,8 @@ from alexnet_jax import ensemble, files, models, visualize
 from experiments import claims
 
 DATA = claims.PHOTOGRAPHS
+get_config = claims.paper_config
 PERMUTATIONS = 10_000
-
-
-def get_config(scale="laptop"):
-    return claims.paper_config(scale)
 
 
 def sweep(scale="laptop"):

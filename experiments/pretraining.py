@@ -22,12 +22,9 @@ Cost: three trainings of 90 epochs on ImageNet and one on all of it; ten runs of
 from experiments import claims
 
 DATA = claims.PHOTOGRAPHS
+get_config = claims.paper_config
 SIXTH = {"model.net": "sixth_conv"}
 PRETRAINED = SIXTH | {"init_from": "pretrained"}
-
-
-def get_config(scale="laptop"):
-    return claims.paper_config(scale)
 
 
 def sweep(scale="laptop"):

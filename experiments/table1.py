@@ -16,11 +16,8 @@ Cost: a training of 90 epochs on ImageNet; three runs of four to five minutes of
 from experiments import claims
 
 DATA = {"full": "imagenet2010", "laptop": "imagenette"}
+get_config = claims.paper_config
 RIVAL = 0.457  # SIFT and Fisher vectors
-
-
-def get_config(scale="laptop"):
-    return claims.paper_config(scale)
 
 
 def sweep(scale="laptop"):

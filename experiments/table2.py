@@ -18,10 +18,7 @@ from alexnet_jax import datasets, ensemble, evaluate
 from experiments import claims
 
 DATA = claims.PHOTOGRAPHS
-
-
-def get_config(scale="laptop"):
-    return claims.paper_config(scale)
+get_config = claims.paper_config
 
 
 def sweep(scale="laptop"):

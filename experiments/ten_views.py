@@ -15,10 +15,7 @@ import numpy as np
 from experiments import claims
 
 DATA = claims.PHOTOGRAPHS
-
-
-def get_config(scale="laptop"):
-    return claims.paper_config(scale)
+get_config = claims.paper_config
 
 
 def sweep(scale="laptop"):

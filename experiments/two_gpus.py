@@ -14,11 +14,8 @@ Cost: three trainings of 90 epochs on ImageNet; nine runs of four to five minute
 from experiments import claims
 
 DATA = claims.PHOTOGRAPHS
+get_config = claims.paper_config
 ONE_GPU = {"model.net": "one_gpu", "mesh.model": 1}
-
-
-def get_config(scale="laptop"):
-    return claims.paper_config(scale)
 
 
 def sweep(scale="laptop"):
