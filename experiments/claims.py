@@ -41,6 +41,7 @@ NAMES = (
     "fig4_retrieval",
 )
 MAY_DIFFER = {"dataset.root", "init_from"}  # directories
+CLASSES = {"imagenet": 1000, "imagenet2010": 1000, "imagenette": 10, "cifar10": 10, "textures": 20}
 PHOTOGRAPHS = {"full": "imagenet", "laptop": "imagenette"}
 SUPPORTED, CONTRADICTED, OPEN, NOT_RUN = "supported", "contradicted", "not decided", "not run"
 
@@ -83,12 +84,12 @@ def over_seeds(scale, *all_fields):
             yield fields | {"seed": seed}
 
 
-def finished(claim, scale):
-    """Those members of a claim's sweep that are finished, as `runs.Run`s in the order of the sweep.
+def finished(claim, scale, results):
+    """Those members of a claim's sweep that are finished among some results, as `runs.Run`s in the order of the sweep.
 
     One that was kept of another config does not count.
     """
-    kept = {json.dumps(run.settings): run for run in runs.load(scale, claim.DATA[scale])}
+    kept = {json.dumps(run.settings): run for run in runs.load(results, scale, claim.DATA[scale])}
     found = []
     for member in map(dict, claim.sweep(scale)):
         run = kept.get(json.dumps(member))
@@ -107,24 +108,23 @@ def with_settings(some_runs, fields):
     return [run for run in some_runs if run.settings == fields | {"seed": run.seed}]
 
 
-def measured_path(name, scale):
-    """Where what a claim's `measure` found is kept."""
-    return runs.RESULTS / "measured" / f"{name}_{scale}.json"
+def measured_path(name, scale, results):
+    """Where what a claim's `measure` found is kept among some results."""
+    return results / "measured" / f"{name}_{scale}.json"
 
 
-def keep_measured(name, scale, found):
-    """Adds what a claim's `measure` found to what is kept, a line for each of its keys, and by which commit."""
-    found = measured(name, scale) | found | {"commit": sweep.commit()}
-    path = measured_path(name, scale)
+def keep_measured(found, path):
+    """Writes what a claim's `measure` found, a line for each of its keys, and by which commit."""
+    found = found | {"commit": sweep.commit()}
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in sorted(found.items())]
     with files.whole(path) as file:
         file.write("{\n" + ",\n".join(lines) + "\n}\n")
 
 
-def measured(name, scale):
+def measured(name, scale, results):
     """What a claim's `measure` found; {} if it has not."""
-    path = measured_path(name, scale)
+    path = measured_path(name, scale, results)
     return files.read_json(path) if path.exists() else {}
 
 
@@ -144,7 +144,7 @@ def compare(found, nets, claimed=None):
         return Summary(NOT_RUN)
     more = {label: difference(top1(group), top1(groups[first])) for label, group in groups.items() if label != first}
     table = error_table(groups)
-    table[0].append("top-1, more than the first")
+    table[0].append("ten views, top-1, more than the first")
     for row in table[1:]:
         row.append(interval(*more[row[0]]) if row[0] in more else "")
     said = "; ".join(f"{label} {interval(*more[label])}" for label in claimed)
@@ -216,19 +216,16 @@ def mean_and_deviation(fractions):
 
 def curves(groups):
     """A picture of some groups of runs, by label: top-1 error by epoch, in training and of the validation images."""
-    figure = matplotlib.figure.Figure(figsize=(6.5, 4), layout="constrained")
-    axes = figure.subplots()
-    for i, (label, group) in enumerate(groups.items()):
-        for run in group:
-            for split, style in {
-                "train": {"linewidth": 0.6, "alpha": 0.5},
-                "eval": {"marker": ".", "alpha": 0.8},
-            }.items():
-                epochs, errors = run.errors(split)
-                axes.plot(epochs, [100 * error for error in errors], color=f"C{i}", **style)
-        axes.plot([], [], color=f"C{i}", marker=".", label=label)
-    axes.set(xlabel="epoch", ylabel="top-1 error, %")
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
-    caption = "Top-1 error by epoch, all seeds: validation with dots, training (crops, dropout) without."
-    return caption, visualize.png(figure)
+    figure = matplotlib.figure.Figure(figsize=(9.5, 4), layout="constrained")
+    titles = {"eval": "validation images, centre view", "train": "training images (crops, dropout)"}
+    for axes, (split, title) in zip(figure.subplots(1, 2, sharey=True), titles.items(), strict=True):
+        for i, (label, group) in enumerate(groups.items()):
+            epochs = list(group[0].errors(split))[0]
+            errors = 100 * np.array([list(run.errors(split))[1] for run in group])
+            axes.plot(epochs, errors.mean(0), color=f"C{i}", label=label)
+            axes.fill_between(epochs, errors.min(0), errors.max(0), color=f"C{i}", alpha=0.15, linewidth=0)
+        axes.set(xlabel="epoch", title=title)
+        axes.grid(alpha=0.3)
+    figure.axes[0].set(ylabel="top-1 error, %")
+    figure.axes[0].legend()
+    return "Top-1 error by epoch: means over the seeds, from the lowest to the highest shaded.", visualize.png(figure)

@@ -76,5 +76,5 @@ def summary(found, measured):
         statement,
         table,
         found,
-        {"curves": claims.curves(groups)},
+        {"curves": claims.curves({label: groups[label] for label in decide})},
     )

@@ -85,10 +85,10 @@ def summary(found, measured):
     shares = {way: np.array([measured[run.path.stem]["same_class"][way] for run in found]) for way in WAYS}
     table = [["seed", *(f"of the same class by {way}, %" for way in WAYS)]]
     table += [[str(run.seed), *map(claims.percent, row)] for run, *row in zip(found, *shares.values(), strict=True)]
-    more = claims.paired_difference(*shares.values())
+    data, more = found[0].path.parent.name, claims.paired_difference(*shares.values())
     said = claims.interval(*more)
     pictures = {}
-    if found[0].config["dataset"]["name"] == "textures":
+    if data == "textures":
         rows = [
             (textures.draw("test", row["query"]), row["class"], row["predictions"], row["neighbours"])
             for row in measured[found[0].path.stem]["shown"]
@@ -96,8 +96,10 @@ def summary(found, measured):
         rows = [(*row, [textures.draw("train", i) for i in neighbours]) for *row, neighbours in rows]
         caption = "Test images, their five most likely classes, and the training images with the nearest features."
         pictures["neighbours"] = (caption, visualize.png(visualize.retrieval(rows)))
+    features, pixels = (f"{claims.percent(shares[way].mean())} %" for way in WAYS)
     statement = (
-        f"Of the {NEIGHBOURS} nearest training images, more are of the class of a test image by features than by "
-        f"pixels: {said} points."
+        f"Of the {NEIGHBOURS} training images nearest to a test image, {features} are of its class by features and "
+        f"{pixels} by pixels: {said} points. By chance it would be {claims.percent(1 / claims.CLASSES[data])} %."
     )
-    return claims.Summary(claims.verdict([more]), f"{said} points", statement, table, found, pictures)
+    ours = f"{features} by features, {pixels} by pixels"
+    return claims.Summary(claims.verdict([more]), ours, statement, table, found, pictures)

@@ -1,20 +1,20 @@
-"""What the finished trainings say of all claims, as experiments/RESULTS.md and experiments/report.html.
+"""What the finished trainings say of all claims, as RESULTS.md and report.html.
 
-Made of experiments/results alone, and the same bytes each time.
+Made of the JSON files in results/ beside them alone, and the same bytes each time.
 """
 
-import pathlib
 import re
 import textwrap
 
-from alexnet_jax import files, nets, pages, visualize
+from alexnet_jax import UserError, files, nets, pages, visualize
 from experiments import claims
 
-HERE = pathlib.Path(__file__).parent
 PICTURES = "results/pictures"
 
 INTRODUCTION = (
-    "What the paper claims, and what came of trying it. What is supported or contradicted here is so at the scale "
+    "What the paper claims, and what came of trying it. The log of 2012 is that of the nets that its authors released "
+    "later with their code: 145 is the paper's net, 145-half the one for a single GPU, other numbers are variants; two "
+    "errors are top-1 / top-5. What is supported or contradicted here is so at the scale "
     "that it was tried at: `laptop` is mostly a quarter of the paper's width, ten classes and a few epochs. If "
     "nothing else is said, a claim that something is higher is supported where the 95 % interval of the "
     "difference (Welch's t-test over seeds, Student's for two views of the same nets) lies above 0, contradicted "
@@ -45,11 +45,13 @@ def described(claim):
     }
 
 
-def summarise(name, scale):
-    """The `Summary` of a claim at a scale."""
+def summarise(name, scale, results):
+    """The `Summary` of a claim at a scale by some results."""
     claim = claims.load(name)
-    found = claims.finished(claim, scale)
-    return claim.summary(found, claims.measured(name, scale)) if hasattr(claim, "measure") else claim.summary(found)
+    found = claims.finished(claim, scale, results)
+    if hasattr(claim, "measure"):
+        return claim.summary(found, claims.measured(name, scale, results))
+    return claim.summary(found)
 
 
 def overview(summaries):
@@ -92,19 +94,22 @@ def provenance(found, scale):
     )
 
 
-def write():
-    """Writes both pages and the pictures."""
-    summaries = {name: {scale: summarise(name, scale) for scale in claims.SCALES} for name in claims.NAMES}
+def write(directory):
+    """Writes both pages and the pictures of the results in a directory. Raises UserError if there are none."""
+    results = directory / "results"
+    if not (results / "runs").is_dir():
+        raise UserError(f"{directory}: has no results; python -m experiments NAME --workdir={directory} makes some")
+    summaries = {name: {scale: summarise(name, scale, results) for scale in claims.SCALES} for name in claims.NAMES}
     net = visualize.png(visualize.diagram(nets.NETS["two_gpu"]))
     blocks = [("title", "The paper's claims"), ("text", INTRODUCTION), ("table", overview(summaries)), ("text", TRACES)]
     blocks.append(("picture", "two_gpu", "The paper's net; at a gather, the numbers that a tower receives.", net))
     blocks += [block for name, by_scale in summaries.items() for block in section(name, by_scale)]
-    (HERE / PICTURES).mkdir(parents=True, exist_ok=True)
+    (directory / PICTURES).mkdir(parents=True, exist_ok=True)
     for kind, *content in blocks:
         if kind == "picture":
             name, _, data = content
-            (HERE / PICTURES / f"{name}.png").write_bytes(data)
+            (directory / PICTURES / f"{name}.png").write_bytes(data)
     for path, text in {"RESULTS.md": pages.to_markdown(blocks, PICTURES), "report.html": pages.to_html(blocks)}.items():
-        with files.whole(HERE / path) as file:
+        with files.whole(directory / path) as file:
             file.write(text)
-    return HERE / "RESULTS.md", HERE / "report.html"
+    return directory / "RESULTS.md", directory / "report.html"

@@ -6,7 +6,7 @@ import pathlib
 
 from alexnet_jax import UserError, files
 
-RESULTS = pathlib.Path(__file__).parent / "results"
+COMMITTED = pathlib.Path(__file__).parent / "results"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,15 +38,15 @@ class Run:
         return zip(*[(line["epoch"], line[name]) for line in self.metrics if line["split"] == split], strict=True)
 
 
-def directory(scale, data):
-    """Where the trainings on a data set are kept."""
-    return RESULTS / "runs" / scale / data
+def directory(results, scale, data):
+    """Where the trainings on a data set are kept among some results."""
+    return results / "runs" / scale / data
 
 
-def load(scale, data):
+def load(results, scale, data):
     """All finished trainings on a data set, by the names of their files. Raises UserError if one is no such file."""
     found = []
-    for path in sorted(directory(scale, data).glob("*.json")):
+    for path in sorted(directory(results, scale, data).glob("*.json")):
         try:
             found.append(Run(path, **files.read_json(path)))
         except TypeError as error:
@@ -54,20 +54,12 @@ def load(scale, data):
     return found
 
 
-def keep(member, scale, data):
-    """Writes the file of a finished member of a claim's sweep.
+def keep(member, path):
+    """Writes the file of a finished member of a claim's sweep into a directory.
 
     Nothing in it depends on where the data and the directory of the run were, or on the speed of the machine.
-
-    Raises:
-      UserError: there is one, of other data or of another length.
     """
-    path = directory(scale, data) / f"{member.workdir.name}.json"
-    there = files.read_json(path).get("result", {}) if path.exists() else member.result
-    if any(there.get(name) != member.result[name] for name in ("num_examples", "step")):
-        raise UserError(
-            f"{path}: is a run of other data than {member.workdir}, or of another length; move it away first"
-        )
+    path = path / f"{member.workdir.name}.json"
     config = files.read_json(member.workdir / "config.json")
     config["dataset"]["root"] = pathlib.Path(config["dataset"]["root"]).name
     config["init_from"] = pathlib.Path(config["init_from"]).name

@@ -220,7 +220,9 @@ def directory_name(member):
 def run(members, at_once):
     """Runs what is not finished. Returns the exit status: 0, 1 if one failed, or 128 and the number of a signal."""
     waiting = [member for member in members if member.state != "finished"]
-    print(f"{len(members)} members, {len(members) - len(waiting)} finished before", flush=True)
+    done = len(members) - len(waiting)
+    logs = members[0].workdir.parent / "*" / "log.txt"
+    print(f"{len(members)} members, {done} finished before; {logs} say how far they are", flush=True)
     for member in waiting:
         if member.in_use:
             print(f"{member.workdir.name}: waits for the process that is in its directory", flush=True)
@@ -240,6 +242,7 @@ def run(members, at_once):
         while waiting and free and not received and not waiting[0].in_use:
             member = waiting.pop(0)
             if member.state == "finished":  # by the process that was in its directory
+                done += 1
                 continue
             share = free.pop()
             process = member.start(share)
@@ -252,8 +255,12 @@ def run(members, at_once):
                 del running[workdir]
                 free.append(share)
                 state = member.end(process.returncode, received)
-                said = f" ({member.last_line()}; {member.workdir / 'log.txt'})" if state == "failed" else ""
-                print(f"{workdir.name}: {state}{said}", flush=True)
+                done += state == "finished"
+                said = {
+                    "finished": f" ({done} of {len(members)})",
+                    "failed": f" ({member.last_line()}; {member.workdir / 'log.txt'})",
+                }
+                print(f"{workdir.name}: {state}{said.get(state, '')}", flush=True)
                 failed += [member] if state == "failed" else []
         time.sleep(0.1)
     for number, handler in handlers.items():

@@ -30,6 +30,7 @@ def summary(found):
     errors, table = claims.top1(found), claims.error_table({"two towers": found})
     said = f"{claims.mean_and_deviation(errors)} %"
     if found[0].path.parent.name != DATA["full"]:
+        said += " on Imagenette, where the others were not tried"
         statement = "Nobody has published the others' errors on these images."
         return claims.Summary(claims.OPEN, said, statement, table, found)
     verdict = claims.SUPPORTED if max(errors) < RIVAL else claims.CONTRADICTED

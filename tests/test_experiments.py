@@ -4,6 +4,7 @@ import importlib.util
 import json
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 
@@ -159,19 +160,18 @@ def test_overfitting_and_ensembles():
     assert table2.summary(singles[:2], measured).verdict == claims.NOT_RUN
 
 
-def test_what_was_kept_of_another_config_does_not_count(tmp_path, monkeypatch):
-    monkeypatch.setattr(runs, "RESULTS", tmp_path)
+def test_what_was_kept_of_another_config_does_not_count(tmp_path):
     config = ten_views.get_config()
     config.update({"seed": 1})
     config = json.loads(fidelity.resolve(config).to_json())
     kept = {"commit": "abc", "settings": {"seed": 1}, "config": config, "result": {}, "metrics": []}
-    path = runs.directory("laptop", "imagenette") / "seed=1.json"
+    path = runs.directory(tmp_path, "laptop", "imagenette") / "seed=1.json"
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps(kept))
-    assert [run.seed for run in claims.finished(ten_views, "laptop")] == [1]
+    assert [run.seed for run in claims.finished(ten_views, "laptop", tmp_path)] == [1]
     config["batch_size"] = 64
     path.write_text(json.dumps(kept))
-    assert claims.finished(ten_views, "laptop") == []
+    assert claims.finished(ten_views, "laptop", tmp_path) == []
 
 
 def test_a_grey_and_a_coloured_tower_differ_and_towers_of_noise_do_not():
@@ -221,7 +221,7 @@ def get_config(scale="laptop"):
 
 
 def sweep(scale="laptop"):
-    return claims.over_seeds(scale, {{}}, {{"schedule.learning_rate": 0.0001}})
+    return [{{"seed": 0}}, {{"schedule.learning_rate": 0.0001, "seed": 0}}]
 
 
 def measure(members):
@@ -237,7 +237,7 @@ def summary(found, measured):
 
 @pytest.fixture
 def tiny_claim(tmp_path, monkeypatch):
-    """The claim above, alone, with results in a directory of its own."""
+    """The claim above, alone."""
     root = write_images(tmp_path / "images", {"train": (13, 13), "val": (25, 26)})
     path = tmp_path / "tiny.py"
     path.write_text(CLAIM.format(root=str(root)))
@@ -246,8 +246,7 @@ def tiny_claim(tmp_path, monkeypatch):
     spec.loader.exec_module(module)
     monkeypatch.setitem(sys.modules, "experiments.tiny", module)
     monkeypatch.setattr(claims, "NAMES", ("tiny",))
-    monkeypatch.setattr(runs, "RESULTS", tmp_path / "results")
-    monkeypatch.setattr(report, "HERE", tmp_path)
+    monkeypatch.setitem(claims.CLASSES, "noise", 2)
     monkeypatch.setattr(experiments_main.commands, "set_up_jax", lambda: None)
     return path
 
@@ -262,59 +261,55 @@ def run_main(monkeypatch, *arguments):
 def test_a_claim_from_training_to_the_pages(tiny_claim, tmp_path, monkeypatch, capfd):
     # In a process of its own: this one runs JAX, and must not fork.
     train = [sys.executable, sweep.__file__, "local", f"--config={tiny_claim}:laptop", "--at_once=2"]
-    train += [f"--workdir={tmp_path / 'work' / 'laptop' / 'noise'}"]
-    assert "6 members, 0 finished before" in subprocess.run(train, capture_output=True, text=True, check=True).stdout
-    flags = "tiny", "--scale=laptop", f"--workdir={tmp_path / 'work'}", "--at_once=2"
+    work = tmp_path / "work"
+    train += [f"--workdir={work / 'laptop' / 'noise'}"]
+    assert "2 members, 0 finished before" in subprocess.run(train, capture_output=True, text=True, check=True).stdout
+    flags = "tiny", "--scale=laptop", f"--workdir={work}", "--at_once=2"
     assert run_main(monkeypatch, *flags) == 0
     out = capfd.readouterr().out
-    assert "6 members, 6 finished before" in out
+    assert "2 members, 2 finished before" in out
     assert out.splitlines()[-1].startswith(
         "Top-1 error by ten views minus that of the first net, 0.001, in points: 0.0001 "
     )
-    kept = sorted((tmp_path / "results" / "runs" / "laptop" / "noise").glob("*.json"))
-    assert [path.stem for path in kept][-3:] == ["seed=0", "seed=1", "seed=2"] and len(kept) == 6
+    kept = sorted((work / "results" / "runs" / "laptop" / "noise").glob("*.json"))
+    assert [path.stem for path in kept] == ["schedule.learning_rate=0.0001,seed=0", "seed=0"]
     head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=EXPERIMENTS, capture_output=True, text=True).stdout.strip()
-    run = runs.load("laptop", "noise")[-1]
+    all_kept = runs.load(work / "results", "laptop", "noise")
+    run = all_kept[-1]
     assert run.commit.rstrip("+") == (head or "unknown")
     assert run.config["dataset"] == {"name": "folder", "root": "images"}  # not where it was
-    workdir = tmp_path / "work" / "laptop" / "noise" / "seed=2"
-    assert run.result == files.read_json(workdir / "result.json")
+    assert run.result == files.read_json(work / "laptop" / "noise" / "seed=0" / "result.json")
     assert str(tmp_path) not in "".join(path.read_text() for path in kept)
 
-    assert files.read_json(claims.measured_path("tiny", "laptop")) == {
+    assert files.read_json(claims.measured_path("tiny", "laptop", work / "results")) == {
         "commit": run.commit,
         **{path.stem: 2 for path in kept},
     }
 
-    other = files.read_json(kept[-1])
-    other["result"]["num_examples"] += 1
-    files.write_json(kept[-1], other)
-    assert run_main(monkeypatch, *flags).startswith(f"alexnet_jax: {kept[-1]}: is a run of other data")
-    kept[-1].unlink()
-    assert run_main(monkeypatch, *flags) == 0
-    assert runs.load("laptop", "noise")[-1] == run
-    capfd.readouterr()
-
     before = {path: path.read_bytes() for path in kept}
     assert run_main(monkeypatch, *flags) == 0
-    assert "6 members, 6 finished before" in capfd.readouterr().out
+    assert "2 members, 2 finished before" in capfd.readouterr().out
     assert {path: path.read_bytes() for path in kept} == before
 
-    monkeypatch.setattr(sys, "argv", ["experiments", "report"])
+    monkeypatch.setattr(sys, "argv", ["experiments", "report", f"--workdir={work}"])
     experiments_main.main()
-    markdown, page = ((tmp_path / name).read_text() for name in ("RESULTS.md", "report.html"))
+    markdown, page = ((work / name).read_text() for name in ("RESULTS.md", "report.html"))
     for text in (markdown, page):
         assert "Smaller steps learn more slowly (section 0)" in text
-        assert (
-            f"{claims.percent(np.mean([r.result['center']['top1_error'] for r in runs.load('laptop', 'noise')[3:]]))}"
-            in text
-        )
+        assert claims.percent(run.result["center"]["top1_error"]) in text
         assert "Not run yet: scale" in text
-    pictures = {path.name: path.read_bytes() for path in (tmp_path / report.PICTURES).iterdir()}
+    pictures = {path.name: path.read_bytes() for path in (work / report.PICTURES).iterdir()}
     assert set(pictures) == {"two_gpu.png", "tiny_laptop_curves.png"}
-    report.write()
-    assert (markdown, page) == tuple((tmp_path / name).read_text() for name in ("RESULTS.md", "report.html"))
-    assert pictures == {path.name: path.read_bytes() for path in (tmp_path / report.PICTURES).iterdir()}
+    report.write(work)
+    assert (markdown, page) == tuple((work / name).read_text() for name in ("RESULTS.md", "report.html"))
+    assert pictures == {path.name: path.read_bytes() for path in (work / report.PICTURES).iterdir()}
+
+    # Other data are refused, and so are nets to start from that are not there.
+    monkeypatch.setitem(claims.CLASSES, "noise", 3)
+    assert "has 2 classes; at this scale tiny takes noise, which has 3" in run_main(monkeypatch, *flags)
+    monkeypatch.setitem(claims.CLASSES, "noise", 2)
+    tiny_claim.write_text(tiny_claim.read_text().replace('"schedule.learning_rate": 0.0001', '"init_from": "nope"'))
+    assert "nope: no such directory" in run_main(monkeypatch, *flags)
 
 
 @pytest.mark.parametrize(
@@ -326,6 +321,7 @@ def test_a_claim_from_training_to_the_pages(tiny_claim, tmp_path, monkeypatch, c
         (["lrn", "--scale=small", "--workdir=/tmp/x"], "invalid choice: 'small'"),
         (["lrn", "--scale=laptop", "--workdir=/tmp/x", "--root=nope"], "dataset root nope: no (finished) prepared set"),
         (["fig4_retrieval", "--scale=laptop", "--workdir=/proc/nope"], "/proc/nope: cannot be written"),
+        (["report", "--workdir=/tmp/nope"], "/tmp/nope: has no results"),
     ],
 )
 def test_a_mistake_ends_with_one_line(arguments, message):
@@ -338,9 +334,11 @@ def without_pictures(page):
     return re.sub(r"data:image/png;base64,[^\"]*", "", page)
 
 
-def test_the_committed_pages_are_those_of_the_committed_results(tmp_path, monkeypatch):
-    monkeypatch.setattr(report, "HERE", tmp_path)
-    report.write()
+def test_the_committed_pages_are_those_of_the_committed_results(tmp_path):
+    (tmp_path / "results").mkdir()
+    for name in ("runs", "measured"):
+        shutil.copytree(EXPERIMENTS / "results" / name, tmp_path / "results" / name)
+    report.write(tmp_path)
     assert (tmp_path / "RESULTS.md").read_text() == (EXPERIMENTS / "RESULTS.md").read_text()
     # Another version of matplotlib draws other bytes.
     pages = [(path / "report.html").read_text() for path in (tmp_path, EXPERIMENTS)]

@@ -59,7 +59,7 @@ def test_an_interrupted_sweep_does_every_member_once_and_makes_the_table(tmp_pat
     with subprocess.Popen(command("local", *flags, "--at_once=2"), stdout=subprocess.PIPE, text=True) as process:
         for line in process.stdout:
             assert "failed" not in line
-            if "finished\n" in line:
+            if ": finished (1 of 6)" in line:
                 break
         time.sleep(1)  # the next ones have begun
         process.send_signal(signal.SIGINT)
