@@ -229,7 +229,8 @@ def _builder(name, root):
         if not (directory / "statistics.json").is_file():
             if (directory / "train").is_dir() or (directory / "val").is_dir():
                 raise UserError(
-                    f"dataset root {directory}: is a folder of images; name the dataset folder, not prepared"
+                    f"dataset root {directory}: is a folder of images; prepare it (python -m alexnet_jax.prepare "
+                    f"--dataset=folder --root={directory} --output=DIR), or name the dataset folder, not prepared"
                 )
             raise UserError(
                 f"dataset root {directory}: no (finished) prepared set; make one by "

@@ -13,7 +13,8 @@ body { font: 16px/1.5 system-ui, sans-serif; max-width: 66rem; margin: 2rem auto
 h1, h2 { line-height: 1.2; margin-top: 2.2rem }
 table { border-collapse: collapse; margin: 1rem 0; font-size: 0.9rem; display: block; overflow-x: auto }
 th, td { border: 1px solid #ddd; padding: 0.3rem 0.6rem; text-align: left; vertical-align: top }
-td:not(:first-child) { white-space: nowrap }
+td { min-width: 5rem }
+td:first-child { min-width: 10rem }
 th { background: #f4f4f4 }
 pre { background: #f4f4f4; padding: 0.8rem; overflow-x: auto; font-size: 0.85rem }
 code { background: #f4f4f4 }

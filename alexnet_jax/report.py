@@ -28,9 +28,12 @@ def blocks(trained, images, source):
     ]
     metrics = member.workdir / "metrics.jsonl"
     if metrics.exists():
-        found += [("heading", "Training"), ("picture", "curves", "By epoch.", visualize.png(visualize.curves(metrics)))]
+        found += [
+            ("heading", "Training"),
+            ("picture", "curves", "Loss and top-1 error by epoch.", visualize.png(visualize.curves(metrics))),
+        ]
     kernels = visualize.conv1_kernels(np.asarray(params["conv1"]["kernel"]), net.towers)
-    found += [("heading", "Kernels of conv1"), ("picture", "conv1", "By tower.", visualize.png(kernels))]
+    found += [("heading", "Kernels of conv1"), ("picture", "conv1", "On one scale; grey is 0.", visualize.png(kernels))]
     found += [("heading", "Errors by class"), ("table", class_table(outputs, trained.class_names))]
     if worst := worst_mistakes(outputs, source, trained.class_names):
         caption = f"The {len(worst)} examples whose class the net thinks least of, by ten views."

@@ -35,7 +35,7 @@ def diagram(net):
     end, sizes = columns[-1] + width, list(layers.sizes(net))
     gathers = [layer.both and net.towers > 1 for layer, *_ in sizes]
     tops = np.cumsum([1.35 if gather else 1.0 for gather in gathers])
-    figure = matplotlib.figure.Figure(figsize=(2.3 + 1.05 * end, 0.65 * (tops[-1] + 1)))
+    figure = matplotlib.figure.Figure(figsize=(0.8 * (end + 2.8), 0.55 * (tops[-1] + 1)))
     axes = figure.add_axes((0, 0, 1, 1))
     axes.axis("off")
     axes.set(xlim=(-0.2, end + 2.6), ylim=(tops[-1] + height + 0.15, -0.15))
@@ -43,7 +43,7 @@ def diagram(net):
     def box(left, right, top, text, colour):
         style = {"boxstyle": "round,pad=0.02,rounding_size=0.1", "facecolor": colour, "edgecolor": "#555555"}
         axes.add_patch(matplotlib.patches.FancyBboxPatch((left, top), right - left, height, **style))
-        axes.text((left + right) / 2, top + height / 2, text, ha="center", va="center", fontsize=8)
+        axes.text((left + right) / 2, top + height / 2, text, ha="center", va="center", fontsize=9)
 
     box(0, end, 0, f"image, {net.image_size}×{net.image_size}×3", GREY)
     bottom = height
@@ -51,7 +51,7 @@ def diagram(net):
         if gather:
             y, received = (bottom + top) / 2, seen * side**2 * (net.towers - 1) // net.towers
             axes.plot([width / 2, end - width / 2], [y, y], color=LINK, linewidth=2.5)
-            axes.text(end / 2, y - 0.06, f"all_gather, {received:,}", ha="center", va="bottom", fontsize=7, color=LINK)
+            axes.text(end / 2, y - 0.06, f"all_gather, {received:,}", ha="center", va="bottom", fontsize=8, color=LINK)
         for tower, left in enumerate(columns):
             x = left + width / 2
             axes.annotate("", (x, top), (x, bottom), arrowprops={"arrowstyle": "-|>", "color": "#555555"})
@@ -62,7 +62,7 @@ def diagram(net):
         else:
             after = [op.replace("_", " ") for op, _ in layers.operations(net, layer)]
             places = [] if isinstance(layer, layers.Dense) else [f"{out_side}×{out_side}"]
-            axes.text(end + 0.2, top + height / 2, ", ".join(places + after), va="center", fontsize=7)
+            axes.text(end + 0.2, top + height / 2, ", ".join(places + after), va="center", fontsize=8)
         bottom = top + height
     return figure
 
@@ -118,7 +118,7 @@ def _bars(axes, class_name, predictions):
     colours = [RIGHT if best["class"] == class_name else WRONG for best in predictions]
     axes.barh(range(len(predictions)), [best["probability"] for best in predictions], color=colours)
     for i, best in enumerate(predictions):
-        axes.text(0.02, i, best["name"], va="center", fontsize=6)
+        axes.text(0.02, i, best["name"], va="center", fontsize=7)
 
 
 def retrieval(rows):

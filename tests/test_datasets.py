@@ -62,7 +62,7 @@ def test_class_names_that_tfds_would_change_are_refused(name, tmp_path):
 
 def test_a_folder_is_not_taken_for_a_prepared_set(tmp_path):
     write_images(tmp_path, {"train": (1,), "val": (1,)})
-    with pytest.raises(UserError, match="is a folder of images; name the dataset folder, not prepared"):
+    with pytest.raises(UserError, match="is a folder of images; prepare it .*, or name the dataset folder, not"):
         datasets.load("prepared", str(tmp_path), 64)
 
 
