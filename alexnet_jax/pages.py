@@ -47,8 +47,8 @@ def _html(kind, *content):
         case "picture":
             _, caption, data = content
             source = f"data:image/png;base64,{base64.b64encode(data).decode()}"
-            text = _inline(caption)
-            return f'<figure><img alt="{text}" src="{source}"><figcaption>{text}</figcaption></figure>'
+            image = f'<img alt="{html.escape(caption)}" src="{source}">'
+            return f"<figure>{image}<figcaption>{_inline(caption)}</figcaption></figure>"
 
 
 def _inline(text):

@@ -19,12 +19,13 @@ def blocks(trained, images, source):
     batch_size = trained.batch_size(min(128, len(source)))
     outputs = evaluate.classify_all(classify, trained.params, trained.mesh, source, batch_size)
     result = evaluate.errors(outputs)
+    caption = "A red line is an all-gather between the towers." if net.towers > 1 else "One column."
     found = [
         ("title", f"{member.model['net']}, {member.workdir.name}"),
         ("text", f"Step {member.step:,}, {len(source):,} {images}, {net.num_classes} classes."),
         ("table", error_table(result)),
         ("heading", "The net"),
-        ("picture", "net", "Each red line is a collective between the towers.", visualize.png(visualize.diagram(net))),
+        ("picture", "net", caption, visualize.png(visualize.diagram(net))),
     ]
     metrics = member.workdir / "metrics.jsonl"
     if metrics.exists():

@@ -4,7 +4,8 @@
 
 Data: 20 classes of coloured textures, 4000 training, 400 validation and 400 test images, drawn on the first run.
 Cost: two to three minutes on two CPU cores, 240 MB in ~/.cache/alexnet_jax.
-Expected: about 1 % top-1 error on the test split. Rate, epochs and width were chosen on the validation split.
+Expected: 1.0 % top-1 error on the test split, with seeds 1 and 2 5.5 and 0.5 %. Rate, epochs and width were chosen on
+the validation split.
 """
 
 from configs import two_gpu

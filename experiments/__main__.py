@@ -39,7 +39,7 @@ def main():
         except BrokenPipeError:
             raise
         except OSError as error:
-            raise UserError(f"{error.filename}: cannot be written ({error.strerror})") from error
+            raise UserError(f"{error.filename or directory}: cannot be written ({error.strerror})") from error
 
 
 def run(args, directory):
@@ -60,8 +60,10 @@ def run(args, directory):
     if status > 128:
         return status
     if finished and hasattr(claim, "measure"):
-        commands.set_up_jax()
-        claims.keep_measured(claim.measure(finished), claims.measured_path(args.name, args.scale, results))
+        kept = claims.measured(args.name, args.scale, results)
+        if kept.get("commit") != sweep.commit() or not {member.workdir.name for member in finished} <= set(kept):
+            commands.set_up_jax()
+            claims.keep_measured(claim.measure(finished), claims.measured_path(args.name, args.scale, results))
     summary = report.summarise(args.name, args.scale, results)
     for row in summary.table:
         print(" | ".join(row))

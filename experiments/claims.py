@@ -23,6 +23,7 @@ from configs import imagenette_narrow, two_gpu
 from experiments import runs, sweep
 
 SCALES = ("full", "laptop")
+SEEDS = 3
 # In the order of the paper.
 NAMES = (
     "fig1_relu_vs_tanh",
@@ -77,11 +78,19 @@ def paper_config(scale="laptop"):
     return {"full": two_gpu, "laptop": imagenette_narrow}[scale].get_config()
 
 
-def over_seeds(scale, *all_fields):
-    """The members of a sweep: dicts of settings, each with one seed at full scale and with three on a laptop."""
-    for seed in range({"full": 1, "laptop": 3}[scale]):
+def over_seeds(*all_fields):
+    """The members of a sweep: dicts of settings, each with three seeds, all with the first one first."""
+    for seed in range(SEEDS):
         for fields in all_fields:
-            yield fields | {"seed": seed}
+            yield of_seed(fields, seed)
+
+
+def of_seed(fields, seed):
+    """Settings with a seed, which also takes the place of SEED in a directory."""
+    fields = {
+        name: value.replace("SEED", str(seed)) if name == "init_from" else value for name, value in fields.items()
+    }
+    return fields | {"seed": seed}
 
 
 def finished(claim, scale, results):
@@ -105,7 +114,7 @@ def finished(claim, scale, results):
 
 def with_settings(some_runs, fields):
     """The runs with these settings beside their seeds."""
-    return [run for run in some_runs if run.settings == fields | {"seed": run.seed}]
+    return [run for run in some_runs if run.settings == of_seed(fields, run.seed)]
 
 
 def measured_path(name, scale, results):
@@ -147,12 +156,12 @@ def compare(found, nets, claimed=None):
     table[0].append("ten views, top-1, more than the first")
     for row in table[1:]:
         row.append(interval(*more[row[0]]) if row[0] in more else "")
-    said = "; ".join(f"{label} {interval(*more[label])}" for label in claimed)
+    said = "; ".join(f'"{label}" {interval(*more[label])}' for label in claimed)
     each = ", ".join(f"{label} {signed(more[label][0])}" for label in claimed)
     return Summary(
         verdict([more[label] for label in claimed]),
         f"{interval(*more[claimed[0]]) if len(claimed) == 1 else each} points",
-        f"Top-1 error by ten views minus that of the first net, {first}, in points: {said}.",
+        f'Top-1 error by ten views minus that of the first net, "{first}", in points: {said}.',
         table,
         found,
         {"curves": curves(groups)},

@@ -7,7 +7,7 @@ Log of 2012: no net without one.
   python -m experiments depth --scale=full --root=imagenet256 --workdir=DIR
   python -m experiments depth --scale=laptop --root=imagenette256 --workdir=DIR
 
-Cost: five trainings of 90 epochs on ImageNet; fifteen runs of four to five minutes of a CPU core.
+Cost: fifteen trainings of 90 epochs on ImageNet, or of four to five minutes of a CPU core.
 """
 
 from experiments import claims
@@ -18,7 +18,7 @@ LAYERS = ("conv2", "conv3", "conv4", "conv5")
 
 
 def sweep(scale="laptop"):
-    return claims.over_seeds(scale, {}, *({"model.without": layer} for layer in LAYERS))
+    return claims.over_seeds({}, *({"model.without": layer} for layer in LAYERS))
 
 
 def summary(found):

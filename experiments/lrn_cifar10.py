@@ -10,7 +10,7 @@ third net is tried here: that one without its norms. It is the one that decides.
   python -m experiments lrn_cifar10 --scale=full --root=cifar10_32 --workdir=DIR
   python -m experiments lrn_cifar10 --scale=laptop --root=cifar10_32 --workdir=DIR
 
-Cost: three runs of 520 epochs; nine of ten epochs, ten to fifteen minutes of a CPU core each.
+Cost: nine trainings of 520 epochs, or of ten epochs, ten to fifteen minutes of a CPU core each.
 """
 
 from configs import cifar10
@@ -30,7 +30,7 @@ def get_config(scale="laptop"):
 
 def sweep(scale="laptop"):
     names = ("cifar10_13pct", "cifar10_11pct", "cifar10_11pct_no_norm")
-    return claims.over_seeds(scale, *({"model.net": name} for name in names))
+    return claims.over_seeds(*({"model.net": name} for name in names))
 
 
 def summary(found):

@@ -20,6 +20,7 @@ class Run:
       config: all fields.
       result: what `train_and_evaluate` returned.
       metrics: the lines of metrics.jsonl, but for the speed.
+      start: commit, config and result of the run that it started from, if it did.
     """
 
     path: pathlib.Path
@@ -28,6 +29,7 @@ class Run:
     config: dict
     result: dict
     metrics: list = dataclasses.field(repr=False)
+    start: dict = dataclasses.field(default_factory=dict)
 
     @property
     def seed(self):
@@ -61,19 +63,32 @@ def keep(member, path):
     """
     path = path / f"{member.workdir.name}.json"
     config = files.read_json(member.workdir / "config.json")
+    start = _start(pathlib.Path(config["init_from"])) if config["init_from"] else {}
     config["dataset"]["root"] = pathlib.Path(config["dataset"]["root"]).name
     config["init_from"] = pathlib.Path(config["init_from"]).name
     metrics = [json.loads(line) for line in (member.workdir / "metrics.jsonl").read_text().splitlines()]
     for line in metrics:
         line.pop("images_per_second", None)
-    commits = member.workdir / "commits.txt"
     kept = {
-        "commit": ", ".join(dict.fromkeys(commits.read_text().split())) if commits.exists() else "unknown",
+        "commit": _commits(member.workdir),
         "settings": member.settings,
         "config": config,
         "result": member.result,
+        "start": start,
     }
     lines = ",\n  ".join(json.dumps(line) for line in metrics)
     path.parent.mkdir(parents=True, exist_ok=True)
     with files.whole(path) as file:
         file.write(json.dumps(kept, indent=1)[:-2] + f',\n "metrics": [\n  {lines}\n ]\n}}\n')
+
+
+def _start(workdir):
+    """What is kept of the run that another one started from."""
+    config, result = (files.read_json(workdir / f"{name}.json") for name in ("config", "result"))
+    config["dataset"]["root"] = pathlib.Path(config["dataset"]["root"]).name
+    return {"commit": _commits(workdir), "config": config, "result": result}
+
+
+def _commits(workdir):
+    path = workdir / "commits.txt"
+    return ", ".join(dict.fromkeys(path.read_text().split())) if path.exists() else "unknown"

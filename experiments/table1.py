@@ -7,10 +7,10 @@ Log of 2012: 145-2010 37.47 / 17.00 %, ten views.
   python -m experiments table1 --scale=full --root=imagenet2010 --workdir=DIR
   python -m experiments table1 --scale=laptop --root=imagenette256 --workdir=DIR
 
-The first wants ILSVRC-2010 with its test images, prepared from a folder with train/, val/ and test/. A laptop's run
-says only what the net comes to on Imagenette.
+The full scale wants ILSVRC-2010 with its test images, prepared from a folder with train/, val/ and test/. A laptop's
+run says only what the net comes to on Imagenette.
 
-Cost: a training of 90 epochs on ImageNet; three runs of four to five minutes of a CPU core.
+Cost: three trainings of 90 epochs on ImageNet, or of four to five minutes of a CPU core.
 """
 
 from experiments import claims
@@ -21,7 +21,7 @@ RIVAL = 0.457  # SIFT and Fisher vectors
 
 
 def sweep(scale="laptop"):
-    return claims.over_seeds(scale, {})
+    return claims.over_seeds({})
 
 
 def summary(found):
