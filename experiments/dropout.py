@@ -74,7 +74,7 @@ def summary(found, measured):
     verdict, ours = claims.verdict([gap]), f"{claims.interval(*gap)} points more overfitting"
     if verdict == claims.SUPPORTED and errors[0] < 0:
         verdict = claims.OPEN
-        ours += f", {claims.signed(errors[0])} points of error"
+        ours += f", but an error {claims.percent(-errors[0])} points lower"
         statement += " Without dropout a net is further on after as many epochs, which may be all of it."
     return claims.Summary(
         verdict,
