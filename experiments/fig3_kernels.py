@@ -32,7 +32,7 @@ PERMUTATIONS = 10_000
 
 
 def sweep(scale="laptop"):
-    return claims.over_seeds({} if scale == "full" else {"model.width": 1.0})
+    return claims.over_seeds({} if scale == "full" else {"model.width": 1.0, "schedule.learning_rate": 0.01})
 
 
 def measure(members):

@@ -4,8 +4,8 @@ Paper: 1.7 points of top-1 and 1.6 of top-5 error; ILSVRC-2012 validation: with 
 2011 release and then on ILSVRC-2012, 39.0 / 16.6 %, without either 40.7 / 18.2 %.
 Log of 2012: 146-2012-2011 38.99 / 16.62 %, 146-2012-2009 39.10 / 16.88 %, 145 40.66 / 18.21 %, ten views.
 
-At each scale there is a command that trains on more, into the directory `pretrained` of the current one, and then that
-of the claim, whose nets start from there, each from that of its seed:
+At each scale there are two commands: one that trains on more, into the directory `pretrained` of the current one, and
+then that of the claim, whose nets start from there, each from that of its seed.
 
   python experiments/sweep.py local --config=experiments/pretraining.py:more_full --workdir=pretrained
   python -m experiments pretraining --scale=full --root=imagenet256 --workdir=DIR
@@ -13,7 +13,7 @@ of the claim, whose nets start from there, each from that of its seed:
   python experiments/sweep.py local --config=experiments/pretraining.py:more_laptop --workdir=pretrained
   python -m experiments pretraining --scale=laptop --root=imagenette256 --workdir=DIR
 
-The first of them wants the Fall 2011 release as a set `imagenet_fall2011`, prepared from a folder with train/ and, of
+The first command of all wants the Fall 2011 release as a set `imagenet_fall2011`, prepared from a folder with train/ and, of
 images set aside, val/. A laptop trains on the embedded textures first: 4,000 drawings for 9,469 photographs, where the
 paper has 15 million photographs for 1.2 million.
 
