@@ -36,8 +36,15 @@ class Run:
         return self.settings["seed"]
 
     def errors(self, split, name="top1_error"):
-        """Epochs and errors, as fractions, of a split: `train` or `eval`."""
-        return zip(*[(line["epoch"], line[name]) for line in self.metrics if line["split"] == split], strict=True)
+        """Epochs and errors, as fractions, of a split: `train` or `eval`.
+
+        A training error is a mean over the steps since the one before; the last one counts if it is of as many as half
+        of the others.
+        """
+        lines = [line for line in self.metrics if line["split"] == split]
+        if split == "train" and len(lines) > 1 and lines[-1]["epoch"] - lines[-2]["epoch"] < lines[0]["epoch"] / 2:
+            lines.pop()
+        return zip(*[(line["epoch"], line[name]) for line in lines], strict=True)
 
 
 def directory(results, scale, data):

@@ -110,6 +110,8 @@ def test_epochs_to_a_training_error_of_25_percent():
     run = figure_1_run("relu", 0.002, 0, [0.5, 0.3, 0.2, 0.22])
     assert fig1_relu_vs_tanh.epochs_to_target(run) == pytest.approx(1.0)
     assert fig1_relu_vs_tanh.epochs_to_target(figure_1_run("tanh", 0.002, 0, [0.5, 0.4])) == np.inf
+    run.metrics.append({"split": "train", "epoch": 2.1, "top1_error": 0.1})  # of a few steps at the end
+    assert list(run.errors("train")) == [(0.5, 1.0, 1.5, 2.0), (0.5, 0.3, 0.2, 0.22)]
 
 
 def test_figure_1_takes_the_best_rates_and_wants_several_times():
