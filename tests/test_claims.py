@@ -1,0 +1,133 @@
+"""What the claims say of finished trainings, made-up ones: differences over seeds, and each claim's own rule."""
+
+import pathlib
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from experiments import claims, depth, dropout, fig1_relu_vs_tanh, fig3_kernels, lrn, runs, table2, ten_views
+
+METRICS = [{"split": split, "epoch": 1.0, "top1_error": 0.5} for split in ("train", "eval")]
+
+
+def a_run(seed, centre, ten, **settings):
+    result = {"step": 10, "num_examples": 200}
+    result |= {
+        way: {"top1_error": error, "top5_error": error / 4}
+        for way, error in {"center": centre, "ten_crop": ten}.items()
+    }
+    settings |= {"seed": seed}
+    return runs.Run(pathlib.Path(f"{settings}.json"), "abc", settings, {"num_epochs": 1.0}, result, METRICS)
+
+
+@pytest.mark.parametrize(
+    ("without", "verdict"),
+    [
+        ((0.45, 0.46, 0.47), claims.SUPPORTED),
+        ((0.35, 0.36, 0.37), claims.CONTRADICTED),
+        ((0.38, 0.41, 0.46), claims.OPEN),
+    ],
+)
+def test_what_a_difference_over_seeds_says(without, verdict):
+    norms, no_norms = (0.40, 0.41, 0.42), without
+    found = [a_run(seed, error + 0.02, error) for seed, error in enumerate(norms)]
+    found += [a_run(seed, error + 0.02, error, **{"model.net": "no_norm"}) for seed, error in enumerate(no_norms)]
+    summary = lrn.summary(found)
+    # Welch's interval, written out.
+    variances = [np.var(errors, ddof=1) / 3 for errors in (norms, no_norms)]
+    freedom = sum(variances) ** 2 / sum(v**2 / 2 for v in variances)
+    half = scipy.stats.t.ppf(0.975, freedom) * np.sqrt(sum(variances))
+    difference = np.mean(no_norms) - np.mean(norms)
+    assert summary.verdict == verdict
+    assert summary.ours == f"{claims.interval(difference, difference - half, difference + half)} points"
+    assert summary.table[1][:3] == ["with norms", "3", "43.0 ± 1.0"]
+    assert summary.table[2][-1] == summary.ours.removesuffix(" points")
+
+
+def test_without_runs_or_with_one_nothing_is_decided():
+    assert lrn.summary([]).verdict == claims.NOT_RUN
+    assert lrn.summary([a_run(0, 0.4, 0.3)]).verdict == claims.NOT_RUN
+    one_each = lrn.summary([a_run(0, 0.4, 0.3), a_run(0, 0.5, 0.4, **{"model.net": "no_norm"})])
+    assert (one_each.verdict, one_each.ours) == (claims.OPEN, "+10.0 (no interval) points")
+    assert ten_views.summary([a_run(seed, 0.4, 0.38 + 0.001 * seed) for seed in range(3)]).verdict == claims.SUPPORTED
+
+
+def figure_1_run(activation, rate, seed, errors):
+    settings = {"model.activation": activation, "num_epochs": 1.0, "schedule.learning_rate": rate, "seed": seed}
+    metrics = [{"split": "train", "epoch": (i + 1) / 2, "top1_error": error} for i, error in enumerate(errors)]
+    return runs.Run(pathlib.Path("a.json"), "abc", settings, {}, {}, metrics)
+
+
+def test_epochs_to_a_training_error_of_25_percent():
+    # Means of half epochs, so of their middles: 0.75 epochs at 30 %, 1.25 at 20 %.
+    run = figure_1_run("relu", 0.002, 0, [0.5, 0.3, 0.2, 0.22])
+    assert fig1_relu_vs_tanh.epochs_to_target(run) == pytest.approx(1.0)
+    assert fig1_relu_vs_tanh.epochs_to_target(figure_1_run("tanh", 0.002, 0, [0.5, 0.4])) == np.inf
+    run.metrics.append({"split": "train", "epoch": 2.1, "top1_error": 0.1})  # of a few steps at the end
+    assert list(run.errors("train")) == [(0.5, 1.0, 1.5, 2.0), (0.5, 0.3, 0.2, 0.22)]
+
+
+def test_figure_1_takes_the_best_rates_and_wants_several_times():
+    relu = [figure_1_run("relu", 0.002, seed, [0.5, 0.3, 0.2 + 0.01 * seed]) for seed in range(3)]
+    slow_relu = [figure_1_run("relu", 0.001, 0, [0.5, 0.4, 0.3, 0.2])]
+
+    def tanh(logs):
+        return [figure_1_run("tanh", 0.004, seed, [0.5, *[0.3] * logs, 0.2 + 0.01 * seed]) for seed in range(3)]
+
+    five = fig1_relu_vs_tanh.summary(slow_relu + relu + tanh(9))
+    assert five.verdict == claims.SUPPORTED and five.ours.startswith("4.9 times (")
+    assert fig1_relu_vs_tanh.summary(slow_relu + relu + tanh(1)).verdict == claims.CONTRADICTED
+    one_never = fig1_relu_vs_tanh.summary(relu + tanh(9)[:2] + [figure_1_run("tanh", 0.004, 2, [0.5, 0.4])])
+    assert one_never.verdict == claims.SUPPORTED and one_never.ours.startswith("more than 4.")
+    one_never = fig1_relu_vs_tanh.summary(relu + tanh(1)[:2] + [figure_1_run("tanh", 0.004, 2, [0.5, 0.4])])
+    assert (one_never.verdict, one_never.ours) == (claims.OPEN, "3 of 3 ReLU nets and 2 of 3 tanh nets")
+    no_relu = fig1_relu_vs_tanh.summary([figure_1_run("relu", 0.002, 0, [0.5, 0.4]), *tanh(1)])
+    assert (no_relu.verdict, no_relu.ours) == (claims.OPEN, "0 of 1 ReLU nets and 3 of 3 tanh nets")
+    assert fig1_relu_vs_tanh.summary(relu).verdict == claims.NOT_RUN
+
+
+def test_depth_must_hold_for_every_layer():
+    def summary(*errors):
+        found = [a_run(seed, 0.4, 0.40 + 0.001 * seed) for seed in range(3)]
+        for layer, error in zip(depth.LAYERS, errors, strict=True):
+            found += [a_run(seed, 0.5, error + 0.001 * seed, **{"model.without": layer}) for seed in range(3)]
+        return depth.summary(found)
+
+    assert (summary(0.42, 0.45, 0.5, 0.43).verdict, summary(0.42, 0.45, 0.5, 0.43).ours) == (
+        claims.SUPPORTED,
+        "without conv2 +2.0, without conv3 +5.0, without conv4 +10.0, without conv5 +3.0 points",
+    )
+    assert summary(0.42, 0.45, 0.5, 0.38).verdict == claims.CONTRADICTED
+    assert summary(0.42, 0.45, 0.5, 0.4002).verdict == claims.OPEN
+
+
+def test_overfitting_and_ensembles():
+    with_dropout, without = dropout.HALF, dropout.WITHOUT | dropout.HALF
+    found = [a_run(seed, 0.40 + 0.01 * seed, 0.38, **with_dropout) for seed in range(3)]
+    found += [a_run(seed, 0.45, 0.43, **without) for seed in range(3)]
+    training = [0.35, 0.365, 0.37, 0.10, 0.11, 0.12]
+    measured = {run.path.stem: {"center": {"top1_error": error}} for run, error in zip(found, training, strict=True)}
+    summary = dropout.summary(found, measured)
+    assert summary.verdict == claims.SUPPORTED
+    assert [row[4] for row in summary.table[1:]] == ["4.8 ± 0.3", "34.0 ± 1.0"]
+    assert dropout.summary(found, {}).verdict == claims.NOT_RUN
+
+    singles = found[:3]
+    together = {"ten_crop": {"top1_error": 0.36, "top5_error": 0.1}}
+    measured = {"members": [run.path.stem for run in singles], "together": together}
+    assert table2.summary(singles, measured).verdict == claims.SUPPORTED
+    together["ten_crop"]["top1_error"] = 0.38
+    assert table2.summary(singles, measured).verdict == claims.OPEN
+    assert table2.summary(singles[:2], measured).verdict == claims.NOT_RUN
+
+
+def test_a_grey_and_a_coloured_tower_differ_and_towers_of_noise_do_not():
+    rng = np.random.default_rng(1)
+    noise = rng.normal(size=(11, 11, 3, 48))
+    noise[..., :24] = rng.normal(size=(11, 11, 1, 24))
+    shares, chance = fig3_kernels.by_tower(*fig3_kernels.colour(noise))
+    assert shares == pytest.approx([0, 2 / 3], abs=0.01)
+    assert chance < 0.001
+    _, chance = fig3_kernels.by_tower(*fig3_kernels.colour(rng.normal(size=(11, 11, 3, 48))))
+    assert chance > 0.05
