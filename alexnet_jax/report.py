@@ -15,6 +15,10 @@ MISTAKES = 12
 def blocks(trained, images, source):
     """The page of an `ensemble.Ensemble` of one net, evaluated on a source, which `images` names; see `pages`."""
     (member,), (net,), (params,) = trained.members, trained.nets, trained.params
+    metrics, training = member.workdir / "metrics.jsonl", []
+    if metrics.exists():
+        curves = visualize.png(visualize.curves(metrics))
+        training = [("heading", "Training"), ("picture", "curves", "Loss and top-1 error by epoch.", curves)]
     classify = evaluate.make_classify(trained.nets, trained.mesh, trained.means, views=10)
     batch_size = trained.batch_size(min(128, len(source)))
     outputs = evaluate.classify_all(classify, trained.params, trained.mesh, source, batch_size)
@@ -26,13 +30,8 @@ def blocks(trained, images, source):
         ("table", error_table(result)),
         ("heading", "The net"),
         ("picture", "net", caption, visualize.png(visualize.diagram(net))),
+        *training,
     ]
-    metrics = member.workdir / "metrics.jsonl"
-    if metrics.exists():
-        found += [
-            ("heading", "Training"),
-            ("picture", "curves", "Loss and top-1 error by epoch.", visualize.png(visualize.curves(metrics))),
-        ]
     kernels = visualize.conv1_kernels(np.asarray(params["conv1"]["kernel"]), net.towers)
     found += [("heading", "Kernels of conv1"), ("picture", "conv1", "On one scale; grey is 0.", visualize.png(kernels))]
     found += [("heading", "Errors by class"), ("table", class_table(outputs, trained.class_names))]

@@ -11,7 +11,7 @@ import matplotlib.figure
 import matplotlib.patches
 import numpy as np
 
-from alexnet_jax import datasets, layers
+from alexnet_jax import UserError, datasets, layers
 
 TOWERS, LINK, GREY = ("#dbe7f5", "#fbe3d0"), "#b5382a", "#e8e8e8"
 RIGHT, WRONG = "#e07a5f", "#9db4c8"
@@ -145,13 +145,21 @@ def retrieval(rows):
 
 
 def curves(metrics_path):
-    """Loss and top-1 error by epoch, training and validation, from a run's metrics.jsonl."""
-    lines = [json.loads(line) for line in pathlib.Path(metrics_path).read_text().splitlines()]
+    """Loss and top-1 error by epoch, training and validation, from a run's metrics.jsonl.
+
+    A last line that is cut short is left out. Raises UserError if another is not what a run writes.
+    """
+    path = pathlib.Path(metrics_path)
+    try:
+        lines = [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+        points = [(line["split"], line["epoch"], line["loss"], line["top1_error"]) for line in lines]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); restore or remove it") from error
     figure = matplotlib.figure.Figure(figsize=(9, 3.5), layout="constrained")
-    for axes, name, title in zip(figure.subplots(1, 2), ("loss", "top1_error"), ("loss", "top-1 error"), strict=True):
+    for i, (axes, title) in enumerate(zip(figure.subplots(1, 2), ("loss", "top-1 error"), strict=True)):
         for split, label in (("train", "training (crops, dropout)"), ("eval", "validation (centre view)")):
-            points = [(line["epoch"], line[name]) for line in lines if line["split"] == split]
-            epochs, values = np.array(points).reshape(-1, 2).T
+            of_split = [(epoch, values[i]) for which, epoch, *values in points if which == split]
+            epochs, values = np.array(of_split).reshape(-1, 2).T
             axes.plot(epochs, values, label=label, marker="o" if split == "eval" else "", markersize=3)
         axes.set(xlabel="epoch", title=title, ylim=(0, None))
         axes.grid(alpha=0.3)

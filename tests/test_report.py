@@ -32,7 +32,13 @@ def test_a_run_its_page_and_its_features(config, tmp_path):
     assert len(pictures) == 3 + wrong and all(data.startswith(b"\x89PNG") for data in pictures)
     assert report(f"--workdir={workdir}", "--split=train").returncode == 0
     assert "26 train images" in (workdir / "report.html").read_text()
-    (workdir / "metrics.jsonl").unlink()  # as of weights that were read from a file
+    metrics = workdir / "metrics.jsonl"
+    metrics.write_text(metrics.read_text() + '{"step": 7, "ep')  # as of a machine that lost its power
+    assert report(f"--workdir={workdir}").returncode == 0
+    metrics.write_text('{"step": 7}\n')
+    done = report(f"--workdir={workdir}")
+    assert done.returncode == 1 and done.stderr.count("\n") == 1 and f"{metrics}: cannot be read" in done.stderr
+    metrics.unlink()  # as of weights that were read from a file
     assert report(f"--workdir={workdir}").returncode == 0
 
     for arguments, message in {
