@@ -10,8 +10,8 @@ Another net by its name after a colon: --config=configs/cifar10.py:11pct. Of the
   13pct  13 %, two locally connected layers, the paper's net "without normalisation"
   11pct  11 %, the same with a norm over maps, the paper's "with normalisation"
 
-The last two ran for about 350 epochs, then for 150 more on all training images, then for 10 at a tenth of the rate and
-10 at a hundredth; here these 520 epochs are one run on the training images.
+The last one ran for about 350 epochs, then for 150 more on all training images, then for 10 at a tenth of the rate and
+10 at a hundredth; here these 520 epochs are one run on the training images, for the last two.
 Data: CIFAR-10 as built by TFDS (see alexnet_jax/docs/data.md), or a folder with its images.
 Cost: 80sec about four minutes on two CPU cores.
 """
