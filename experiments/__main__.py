@@ -50,8 +50,8 @@ def run(args, directory):
     workdir = directory / args.scale / data
     overrides = [f"--config.dataset.root={args.root}"] if args.root else []
     members = sweep.read_members(f"{claim.__file__}:{args.scale}", workdir, overrides)
-    check_inputs(args, claim, members)
     workdir.mkdir(parents=True, exist_ok=True)
+    check_inputs(args, claim, members)
     with files.locked(workdir / "lock"):
         status = sweep.run(members, min(args.at_once, len(members)))
         finished = [member for member in members if member.result]
@@ -61,9 +61,11 @@ def run(args, directory):
         return status
     if finished and hasattr(claim, "measure"):
         kept = claims.measured(args.name, args.scale, results)
-        if kept.get("commit") != sweep.commit() or not {member.workdir.name for member in finished} <= set(kept):
+        found = claims.finished(claim, args.scale, results)
+        if kept.get("commit") != sweep.commit() or not {run.path.stem for run in found} <= set(kept.get("runs", {})):
             commands.set_up_jax()
-            claims.keep_measured(claim.measure(finished), claims.measured_path(args.name, args.scale, results))
+            path = claims.measured_path(args.name, args.scale, results)
+            claims.keep_measured(claim.measure(finished), found, path)
     summary = report.summarise(args.name, args.scale, results)
     for row in summary.table:
         print(" | ".join(row))
@@ -74,13 +76,15 @@ def run(args, directory):
 def check_inputs(args, claim, members):
     """Raises UserError, once and before anything is trained, if the data or the nets to start from are not there."""
     dataset, data = claim.get_config(args.scale).dataset, claim.DATA[args.scale]
+    if args.root and dataset.name == "textures":
+        raise UserError(f"--root={args.root}: at this scale {args.name} takes the embedded textures; leave --root out")
     root = args.root or dataset.root
-    datasets.held_out(dataset.name, root)
-    _, class_names = datasets.load_split(dataset.name, root, "train", 256)
-    if len(class_names) != claims.CLASSES[data]:
+    _, test = datasets.held_out(dataset.name, root)
+    images, class_names = datasets.load_split(dataset.name, root, test, 256)
+    if (len(class_names), len(images)) != (claims.CLASSES[data], claims.TEST_IMAGES[data]):
         raise UserError(
-            f"--root={root}: has {len(class_names)} classes; at this scale {args.name} takes {data}, which has "
-            f"{claims.CLASSES[data]}"
+            f"--root={root}: has {len(class_names)} classes and {len(images):,} {test} images; at this scale "
+            f"{args.name} takes {data}, which has {claims.CLASSES[data]} and {claims.TEST_IMAGES[data]:,}"
         )
     for start in {member.settings.get("init_from", "") for member in members} - {""}:
         if not pathlib.Path(start).exists():

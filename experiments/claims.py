@@ -11,6 +11,7 @@ into summary(found, measured).
 """
 
 import dataclasses
+import hashlib
 import importlib
 import json
 
@@ -43,6 +44,7 @@ NAMES = (
 )
 MAY_DIFFER = {"dataset.root", "init_from"}  # directories
 CLASSES = {"imagenet": 1000, "imagenet2010": 1000, "imagenette": 10, "cifar10": 10, "textures": 20}
+TEST_IMAGES = {"imagenet": 50_000, "imagenet2010": 150_000, "imagenette": 3925, "cifar10": 10_000, "textures": 400}
 PHOTOGRAPHS = {"full": "imagenet", "laptop": "imagenette"}
 SUPPORTED, CONTRADICTED, OPEN, NOT_RUN = "supported", "contradicted", "not decided", "not run"
 
@@ -96,20 +98,34 @@ def of_seed(fields, seed):
 def finished(claim, scale, results):
     """Those members of a claim's sweep that are finished among some results, as `runs.Run`s in the order of the sweep.
 
-    One that was kept of another config does not count.
+    One that was kept of another config or other images, or that started from such a one, does not count.
     """
-    kept = {json.dumps(run.settings): run for run in runs.load(results, scale, claim.DATA[scale])}
+    data = claim.DATA[scale]
+    kept = {json.dumps(run.settings): run for run in runs.load(results, scale, data)}
     found = []
     for member in map(dict, claim.sweep(scale)):
         run = kept.get(json.dumps(member))
-        config = claim.get_config(scale)
-        config.update_from_flattened_dict(member)
-        now = dict(settings.flatten(json.loads(fidelity.resolve(config).to_json())))
-        if run and all(
-            now.get(name, value) == value for name, value in settings.flatten(run.config) if name not in MAY_DIFFER
+        if (
+            run
+            and run.result["num_examples"] == TEST_IMAGES[data]
+            and _has_config(run.config, claim.get_config(scale), member)
+            and (not run.start or _has_config(run.start["config"], *_first(claim, scale, run.seed)))
         ):
             found.append(run)
     return found
+
+
+def _first(claim, scale, seed):
+    """The config, and the settings in it, of the net that one with this seed starts from."""
+    (member,) = [member for member in claim.sweep(f"more_{scale}") if member["seed"] == seed]
+    return claim.get_config(f"more_{scale}"), member
+
+
+def _has_config(kept, config, member):
+    """Whether a kept config is a config with the settings of a member."""
+    config.update_from_flattened_dict(member)
+    now = dict(settings.flatten(json.loads(fidelity.resolve(config).to_json())))
+    return all(now.get(name, value) == value for name, value in settings.flatten(kept) if name not in MAY_DIFFER)
 
 
 def with_settings(some_runs, fields):
@@ -122,9 +138,9 @@ def measured_path(name, scale, results):
     return results / "measured" / f"{name}_{scale}.json"
 
 
-def keep_measured(found, path):
-    """Writes what a claim's `measure` found, a line for each of its keys, and by which commit."""
-    found = found | {"commit": sweep.commit()}
+def keep_measured(found, some_runs, path):
+    """Writes what a claim's `measure` found in some runs, a line for each of its keys, and by which commit."""
+    found = found | {"commit": sweep.commit(), "runs": {run.path.stem: _digest(run.path) for run in some_runs}}
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in sorted(found.items())]
     with files.whole(path) as file:
@@ -132,18 +148,25 @@ def keep_measured(found, path):
 
 
 def measured(name, scale, results):
-    """What a claim's `measure` found; {} if it has not."""
+    """What a claim's `measure` found; {} if it has not, or in trainings that were done again since."""
     path = measured_path(name, scale, results)
-    return files.read_json(path) if path.exists() else {}
+    found = files.read_json(path) if path.exists() else {}
+    directory = runs.directory(results, scale, load(name).DATA[scale])
+    same = all(_digest(directory / f"{run}.json") == digest for run, digest in found.get("runs", {}).items())
+    return found if same else {}
+
+
+def _digest(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.exists() else None
 
 
 def compare(found, nets, claimed=None):
-    """Summary of a claim that nets have a higher top-1 error by ten views than another.
+    """Summary of a claim that a net has a lower top-1 error by ten views than others.
 
     Args:
       found: runs.
-      nets: labels and settings, a dict; the first is the other.
-      claimed: labels of the nets that the claim is of, if not of all but the first. It must hold for each of them.
+      nets: {label: settings}, that net first, as {"with norms": {}, "without": {"model.net": "no_norm"}}.
+      claimed: labels of the others that the claim is about, if not about all. It must hold for each of them.
     """
     groups = {label: with_settings(found, fields) for label, fields in nets.items()}
     groups = {label: group for label, group in groups.items() if group}
@@ -153,7 +176,7 @@ def compare(found, nets, claimed=None):
         return Summary(NOT_RUN)
     more = {label: difference(top1(group), top1(groups[first])) for label, group in groups.items() if label != first}
     table = error_table(groups)
-    table[0].append("ten views, top-1, more than the first")
+    table[0].append("ten views, top-1, minus the first net's")
     for row in table[1:]:
         row.append(interval(*more[row[0]]) if row[0] in more else "")
     said = "; ".join(f'"{label}" {interval(*more[label])}' for label in claimed)
@@ -183,7 +206,10 @@ def top1(group):
 
 
 def difference(a, b):
-    """mean(a) − mean(b), and its 95 % interval by Welch's t-test; its limits are NaN where the values allow none."""
+    """mean(a) − mean(b) of errors over seeds, fractions of shapes [A] and [B], and its 95 % interval by Welch's t-test.
+
+    Three fractions; the limits are NaN where the values allow none.
+    """
     estimate = a.mean() - b.mean()
     if min(len(a), len(b)) < 2 or min(np.ptp(a), np.ptp(b)) < 1e-9:
         return estimate, np.nan, np.nan
@@ -191,7 +217,7 @@ def difference(a, b):
 
 
 def paired_difference(a, b):
-    """The same of values that belong together, as of one net looked at in two ways, by Student's."""
+    """The same of values that belong together, both [N], as of each net looked at in two ways, by Student's t-test."""
     if len(a) < 2 or np.ptp(a - b) < 1e-9:
         return np.mean(a - b), np.nan, np.nan
     return (np.mean(a - b), *scipy.stats.ttest_rel(a, b).confidence_interval(0.95))

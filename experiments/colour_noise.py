@@ -1,4 +1,4 @@
-"""Noise along the principal components of the colours lowers the error (section 4.1).
+"""Noise along the colours' principal components lowers the error (section 4.1).
 
 Paper: more than 1 point of top-1 error.
 Log of 2012: no net without it.

@@ -1,4 +1,4 @@
-"""Every layer counts: without any of the middle ones the error is higher (sections 1 and 7).
+"""Without any one of the middle layers the error is higher (sections 1 and 7).
 
 Paper: about 2 points of top-1 error; "removing any of the middle layers results in a loss of about 2% for the top-1
 performance of the network".

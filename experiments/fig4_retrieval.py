@@ -1,4 +1,4 @@
-"""Images with close outputs of the last hidden layer are alike, and not by their pixels (Figure 4).
+"""Images with close features are alike, and not by their pixels (Figure 4).
 
 Paper: no number; five test images, each with the six training images whose 4096 features are nearest, which "are
 generally not close in L2 to the query images" in their pixels.
@@ -7,9 +7,9 @@ Log of 2012: nothing.
   python -m experiments fig4_retrieval --scale=full --root=imagenet256 --workdir=DIR
   python -m experiments fig4_retrieval --scale=laptop --workdir=DIR
 
-A laptop takes the embedded textures, whose pictures can be drawn again. Measured is how many of the six nearest
-training images are of the query's class, by features and by pixels (of the images shrunk to 32×32), and how many of the
-six by features are among the six by pixels. The picture is of the textures only.
+A laptop takes the embedded textures, whose pictures can be drawn again, and a net with 1024 features. Measured is how
+many of the six nearest training images are of the query's class, by features and by pixels (of the images shrunk to
+32×32), and how many of the six by features are among the six by pixels. The picture is of the textures only.
 
 Cost: three trainings of 90 epochs on ImageNet, and 50 GB of memory to measure, half of it of a device; or of two to
 three minutes of two CPU cores.

@@ -1,6 +1,6 @@
-"""Response normalisation between neighbouring maps lowers the error (section 3.3).
+"""Response normalisation lowers the error (section 3.3).
 
-Paper: 1.4 points of top-1 and 1.2 of top-5 error; ILSVRC-2012 validation.
+Paper: 1.4 points of top-1 error, 1.2 of top-5; ILSVRC-2012 validation.
 Log of 2012: net 145 40.66 / 18.21 %, net 148 without it 42.03 / 19.36 %, ten views.
 
   python -m experiments lrn --scale=full --root=imagenet256 --workdir=DIR

@@ -1,4 +1,4 @@
-"""On CIFAR-10 too, response normalisation lowers the error (section 3.3).
+"""Response normalisation lowers the error on CIFAR-10, too (section 3.3).
 
 Paper: 2 points of error; "a four-layer CNN achieved a 13% test error rate without normalization and 11% with
 normalization".

@@ -1,6 +1,6 @@
 """Pools that overlap lower the error (section 3.4).
 
-Paper: 0.4 points of top-1 and 0.3 of top-5 error; windows of 3×3 with stride 2, beside 2×2 with stride 2.
+Paper: 0.4 points of top-1 error, 0.3 of top-5; windows of 3×3 with stride 2, beside 2×2 with stride 2.
 Log of 2012: net 145 40.66 / 18.21 %, net 147 with 2×2 41.06 / 18.51 %, ten views, ILSVRC-2012 validation.
 
   python -m experiments overlapping_pooling --scale=full --root=imagenet256 --workdir=DIR

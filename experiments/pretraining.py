@@ -1,6 +1,6 @@
 r"""Training on more images first lowers the error (section 6, Table 2).
 
-Paper: 1.7 points of top-1 and 1.6 of top-5 error; ILSVRC-2012 validation: with a sixth convolution, trained on the Fall
+Paper: 1.7 points of top-1 error, 1.6 of top-5; ILSVRC-2012 validation: with a sixth convolution, trained on the Fall
 2011 release and then on ILSVRC-2012, 39.0 / 16.6 %, without either 40.7 / 18.2 %.
 Log of 2012: 146-2012-2011 38.99 / 16.62 %, 146-2012-2009 39.10 / 16.88 %, 145 40.66 / 18.21 %, ten views.
 

@@ -5,6 +5,7 @@ import json
 import pathlib
 
 from alexnet_jax import UserError, files
+from experiments import sweep
 
 COMMITTED = pathlib.Path(__file__).parent / "results"
 
@@ -21,6 +22,7 @@ class Run:
       result: what `train_and_evaluate` returned.
       metrics: the lines of metrics.jsonl, but for the speed.
       start: commit, config and result of the run that it started from, if it did.
+      data: what the images were prepared from, as prepare.json has it; {} of images that were not.
     """
 
     path: pathlib.Path
@@ -30,13 +32,14 @@ class Run:
     result: dict
     metrics: list = dataclasses.field(repr=False)
     start: dict = dataclasses.field(default_factory=dict)
+    data: dict = dataclasses.field(default_factory=dict)
 
     @property
     def seed(self):
         return self.settings["seed"]
 
-    def errors(self, split, name="top1_error"):
-        """Epochs and errors, as fractions, of a split: `train` or `eval`.
+    def errors(self, split):
+        """Epochs and top-1 errors, as fractions, of a split: `train` or `eval`.
 
         A training error is a mean over the steps since the one before; the last one counts if it is of as many as half
         of the others.
@@ -44,7 +47,7 @@ class Run:
         lines = [line for line in self.metrics if line["split"] == split]
         if split == "train" and len(lines) > 1 and lines[-1]["epoch"] - lines[-2]["epoch"] < lines[0]["epoch"] / 2:
             lines.pop()
-        return zip(*[(line["epoch"], line[name]) for line in lines], strict=True)
+        return zip(*[(line["epoch"], line["top1_error"]) for line in lines], strict=True)
 
 
 def directory(results, scale, data):
@@ -57,9 +60,14 @@ def load(results, scale, data):
     found = []
     for path in sorted(directory(results, scale, data).glob("*.json")):
         try:
-            found.append(Run(path, **files.read_json(path)))
-        except TypeError as error:
-            raise UserError(f"{path}: is not what this program wrote; restore or remove it") from error
+            run = Run(path, **files.read_json(path))
+            whole = all(run.result[way][error] >= 0 for way, error in sweep.ERRORS) and run.result["num_examples"]
+            whole = whole and run.seed >= 0 and {line["split"] for line in run.metrics} == {"train", "eval"}
+        except (TypeError, KeyError):
+            whole = False
+        if not whole:
+            raise UserError(f"{path}: is not what this program wrote; restore or remove it")
+        found.append(run)
     return found
 
 
@@ -71,6 +79,7 @@ def keep(member, path):
     path = path / f"{member.workdir.name}.json"
     config = files.read_json(member.workdir / "config.json")
     start = _start(pathlib.Path(config["init_from"])) if config["init_from"] else {}
+    prepared = pathlib.Path(config["dataset"]["root"]) / "prepare.json"
     config["dataset"]["root"] = pathlib.Path(config["dataset"]["root"]).name
     config["init_from"] = pathlib.Path(config["init_from"]).name
     metrics = [json.loads(line) for line in (member.workdir / "metrics.jsonl").read_text().splitlines()]
@@ -82,6 +91,7 @@ def keep(member, path):
         "config": config,
         "result": member.result,
         "start": start,
+        "data": files.read_json(prepared) if prepared.exists() else {},
     }
     lines = ",\n  ".join(json.dumps(line) for line in metrics)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
 """The net beats the best methods before it (Table 1).
 
-Paper: 8.2 points of top-1 and 8.7 of top-5 error; ILSVRC-2010 test: CNN 37.5 / 17.0 %, sparse coding 47.1 / 28.2 %,
+Paper: 8.2 points of top-1 error, 8.7 of top-5; ILSVRC-2010 test: CNN 37.5 / 17.0 %, sparse coding 47.1 / 28.2 %,
 SIFT and Fisher vectors 45.7 / 25.7 %.
 Log of 2012: 145-2010 37.47 / 17.00 %, ten views.
 
@@ -30,8 +30,8 @@ def summary(found):
     errors, table = claims.top1(found), claims.error_table({"two towers": found})
     said = f"{claims.mean_and_deviation(errors)} %"
     if found[0].path.parent.name != DATA["full"]:
-        said += " on Imagenette, where the others were not tried"
-        statement = "Nobody has published the others' errors on these images."
+        said += " on Imagenette, not comparable"
+        statement = "The others were not tried on these images."
         return claims.Summary(claims.OPEN, said, statement, table, found)
     verdict = claims.SUPPORTED if max(errors) < RIVAL else claims.CONTRADICTED
     statement = f"{said} top-1 error by ten views; the best before it had {claims.percent(RIVAL)} %."

@@ -1,6 +1,6 @@
 """Nets that are trained alike have a lower error together (Table 2).
 
-Paper: 2.6 points of top-1 and 1.8 of top-5 error by five nets; ILSVRC-2012 validation: 1 CNN 40.7 / 18.2 %, 5 CNNs
+Paper: 2.6 points of top-1 error, 1.8 of top-5 by five nets; ILSVRC-2012 validation: 1 CNN 40.7 / 18.2 %, 5 CNNs
 38.1 / 16.4 %; pretrained on all of ImageNet 1 CNN 39.0 / 16.6 %, and 7 CNNs, two of them pretrained, 36.7 / 15.4 %.
 Log of 2012: 145 40.66 / 18.21 %, ten views; those that were pretrained are in `pretraining`.
 

@@ -1,11 +1,13 @@
 """The mean of ten views has a lower error than the centre view (section 4.1).
 
-Paper: 1.5 points of top-1 and 1.3 of top-5 error; 37.5 / 17.0 % by ten, 39.0 / 18.3 % by the centre (ILSVRC-2010
+Paper: 1.5 points of top-1 error, 1.3 of top-5; 37.5 / 17.0 % by ten, 39.0 / 18.3 % by the centre (ILSVRC-2010
 test).
 Log of 2012: 37.47 / 17.00 % by ten, 39.02 / 18.30 % by the centre.
 
   python -m experiments ten_views --scale=full --root=imagenet256 --workdir=DIR
   python -m experiments ten_views --scale=laptop --root=imagenette256 --workdir=DIR
+
+The paper's figures are of ILSVRC-2010, full scale is ILSVRC-2012.
 
 Cost: three trainings of 90 epochs on ImageNet, or of four to five minutes of a CPU core.
 """

@@ -1,6 +1,7 @@
 """The paper's claims: every file of them, from training to what is found in trained nets, and the pages."""
 
 import base64
+import copy
 import importlib.util
 import json
 import pathlib
@@ -13,13 +14,14 @@ import numpy as np
 import pytest
 from conftest import write_images
 
-from alexnet_jax import datasets, ensemble, fidelity, files, nets, retrieval, visualize
+from alexnet_jax import UserError, datasets, ensemble, fidelity, files, nets, retrieval, visualize
 from experiments import __main__ as experiments_main
 from experiments import (
     claims,
     dropout,
     fig3_kernels,
     fig4_retrieval,
+    pretraining,
     report,
     runs,
     sweep,
@@ -42,7 +44,7 @@ def test_a_claim_says_what_the_paper_does_and_its_sweep_describes_nets(name, sca
         config = claim.get_config(scale)
         config.update_from_flattened_dict(member.settings)
         assert nets.from_config(fidelity.resolve(config).model)
-    assert claim.DATA[scale] in claims.CLASSES
+    assert {claim.DATA[scale]} <= claims.CLASSES.keys() & claims.TEST_IMAGES.keys()
 
 
 def test_there_is_no_claim_that_no_one_can_run():
@@ -50,18 +52,78 @@ def test_there_is_no_claim_that_no_one_can_run():
     assert {path.stem for path in EXPERIMENTS.glob("*.py")} - others == set(claims.NAMES)
 
 
-def test_what_was_kept_of_another_config_does_not_count(tmp_path):
-    config = ten_views.get_config()
-    config.update({"seed": 1})
-    config = json.loads(fidelity.resolve(config).to_json())
-    kept = {"commit": "abc", "settings": {"seed": 1}, "config": config, "result": {}, "metrics": []}
-    path = runs.directory(tmp_path, "laptop", "imagenette") / "seed=1.json"
-    path.parent.mkdir(parents=True)
-    path.write_text(json.dumps(kept))
-    assert [run.seed for run in claims.finished(ten_views, "laptop", tmp_path)] == [1]
-    config["batch_size"] = 64
-    path.write_text(json.dumps(kept))
-    assert claims.finished(ten_views, "laptop", tmp_path) == []
+def kept_run(config, **fields):
+    """The content of the file of a training with a config and other settings."""
+    config = copy.deepcopy(config)
+    config.update_from_flattened_dict(fields)
+    errors = {"top1_error": 0.4, "top5_error": 0.1}
+    return {
+        "commit": "abc",
+        "settings": fields,
+        "config": json.loads(fidelity.resolve(config).to_json()),
+        "result": {"step": 9, "num_examples": 3925, "center": errors, "ten_crop": errors},
+        "metrics": [{"split": split, "epoch": 1.0, "top1_error": 0.5} for split in ("train", "eval")],
+    }
+
+
+def test_what_was_kept_of_another_config_or_other_images_does_not_count(tmp_path, capsys):
+    directory = runs.directory(tmp_path / "results", "laptop", "imagenette")
+    directory.mkdir(parents=True)
+
+    def finished(claim, kept):
+        (directory / "a.json").write_text(json.dumps(kept))
+        return [run.seed for run in claims.finished(claim, "laptop", tmp_path / "results")]
+
+    kept = kept_run(ten_views.get_config(), seed=1)
+    assert finished(ten_views, kept) == [1]
+    kept["config"]["batch_size"] = 64
+    assert finished(ten_views, kept) == []
+    report.write(tmp_path)
+    assert f"1 of the trainings, as {directory / 'a.json'}, are of no claim" in capsys.readouterr().err
+    kept = kept_run(ten_views.get_config(), seed=1)
+    kept["result"]["num_examples"] = 10_000
+    assert finished(ten_views, kept) == []
+
+    kept = kept_run(pretraining.get_config(), **claims.of_seed(pretraining.PRETRAINED, 1))
+    kept["start"] = kept_run(pretraining.get_config("more_laptop"), **claims.of_seed(pretraining.SIXTH, 1))
+    assert finished(pretraining, kept) == [1]
+    (run,) = runs.load(tmp_path / "results", "laptop", "imagenette")
+    said = report.provenance([run], "laptop", None)
+    assert "1 of them started from nets with a top-1 error of 40.0 % on their own data, of commit `abc`." in said
+    kept["start"]["config"]["num_epochs"] = 1.0
+    assert finished(pretraining, kept) == []
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"more": 1},
+        {"settings": {}},
+        {"metrics": []},
+        {"result": {"step": 9, "num_examples": 3925, "center": {"top1_error": 0.4, "top5_error": 0.1}}},
+    ],
+)
+def test_a_file_that_is_no_training_is_named(damage, tmp_path):
+    directory = runs.directory(tmp_path, "laptop", "imagenette")
+    directory.mkdir(parents=True)
+    (directory / "a.json").write_text(json.dumps(kept_run(ten_views.get_config(), seed=1) | damage))
+    with pytest.raises(UserError, match="a.json: is not what this program wrote; restore or remove it"):
+        runs.load(tmp_path, "laptop", "imagenette")
+
+
+def test_what_was_measured_in_other_trainings_does_not_count(tmp_path):
+    directory = runs.directory(tmp_path, "laptop", "imagenette")
+    directory.mkdir(parents=True)
+    kept = kept_run(ten_views.get_config(), seed=1)
+    (directory / "a.json").write_text(json.dumps(kept))
+    found = runs.load(tmp_path, "laptop", "imagenette")
+    claims.keep_measured({"a": 7}, found, claims.measured_path("dropout", "laptop", tmp_path))
+    assert claims.measured("dropout", "laptop", tmp_path)["a"] == 7
+    kept["commit"] = "def"
+    (directory / "a.json").write_text(json.dumps(kept))
+    assert claims.measured("dropout", "laptop", tmp_path) == {}
+    (directory / "a.json").unlink()
+    assert claims.measured("dropout", "laptop", tmp_path) == {}
 
 
 def test_the_diagram_shows_what_crosses_between_the_towers():
@@ -126,6 +188,7 @@ def tiny_claim(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "experiments.tiny", module)
     monkeypatch.setattr(claims, "NAMES", ("tiny",))
     monkeypatch.setitem(claims.CLASSES, "noise", 2)
+    monkeypatch.setitem(claims.TEST_IMAGES, "noise", 51)
     monkeypatch.setattr(experiments_main.commands, "set_up_jax", lambda: None)
     return path
 
@@ -160,10 +223,9 @@ def test_a_claim_from_training_to_the_pages(tiny_claim, tmp_path, monkeypatch, c
     assert run.result == files.read_json(work / "laptop" / "noise" / "seed=0" / "result.json")
     assert str(tmp_path) not in "".join(path.read_text() for path in kept)
 
-    assert files.read_json(claims.measured_path("tiny", "laptop", work / "results")) == {
-        "commit": run.commit,
-        **{path.stem: 2 for path in kept},
-    }
+    measured = claims.measured("tiny", "laptop", work / "results")
+    assert set(measured.pop("runs")) == {path.stem for path in kept}
+    assert measured == {"commit": run.commit, **{path.stem: 2 for path in kept}}
 
     before = {path: path.read_bytes() for path in kept}
     assert run_main(monkeypatch, *flags) == 0
@@ -187,9 +249,10 @@ def test_a_claim_from_training_to_the_pages(tiny_claim, tmp_path, monkeypatch, c
     look_into(members, {run.path.stem: run for run in all_kept}, monkeypatch)
 
     # Other data are refused, and so are nets to start from that are not there.
-    monkeypatch.setitem(claims.CLASSES, "noise", 3)
-    assert "has 2 classes; at this scale tiny takes noise, which has 3" in run_main(monkeypatch, *flags)
-    monkeypatch.setitem(claims.CLASSES, "noise", 2)
+    monkeypatch.setitem(claims.TEST_IMAGES, "noise", 52)
+    refused = "has 2 classes and 51 validation images; at this scale tiny takes noise, which has 2 and 52"
+    assert refused in run_main(monkeypatch, *flags)
+    monkeypatch.setitem(claims.TEST_IMAGES, "noise", 51)
     tiny_claim.write_text(tiny_claim.read_text().replace('"schedule.learning_rate": 0.0001', '"init_from": "nope"'))
     assert "nope: no such directory" in run_main(monkeypatch, *flags)
 
@@ -242,6 +305,10 @@ def look_into(members, kept, monkeypatch):
         (["lrn", "--scale=small", "--workdir=/tmp/x"], "invalid choice: 'small'"),
         (["lrn", "--scale=laptop", "--workdir=/tmp/x", "--root=nope"], "dataset root nope: no (finished) prepared set"),
         (["fig4_retrieval", "--scale=laptop", "--workdir=/proc/nope"], "/proc/nope: cannot be written"),
+        (
+            ["fig4_retrieval", "--scale=laptop", "--workdir=/tmp/x", "--root=a"],
+            "--root=a: at this scale fig4_retrieval",
+        ),
         (["report", "--workdir=/tmp/nope"], "/tmp/nope: has no results"),
     ],
 )

@@ -36,4 +36,4 @@ def test_the_two_towers():
 def test_reproduce_and_ablate(tmp_path):
     text = run("reproduce_and_ablate", {"EPOCHS": 0.08, "WORKDIR": str(tmp_path)})
     assert re.search(r"ten_crop top-1 error \d+\.\d%", text)
-    assert len(list(tmp_path.glob("*/result.json"))) == 5 and (tmp_path / "sweep" / "sweep.md").exists()
+    assert len(list(tmp_path.glob("*/*/result.json"))) == 5 and len(list(tmp_path.glob("*/sweep/sweep.md"))) == 1
