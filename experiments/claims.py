@@ -32,15 +32,15 @@ NAMES = (
     "lrn",
     "lrn_cifar10",
     "overlapping_pooling",
-    "colour_noise",
     "ten_views",
+    "colour_noise",
     "dropout",
     "table1",
     "table2",
     "pretraining",
-    "depth",
     "fig3_kernels",
     "fig4_retrieval",
+    "depth",
 )
 MAY_DIFFER = {"dataset.root", "init_from"}  # directories
 CLASSES = {"imagenet": 1000, "imagenet2010": 1000, "imagenette": 10, "cifar10": 10, "textures": 20}
