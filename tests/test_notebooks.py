@@ -10,7 +10,7 @@ NOTEBOOKS = pathlib.Path(__file__).parent.parent / "experiments" / "notebooks"
 
 
 def run(name, parameters):
-    """The text that a notebook printed, with other values in its cell of parameters."""
+    """The text that a notebook printed and how many pictures it showed, with other values in its cell of parameters."""
     notebook = nbformat.read(NOTEBOOKS / f"{name}.ipynb", 4)
     (cell,) = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
     for variable, value in parameters.items():
@@ -18,11 +18,13 @@ def run(name, parameters):
         assert found == 1
     nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": NOTEBOOKS}}).execute()
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
-    return "".join(output.text for output in outputs if output.output_type == "stream" and output.name == "stdout")
+    text = "".join(output.text for output in outputs if output.output_type == "stream" and output.name == "stdout")
+    return text, sum("image/png" in output.get("data", {}) for output in outputs)
 
 
 def test_the_two_towers():
-    text = run("two_towers", {"WIDTH": 0.125, "STEPS": 3})
+    text, pictures = run("two_towers", {"WIDTH": 0.125, "STEPS": 3})
+    assert pictures == 3
     assert re.findall("all-gather|reduce-scatter|all-reduce", text) == [
         *["all-gather"] * 4,  # forward
         *["all-gather"] * 4,  # forward and back
@@ -34,6 +36,7 @@ def test_the_two_towers():
 
 
 def test_reproduce_and_ablate(tmp_path):
-    text = run("reproduce_and_ablate", {"EPOCHS": 0.08, "WORKDIR": str(tmp_path)})
+    text, pictures = run("reproduce_and_ablate", {"EPOCHS": 0.08, "WORKDIR": str(tmp_path)})
+    assert pictures == 5
     assert re.search(r"ten_crop top-1 error \d+\.\d%", text)
     assert len(list(tmp_path.glob("*/*/result.json"))) == 5 and len(list(tmp_path.glob("*/sweep/sweep.md"))) == 1
