@@ -19,6 +19,7 @@ def blocks(trained, images, source):
     if metrics.exists():
         curves = visualize.png(visualize.curves(metrics))
         training = [("heading", "Training"), ("picture", "curves", "Loss and top-1 error by epoch.", curves)]
+    unfinished = " The training is not finished." if training and not (member.workdir / "result.json").exists() else ""
     classify = evaluate.make_classify(trained.nets, trained.mesh, trained.means, views=10)
     batch_size = trained.batch_size(min(128, len(source)))
     outputs = evaluate.classify_all(classify, trained.params, trained.mesh, source, batch_size)
@@ -26,7 +27,7 @@ def blocks(trained, images, source):
     caption = "A red line is an all-gather between the towers." if net.towers > 1 else "One column."
     found = [
         ("title", f"{member.model['net']}, {member.workdir.name}"),
-        ("text", f"Step {member.step:,}, {len(source):,} {images}, {net.num_classes} classes."),
+        ("text", f"Step {member.step:,}, {len(source):,} {images}, {net.num_classes} classes.{unfinished}"),
         ("table", error_table(result)),
         ("heading", "The net"),
         ("picture", "net", caption, visualize.png(visualize.diagram(net))),
@@ -36,7 +37,7 @@ def blocks(trained, images, source):
     found += [("heading", "Kernels of conv1"), ("picture", "conv1", "On one scale; grey is 0.", visualize.png(kernels))]
     found += [("heading", "Errors by class"), ("table", class_table(outputs, trained.class_names))]
     if worst := worst_mistakes(outputs, source, trained.class_names):
-        caption = f"The {len(worst)} examples whose class the net thinks least of, by ten views."
+        caption = f"The {len(worst)} examples whose class, in red, the net thinks least of, by ten views."
         picture = visualize.png(visualize.mistakes(worst))
         found += [("heading", "Worst mistakes"), ("picture", "mistakes", caption, picture)]
     return found

@@ -100,7 +100,7 @@ def mistakes(rows):
     """
     columns = 4
     lines = -(-len(rows) // columns)
-    figure = matplotlib.figure.Figure(figsize=(2.6 * columns, 3.4 * lines), layout="constrained")
+    figure = matplotlib.figure.Figure(figsize=(2 * columns, 2.7 * lines), layout="constrained")
     grid = figure.subplots(2 * lines, columns, squeeze=False, height_ratios=[2, 1] * lines)
     for axes in grid.flat:
         axes.axis("off")

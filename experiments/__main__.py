@@ -30,6 +30,8 @@ def main():
         parser.error(f"{args.name} needs --scale and --workdir")
     if args.at_once < 1:
         parser.error("--at_once must be above 0")
+    if args.name == "report" and (args.scale or args.root or args.at_once > 1):
+        parser.error("report takes no flag but --workdir")
     directory = args.workdir.expanduser().absolute() if args.workdir else runs.COMMITTED.parent
     with commands.one_line_errors("the same command goes on"):
         try:
@@ -50,8 +52,10 @@ def run(args, directory):
     workdir = directory / args.scale / data
     overrides = [f"--config.dataset.root={args.root}"] if args.root else []
     members = sweep.read_members(f"{claim.__file__}:{args.scale}", workdir, overrides)
-    workdir.mkdir(parents=True, exist_ok=True)
     check_inputs(args, claim, members)
+    runs.load(results, args.scale, data)  # a damaged one is named now, not when all is trained
+    claims.measured(args.name, args.scale, results)
+    workdir.mkdir(parents=True, exist_ok=True)
     with files.locked(workdir / "lock"):
         status = sweep.run(members, min(args.at_once, len(members)))
         finished = [member for member in members if member.result]
@@ -79,8 +83,14 @@ def check_inputs(args, claim, members):
     if args.root and dataset.name == "textures":
         raise UserError(f"--root={args.root}: at this scale {args.name} takes the embedded textures; leave --root out")
     root = args.root or dataset.root
-    _, test = datasets.held_out(dataset.name, root)
-    images, class_names = datasets.load_split(dataset.name, root, test, 256)
+    try:
+        _, test = datasets.held_out(dataset.name, root)
+        images, class_names = datasets.load_split(dataset.name, root, test, 256)
+    except UserError as error:
+        raise UserError(
+            f"--root: {str(error).partition(';')[0]}; at this scale {args.name} takes {data}, prepared as "
+            "alexnet_jax/docs/data.md says"
+        ) from error
     if (len(class_names), len(images)) != (claims.CLASSES[data], claims.TEST_IMAGES[data]):
         raise UserError(
             f"--root={root}: has {len(class_names)} classes and {len(images):,} {test} images; at this scale "

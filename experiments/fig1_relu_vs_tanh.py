@@ -109,7 +109,7 @@ def summary(found):
         return claims.Summary(verdict, ours, statement, table, found, pictures)
     estimate, low, high = np.exp(claims.difference(np.log(tanh), np.log(relu)))
     ours = f"{estimate:.1f} times" + (f" ({low:.1f} to {high:.1f})" if np.isfinite(low) else "")
-    needed = [f"{x.mean():.1f} epochs ({x.min():.1f} to {x.max():.1f})" for x in (relu, tanh)]
+    needed = [f"{x.mean():.1f} epochs (seeds: {x.min():.1f} to {x.max():.1f})" for x in (relu, tanh)]
     statement = f"At the best rate of each, ReLUs need {needed[0]} and tanh units {needed[1]}: {ours} as many."
     if np.isfinite(low):
         where = "in" if low <= PAPER <= high else "outside"

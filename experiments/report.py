@@ -36,8 +36,9 @@ CAUTIONS = (
 TRACES = (
     "Each training is a JSON file in [results/runs](results/runs), with all fields of its config, the commit that "
     "ran it, its result and its metrics; what was found in trained nets is in "
-    "[results/measured](results/measured), with the commit that looked. This page is made of them by `python -m "
-    "experiments report`."
+    "[results/measured](results/measured), with the commit that looked. A listing is a hash of the names, sizes and "
+    "labels of the files that a data set was prepared from. This page is made of these files by `python -m experiments "
+    "report`."
 )
 
 
@@ -59,9 +60,13 @@ def summarise(name, scale, results):
     """The `Summary` of a claim at a scale by some results."""
     claim = claims.load(name)
     found = claims.finished(claim, scale, results)
-    if hasattr(claim, "measure"):
-        return claim.summary(found, claims.measured(name, scale, results))
-    return claim.summary(found)
+    if not hasattr(claim, "measure"):
+        return claim.summary(found)
+    measured = claims.measured(name, scale, results)
+    if not measured and len(found) == len(list(claim.sweep(scale))):
+        again = f"python -m experiments {name} --scale={scale} --workdir={results.parent}"
+        print(f"{name}: trained, but not looked into; {again} goes on", file=sys.stderr)
+    return claim.summary(found, measured)
 
 
 def overview(summaries):
@@ -93,7 +98,7 @@ def section(name, by_scale, results):
             blocks.append(("text", provenance(summary.runs, scale, measured_by)))
     if untried := [f"`{scale}`" for scale, summary in by_scale.items() if summary.verdict == claims.NOT_RUN]:
         blocks.append(("text", f"**Not run yet: scale {' and '.join(untried)}.**"))
-    return [*blocks, ("code", said["commands"])]
+    return [*blocks, ("text", "The commands:"), ("code", said["commands"])]
 
 
 def provenance(found, scale, measured_by):
@@ -132,9 +137,7 @@ def write(directory):
     summaries = {name: {scale: summarise(name, scale, results) for scale in claims.SCALES} for name in claims.NAMES}
     used = {run.path for by_scale in summaries.values() for summary in by_scale.values() for run in summary.runs}
     if unused := sorted(set((results / "runs").glob("*/*/*.json")) - used):
-        print(
-            f"{len(unused)} of the trainings, as {unused[0]}, are of no claim as it is now, or too few", file=sys.stderr
-        )
+        print(f"not used, of no claim as it is now, or too few: {len(unused)}, as {unused[0]}", file=sys.stderr)
     net = visualize.png(visualize.diagram(nets.NETS["two_gpu"]))
     blocks = [("title", "The paper's claims"), ("text", INTRODUCTION), ("text", RULES)]
     blocks += [("text", CAUTIONS), ("table", overview(summaries)), ("text", TRACES)]

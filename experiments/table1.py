@@ -30,7 +30,7 @@ def summary(found):
     errors, table = claims.top1(found), claims.error_table({"two towers": found})
     said = f"{claims.mean_and_deviation(errors)} %"
     if found[0].path.parent.name != DATA["full"]:
-        said += " on Imagenette, not comparable"
+        said += " by ten views on Imagenette, not comparable"
         statement = "The others were not tried on these images."
         return claims.Summary(claims.OPEN, said, statement, table, found)
     verdict = claims.SUPPORTED if max(errors) < RIVAL else claims.CONTRADICTED

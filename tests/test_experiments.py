@@ -79,7 +79,7 @@ def test_what_was_kept_of_another_config_or_other_images_does_not_count(tmp_path
     kept["config"]["batch_size"] = 64
     assert finished(ten_views, kept) == []
     report.write(tmp_path)
-    assert f"1 of the trainings, as {directory / 'a.json'}, are of no claim" in capsys.readouterr().err
+    assert f"of no claim as it is now, or too few: 1, as {directory / 'a.json'}\n" in capsys.readouterr().err
     kept = kept_run(ten_views.get_config(), seed=1)
     kept["result"]["num_examples"] = 10_000
     assert finished(ten_views, kept) == []
@@ -303,13 +303,17 @@ def look_into(members, kept, monkeypatch):
         (["lrn"], "lrn needs --scale and --workdir"),
         (["lrn", "--scale=laptop", "--workdir=/tmp/x", "--at_once=0"], "--at_once must be above 0"),
         (["lrn", "--scale=small", "--workdir=/tmp/x"], "invalid choice: 'small'"),
-        (["lrn", "--scale=laptop", "--workdir=/tmp/x", "--root=nope"], "dataset root nope: no (finished) prepared set"),
+        (
+            ["lrn", "--scale=laptop", "--workdir=/tmp/x", "--root=nope"],
+            "--root: dataset root nope: no (finished) prepared set; at this scale lrn takes imagenette, prepared as ",
+        ),
         (["fig4_retrieval", "--scale=laptop", "--workdir=/proc/nope"], "/proc/nope: cannot be written"),
         (
             ["fig4_retrieval", "--scale=laptop", "--workdir=/tmp/x", "--root=a"],
             "--root=a: at this scale fig4_retrieval",
         ),
         (["report", "--workdir=/tmp/nope"], "/tmp/nope: has no results"),
+        (["report", "--scale=full"], "report takes no flag but --workdir"),
     ],
 )
 def test_a_mistake_ends_with_one_line(arguments, message):
