@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 import reference
+import reference_nets
 from conftest import mesh, narrow, on
 
 from alexnet_jax import datasets, evaluate, metrics, models
@@ -48,7 +49,7 @@ def all_params(net):
 @pytest.fixture(scope="module")
 def expected(all_params):
     """float64 probabilities of every net, view and example, by the reference; the centre's views come first."""
-    described, views = reference.describe("two_gpu", width=1 / 16, image_size=67, num_classes=7), []
+    described, views = reference_nets.describe("two_gpu", width=1 / 16, image_size=67, num_classes=7), []
     for top, left in ((4, 4), (0, 0), (0, 9), (9, 0), (9, 9)):
         window = slice(top, top + 67), slice(left, left + 67)
         views += [(window, False), (window, True)]

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference
+import reference_nets
 from conftest import mesh
 
 from alexnet_jax import UserError, datasets, fidelity, models, nets, optimizer, settings, sharding, train
@@ -121,7 +122,7 @@ def test_a_step_of_the_2012_code_at_full_size_equals_numpy():
     tower_keys = jnp.stack([jnp.stack([jax.random.fold_in(key, tower) for tower in (0, 1)]) for key in dropout_keys])
     masks = {layer.name: models.dropout(jnp.ones((B, 4096)), tower_keys, layer) for layer in net.layers[5:7]}
 
-    loss, grads = reference.loss_and_grads(reference.describe("two_gpu", "code"), params, x, labels, masks)
+    loss, grads = reference.loss_and_grads(reference_nets.describe("two_gpu", "code"), params, x, labels, masks)
     rates = {name: {"kernel": rate, "bias": 2 * rate} for name in params}
     decays = {name: {"kernel": 0.0005, "bias": 0.0} for name in params}
     expected, expected_velocity = reference.sgd(params, velocity, grads, rates, decays)

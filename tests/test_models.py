@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import onnx_nets
 import pytest
-import reference
+import reference_nets
 import witnesses
 from conftest import describe, narrow
 
@@ -60,7 +60,7 @@ def test_sizes_of_the_two_gpu_net():
 def test_parameters_and_multiply_accumulates(name):
     rows = models.layer_table(nets.NETS[name])
     assert (sum(row[2] for row in rows), sum(row[3] for row in rows)) == COUNTS[name]
-    assert reference.count(reference.describe(name)) == COUNTS[name]
+    assert reference_nets.count(reference_nets.describe(name)) == COUNTS[name]
 
 
 def test_the_sixth_layer_with_the_classes_of_2009():

@@ -15,6 +15,7 @@ import onnx
 import onnxruntime
 import pytest
 import reference
+import reference_nets
 import witnesses
 from conftest import describe, mesh, on
 from PIL import Image
@@ -157,7 +158,7 @@ def test_predictions_by_caffes_weights_need_no_settings(tmp_path):
     crops = [(14, 14), (0, 0), (0, 29), (29, 0), (29, 29)]
     crops = [blue_green_red[y : y + 227, x : x + 227] for y, x in crops]
     views = np.stack(crops + [crop[:, ::-1] for crop in crops])
-    logits = reference.forward(reference.describe("caffe"), blue_first(caffe_params()), views)[0]
+    logits = reference.forward(reference_nets.describe("caffe"), blue_first(caffe_params()), views)[0]
     probabilities = np.exp(logits - logits.max(1, keepdims=True))
     probabilities = (probabilities / probabilities.sum(1, keepdims=True)).mean(0)
     best = np.argsort(-probabilities)[:5]

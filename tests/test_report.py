@@ -8,6 +8,7 @@ import sys
 import jax
 import numpy as np
 import reference
+import reference_nets
 
 from alexnet_jax import datasets, ensemble, pages, retrieval, train
 
@@ -52,7 +53,7 @@ def test_a_run_its_page_and_its_features(config, tmp_path):
     trained = ensemble.load([workdir])
     source, _ = datasets.load_split("folder", config.dataset.root, "val", trained.nets[0].stored_size)
     found = retrieval.features(trained, source, batch_size=4)
-    described = reference.describe("two_gpu", width=1 / 16, image_size=63, num_classes=2)
+    described = reference_nets.describe("two_gpu", width=1 / 16, image_size=63, num_classes=2)
     images = np.stack([source[i][0] for i in range(len(source))])
     border = (images.shape[1] - 63) // 2
     x = images[:, border : border + 63, border : border + 63] - np.asarray(trained.means[0])

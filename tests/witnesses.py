@@ -15,6 +15,7 @@ import numpy as np
 import onnx_nets
 import optax
 import reference
+import reference_nets
 from conftest import describe, mesh, on
 
 from alexnet_jax import layers, models, nets, sharding
@@ -93,7 +94,7 @@ def beside_numpy(name, kind, devices=1, count=3, dtype="float32", **fields):
     """Pairs (ours, NumPy's) of all outputs in testing, and of the loss and all gradients in training."""
     # A size at which windows hang over edges, and no fewer units than a few.
     fields = ({"width": 1 / 4} if name.startswith("cifar10") else {"width": 1 / 16, "image_size": 94}) | fields
-    net, described = describe(name, kind, dtype=dtype, **fields), reference.describe(name, kind, **fields)
+    net, described = describe(name, kind, dtype=dtype, **fields), reference_nets.describe(name, kind, **fields)
     stddev = 1 if "activation" in fields else 60  # tanh would saturate
     params, (x, labels) = random_params(net), random_batch(net, count, stddev=stddev)
     ours = forward(net, params, x, devices)
