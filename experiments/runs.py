@@ -61,8 +61,9 @@ def load(results, scale, data):
     for path in sorted(directory(results, scale, data).glob("*.json")):
         try:
             run = Run(path, **files.read_json(path))
-            whole = all(run.result[way][error] >= 0 for way, error in sweep.ERRORS) and run.result["num_examples"]
-            whole = whole and run.seed >= 0 and {line["split"] for line in run.metrics} == {"train", "eval"}
+            numbers = [run.result[way][error] for way, error in sweep.ERRORS]
+            numbers += [run.seed, run.result["step"], run.result["num_examples"]]
+            whole = min(numbers) >= 0 and {line["split"] for line in run.metrics} == {"train", "eval"}
         except (TypeError, KeyError):
             whole = False
         if not whole:

@@ -182,7 +182,7 @@ def read_members(config, workdir, overrides):
     sys.path.insert(0, os.getcwd())  # for configs that build on others, as alexnet_jax.main has it
     try:
         spec.loader.exec_module(module)
-        defaults = dict(settings.flatten(module.get_config(*words).to_dict()))
+        fields = module.get_config(*words).to_dict()
         all_settings = [dict(member) for member in module.sweep(*words)] if hasattr(module, "sweep") else None
     except Exception as error:  # a user's program can raise anything: what, and where, is said
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
@@ -192,7 +192,7 @@ def read_members(config, workdir, overrides):
         raise UserError(f"--config={path}: has no sweep(); see --help")
     if not all_settings:
         raise UserError(f"--config={path}: sweep() yields no member")
-    found = {}
+    defaults, found = dict(settings.flatten(fields)), {}
     for member in all_settings:
         try:
             json.dumps(member)
