@@ -302,7 +302,7 @@ def layer_table(net):
     """A row per layer with parameters: (name, output shape, parameters, multiply-accumulates per image)."""
     params = jax.eval_shape(functools.partial(init, net), jax.random.key(0))
     image = jax.ShapeDtypeStruct((1, net.image_size, net.image_size, 3), jnp.float32)
-    mesh = jax.sharding.AbstractMesh((1, 1), ("data", "model"))
+    mesh = jax.sharding.AbstractMesh((1, 1), **sharding.AXES)
     logits, outputs = jax.eval_shape(functools.partial(forward, net, mesh), params, image)
     rows = []
     for layer in net.layers:

@@ -28,6 +28,7 @@ from alexnet_jax import (
     interruption,
     models,
     optimizer,
+    sharding,
 )
 from configs import two_gpu
 
@@ -73,7 +74,7 @@ def write(path, weights):
 def from_workdir(workdir):
     """The `Weights` of the newest checkpoint of a run, whatever mesh it was trained on."""
     member = ensemble.read(pathlib.Path(workdir).expanduser().absolute())
-    one_device = jax.make_mesh((1, 1), ("data", "model"), devices=jax.devices()[:1])
+    one_device = sharding.create_mesh(data=1, model=1, towers=1)
     params = jax.tree.map(np.asarray, ensemble.restore(member, one_device))
     return formats.Weights(member.model, params, member.mean, member.class_names, member.step)
 

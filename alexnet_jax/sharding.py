@@ -10,12 +10,15 @@ import os
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from alexnet_jax import UserError
 
 log = logging.getLogger("alexnet_jax")
 
+# Auto: shard_map's in_specs and out_specs divide the arrays, wherever they come from. Explicit axes would make of an
+# array's layout a part of its type, which JAX since 0.11 compares with in_specs, also where an array is only a shape.
+AXES = {"axis_names": ("data", "model"), "axis_types": (AxisType.Auto, AxisType.Auto)}
 BATCH = PartitionSpec("data")
 OUTPUT = ("fc8", "fc10")  # names of the layer that makes the logits, on ImageNet and on CIFAR-10
 
@@ -58,7 +61,7 @@ def create_mesh(data, model, towers):
             f"config.mesh: data={data} × model={model} needs {data * model} devices and there are {devices}; use "
             "--config.mesh.data=-1 for what there is (on CPU, JAX_NUM_CPU_DEVICES=N gives N virtual devices)"
         )
-    return jax.make_mesh((data, model), ("data", "model"), devices=jax.devices()[: data * model])
+    return jax.make_mesh((data, model), **AXES, devices=jax.devices()[: data * model])
 
 
 def compiler_options(mesh):

@@ -71,7 +71,7 @@ def statistics():
 
 
 def mesh(data, model):
-    return jax.make_mesh((data, model), ("data", "model"), devices=jax.devices()[: data * model])
+    return jax.make_mesh((data, model), **sharding.AXES, devices=jax.devices()[: data * model])
 
 
 def on(some_mesh, params):

@@ -88,7 +88,7 @@ def test_shapes_between_the_layers():
     net = models.NETS["two_gpu"]
     params = jax.eval_shape(functools.partial(models.init, net), jax.random.key(0))
     image = jax.ShapeDtypeStruct((2, 224, 224, 3), jnp.float32)
-    one_row = jax.sharding.AbstractMesh((1, 2), ("data", "model"))
+    one_row = jax.sharding.AbstractMesh((1, 2), **sharding.AXES)
     logits, out = jax.eval_shape(functools.partial(models.forward, net, one_row), params, image)
     assert logits.shape == (2, 1000)
     assert [out[name].shape[1:] for name in ("pool1", "pool2", "pool5")] == [(27, 27, 96), (13, 13, 256), (6, 6, 256)]

@@ -57,7 +57,7 @@ def forward(net, params, x, devices=1):
 def dropout_masks(net, keys_BxT):
     """What our dropout keeps of a whole net's outputs: {name: 0 or 1}."""
     masks = {}
-    one_device = jax.sharding.AbstractMesh((1, 1), ("data", "model"))
+    one_device = jax.sharding.AbstractMesh((1, 1), **sharding.AXES)
     _, shapes = jax.eval_shape(functools.partial(models.forward, net, one_device), *abstract(net, len(keys_BxT)))
     last_names = {layer: name for name, layer in layers.outputs(net).items()}
     for layer, name in last_names.items():
