@@ -21,10 +21,8 @@ from configs import two_gpu
 
 OPERATIONS = "all-gather|all-reduce|all-to-all|reduce-scatter|collective-permute|collective-broadcast|ragged-all-to-all"
 COLLECTIVE = re.compile(
-    rf" = (?P<results>.*?) (?P<op>{OPERATIONS})\(.*replica_groups="
-    r"(?P<groups>\{\{.*?\}\}|\[[\d,]*\](<=\[[\d,]*\](T\([\d,]*\))?)?)"
+    rf" = (?P<results>.*?) (?P<op>{OPERATIONS})\(.*replica_groups=(?P<groups>.*?)(?:, [a-z_]+=|$)"
 )
-
 
 TOWERS, ROWS = [(0, 1), (2, 3)], [(0, 2), (1, 3)]  # of a mesh of 2 × 2
 METRICS = 3 * 4  # bytes of the loss and the two errors of a step
@@ -34,7 +32,8 @@ def collectives(compiled):
     """(operation, bytes of its result, groups of devices) of every collective in a compiled program."""
     text = compiled.as_text()
     found = [match for line in text.splitlines() if (match := COLLECTIVE.search(line))]
-    assert len(found) == len(re.findall(rf" (?:{OPERATIONS})(?:-start)?\(", text))  # the pattern above missed none
+    if len(found) != len(re.findall(rf" (?:{OPERATIONS})(?:-start)?\(", text)):
+        raise ValueError("a collective of the compiled program is written in a way that is not known here")
     return [(match["op"], result_bytes(match["results"]), device_groups(match["groups"])) for match in found]
 
 
@@ -47,12 +46,27 @@ def result_bytes(shapes):
 
 
 def device_groups(text):
-    """Of XLA's two notations, {{0,1},{2,3}} and [2,2]<=[2,2]T(1,0), as tuples of device numbers."""
-    if text.startswith("{"):
+    """The groups of devices in a collective of a compiled program, as tuples of device numbers.
+
+    XLA has three notations for them: {{0,2},{1,3}}, [2,2]<=[2,2]T(1,0), and mesh['data'=2,'model'=2] {'data'}.
+
+    Raises:
+      ValueError: it is none of these.
+    """
+    if re.fullmatch(r"\{\{\d+(,\d+)*\}(,\{\d+(,\d+)*\})*\}", text):
         return [tuple(map(int, group.split(","))) for group in re.findall(r"\d+(?:,\d+)*", text)]
-    parts = re.fullmatch(r"\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", text).groups("")
-    shape, dims, order = (tuple(map(int, part.split(","))) if part else None for part in parts)
-    devices = np.arange(math.prod(dims)).reshape(dims).transpose(order).reshape(shape)
+    if tiles := re.fullmatch(r"\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", text):
+        shape, dims, order = (tuple(map(int, part.split(","))) if part else None for part in tiles.groups(""))
+        devices = np.arange(math.prod(dims)).reshape(dims).transpose(order).reshape(shape)
+    elif mesh := re.fullmatch(r"mesh\[('\w+'=\d+(?:,'\w+'=\d+)*)\] \{('\w+'(?:,'\w+')*)\}", text):
+        sizes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", mesh[1])}
+        within = re.findall(r"'(\w+)'", mesh[2])
+        order = [name for name in sizes if name not in within] + within
+        devices = np.arange(math.prod(sizes.values())).reshape(*sizes.values())
+        devices = devices.transpose([list(sizes).index(name) for name in order])
+        devices = devices.reshape(-1, math.prod(sizes[name] for name in within))
+    else:
+        raise ValueError(f"groups of devices in a notation that is not known here: {text}")
     return [tuple(map(int, group)) for group in devices]
 
 
