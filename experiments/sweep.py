@@ -35,6 +35,7 @@ import traceback
 
 from alexnet_jax import UserError, commands, files, interruption, settings
 
+PROGRAM = ("-m", "alexnet_jax.main")  # what a member runs
 LINUX = sys.platform == "linux"  # elsewhere members share all cores, and outlive this program if it is killed
 ARRAY_SCRIPT = pathlib.Path(__file__).parent / "slurm" / "array.sh"
 ERRORS = [(way, name) for way in ("center", "ten_crop") for name in ("top1_error", "top5_error")]
@@ -58,7 +59,7 @@ class Member:
     @property
     def command(self):
         own = [f"--config.{field}={value}" for field, value in self.settings.items()]
-        start = [sys.executable, "-m", "alexnet_jax.main", f"--config={self.config}", f"--workdir={self.workdir}"]
+        start = [sys.executable, *PROGRAM, f"--config={self.config}", f"--workdir={self.workdir}"]
         return start + list(self.overrides) + own
 
     @property

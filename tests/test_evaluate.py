@@ -70,8 +70,14 @@ def errors(probabilities_NxK):
     return {"top1_error": (ranks >= 1).mean(), "top5_error": (ranks >= 5).mean(), "loss": -np.log(mine).mean()}
 
 
-@pytest.mark.parametrize("nets", [1, 2])
-@pytest.mark.parametrize(("data", "model", "batch_size"), [(1, 1, 23), (1, 2, 5), (2, 1, 8), (2, 2, 32), (4, 1, 4)])
+@pytest.mark.parametrize(
+    ("nets", "data", "model", "batch_size"),
+    [(1, 1, 1, 23), (1, 1, 2, 5), (1, 4, 1, 4), (2, 2, 2, 32)]
+    + [
+        pytest.param(*case, marks=pytest.mark.slow)
+        for case in [(1, 2, 1, 8), (1, 2, 2, 32), (2, 1, 1, 23), (2, 1, 2, 5), (2, 2, 1, 8), (2, 4, 1, 4)]
+    ],
+)
 def test_every_example_counts_once_as_in_numpy(net, all_params, expected, nets, data, model, batch_size):
     some_mesh = mesh(data, model)
     params = [on(some_mesh, p) for p in all_params[:nets]]

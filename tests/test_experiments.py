@@ -200,6 +200,7 @@ def run_main(monkeypatch, *arguments):
     return ended.value.code
 
 
+@pytest.mark.slow
 def test_a_claim_from_training_to_the_pages(tiny_claim, tmp_path, monkeypatch, capfd):
     # In a process of its own: this one runs JAX, and must not fork.
     train = [sys.executable, sweep.__file__, "local", f"--config={tiny_claim}:laptop", "--at_once=2"]
@@ -316,16 +317,22 @@ def look_into(members, kept, monkeypatch):
         (["report", "--scale=full"], "report takes no flag but --workdir"),
     ],
 )
-def test_a_mistake_ends_with_one_line(arguments, message):
-    done = subprocess.run([sys.executable, "-m", "experiments", *arguments], capture_output=True, text=True)
-    assert done.returncode == 1
-    assert message in done.stderr and done.stderr.count("\n") == 1
+def test_a_mistake_ends_with_one_line(arguments, message, run_command):
+    status, _, error = run_command(experiments_main.main, *arguments)
+    assert status == 1
+    assert message in error and error.count("\n") == 1
+
+
+def test_the_command_starts():
+    done = subprocess.run([sys.executable, "-m", "experiments", "nothing"], capture_output=True, text=True)
+    assert done.returncode == 1 and "no claim 'nothing'; there are fig1_relu_vs_tanh, " in done.stderr
 
 
 def without_pictures(page):
     return re.sub(r"data:image/png;base64,[^\"]*", "", page)
 
 
+@pytest.mark.slow
 def test_the_committed_pages_are_those_of_the_committed_results(tmp_path):
     (tmp_path / "results").mkdir()
     for name in ("runs", "measured"):

@@ -92,8 +92,10 @@ def test_the_page_of_the_nets_lists_every_difference_and_every_net():
         assert f"\n| {name} | " in text, name  # beside its witnesses
 
 
-def test_a_step_of_the_2012_code_at_full_size_equals_numpy():
+@pytest.mark.parametrize("width", [1 / 16, pytest.param(1.0, marks=pytest.mark.slow)])
+def test_a_step_of_the_2012_code_equals_numpy(width):
     config = net145.get_config()
+    config.model.width = width
     config = fidelity.resolve(config)
     net, on_mesh, B, rate = nets.from_config(config.model), mesh(1, 2), 2, 0.01
     rng = np.random.default_rng(0)
@@ -120,9 +122,13 @@ def test_a_step_of_the_2012_code_at_full_size_equals_numpy():
     noise = 0.1 * (z * statistics.colour_std) @ statistics.colour_axes.T
     x = reference.views(images, [offset] * B, [flip] * B, statistics.mean, noise, 1.1)
     tower_keys = jnp.stack([jnp.stack([jax.random.fold_in(key, tower) for tower in (0, 1)]) for key in dropout_keys])
-    masks = {layer.name: models.dropout(jnp.ones((B, 4096)), tower_keys, layer) for layer in net.layers[5:7]}
+    masks = {
+        layer.name: models.dropout(jnp.ones((B, int(4096 * width))), tower_keys, layer) for layer in net.layers[5:7]
+    }
 
-    loss, grads = reference.loss_and_grads(reference_nets.describe("two_gpu", "code"), params, x, labels, masks)
+    loss, grads = reference.loss_and_grads(
+        reference_nets.describe("two_gpu", "code", width=width), params, x, labels, masks
+    )
     rates = {name: {"kernel": rate, "bias": 2 * rate} for name in params}
     decays = {name: {"kernel": 0.0005, "bias": 0.0} for name in params}
     expected, expected_velocity = reference.sgd(params, velocity, grads, rates, decays)

@@ -32,6 +32,7 @@ def test_fine_tuning_takes_all_layers_but_the_last(config, tmp_path):
     assert not (tmp_path / "third" / "checkpoints").exists()
 
 
+@pytest.mark.slow
 def test_fine_tuning_goes_on_from_the_same_net_where_the_classes_are_the_same(config, tmp_path):
     config.num_epochs, config.init_from = 0.7, ""
     train.train_and_evaluate(config, tmp_path / "first")
@@ -43,6 +44,7 @@ def test_fine_tuning_goes_on_from_the_same_net_where_the_classes_are_the_same(co
         np.testing.assert_array_equal(x, y)
 
 
+@pytest.mark.slow
 def test_fine_tuning_begins_with_weights_from_a_file(config, tmp_path):
     model = {"input_std": (58.395, 57.12, 57.375)}
     model |= {name: config.model[name] for name in ("image_size", "width")}

@@ -5,6 +5,7 @@ import re
 
 import nbclient
 import nbformat
+import pytest
 
 NOTEBOOKS = pathlib.Path(__file__).parent.parent / "experiments" / "notebooks"
 
@@ -22,6 +23,7 @@ def run(name, parameters):
     return text, sum("image/png" in output.get("data", {}) for output in outputs)
 
 
+@pytest.mark.slow
 def test_the_two_towers():
     text, pictures = run("two_towers", {"WIDTH": 0.125, "STEPS": 3})
     assert pictures == 3
@@ -35,6 +37,7 @@ def test_the_two_towers():
     assert len(differences) == 3 and max(differences) < 1e-4
 
 
+@pytest.mark.slow
 def test_reproduce_and_ablate(tmp_path):
     text, pictures = run("reproduce_and_ablate", {"EPOCHS": 0.08, "WORKDIR": str(tmp_path)})
     assert pictures == 5

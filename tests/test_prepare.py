@@ -17,7 +17,7 @@ import pytest
 import tensorflow_datasets as tfds
 from conftest import write_images
 from PIL import Image
-from preparation import assert_one_line, checksums, examples, run
+from preparation import assert_one_line, checksums, examples
 
 from alexnet_jax import UserError, datasets, images, prepare
 
@@ -185,8 +185,10 @@ def test_tfds_is_prepared(tmp_path, capsys):
         (["--dataset=folder", "--output=x", "--worker=2"], "unrecognized arguments: --worker=2"),
     ],
 )
-def test_a_mistake_ends_with_one_line(arguments, message, tmp_path):
-    assert_one_line(run(*arguments, cwd=tmp_path, env=os.environ | {"PYTHONPATH": os.getcwd()}), message)
+def test_a_mistake_ends_with_one_line(arguments, message, tmp_path, run_command, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(prepare.signal, "signal", lambda *_: None)
+    assert_one_line(run_command(prepare.main, *arguments), message)
     assert not (tmp_path / "x").exists()
 
 

@@ -2,7 +2,6 @@
 
 import functools
 import json
-import os
 import pathlib
 import re
 import shutil
@@ -21,7 +20,7 @@ from conftest import describe, mesh, on
 from PIL import Image
 from weights import TORCHVISION_NAMES, blue_first, caffe_params, some_weights, write_caffe_onnx, write_npy, write_onnx
 
-from alexnet_jax import UserError, checkpoint, datasets, ensemble, predict, pretrained, train
+from alexnet_jax import UserError, checkpoint, datasets, ensemble, evaluate, predict, pretrained, train
 from configs import two_gpu
 
 SUFFIXES = [".safetensors", ".onnx", pytest.param(".pth", marks=pytest.mark.slow)]  # .pth needs torch
@@ -113,11 +112,12 @@ def test_torchvisions_module_loads_what_is_written(tmp_path):
     ("write", "name", "net"),
     [
         (write_npy, "bvlc_alexnet.npy", "caffe"),
-        (write_caffe_onnx, "bvlcalexnet-12.onnx", "caffe"),
-        (
+        pytest.param(write_caffe_onnx, "bvlcalexnet-12.onnx", "caffe", marks=pytest.mark.slow),
+        pytest.param(
             functools.partial(write_caffe_onnx, norm_and_pool=("MaxPool", "LRN"), constants=True),
             "caffenet-12.onnx",
             "caffenet",
+            marks=pytest.mark.slow,
         ),
     ],
 )
@@ -133,6 +133,7 @@ def test_caffes_weights_are_read(write, name, net, tmp_path):
     np.testing.assert_allclose(weights.mean, [122.68, 116.67, 104.01], atol=0.01)
 
 
+@pytest.mark.slow
 def test_torchvisions_weights_in_an_onnx_file_are_read(tmp_path):
     params = witnesses.random_params(describe("one_weird_trick"))
     write_onnx(tmp_path / "alexnet.onnx", params, norm_and_pool=("MaxPool",))
@@ -145,6 +146,7 @@ def test_torchvisions_weights_in_an_onnx_file_are_read(tmp_path):
             np.testing.assert_array_equal(weights.params[layer][leaf], x, err_msg=f"{layer}.{leaf}")
 
 
+@pytest.mark.slow
 def test_predictions_by_caffes_weights_need_no_settings(tmp_path):
     write_npy(tmp_path / "bvlc_alexnet.npy", caffe_params())
     pretrained.to_workdir(pretrained.read(tmp_path / "bvlc_alexnet.npy"), tmp_path / "caffe")
@@ -201,7 +203,8 @@ def test_predictions_by_torchvisions_weights_need_no_settings(tmp_path):
 # Runs.
 
 
-def test_a_net_sees_stretched_images_in_training_and_after(config, tmp_path):
+@pytest.mark.slow
+def test_a_net_sees_stretched_images_in_training_and_after(config, tmp_path, run_command):
     config.num_epochs, config.mesh.model = 0.35, 1
     config.model = two_gpu.get_config().model
     config.model.update({"net": "caffe", "width": 1 / 16, "image_size": 64, "stretch": True})
@@ -210,8 +213,7 @@ def test_a_net_sees_stretched_images_in_training_and_after(config, tmp_path):
         Image.fromarray(np.asarray(Image.open(path)).repeat(2, axis=1)).save(path)
     assert train.train_and_evaluate(config, tmp_path / "wide") == square
     evaluation = tmp_path / "evaluation.json"
-    command = [sys.executable, "-m", "alexnet_jax.evaluate", f"--workdir={tmp_path / 'wide'}", f"--json={evaluation}"]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=os.environ | {"JAX_NUM_CPU_DEVICES": "1"})
+    assert run_command(evaluate.main, f"--workdir={tmp_path / 'wide'}", f"--json={evaluation}")[0] == 0
     assert json.loads(evaluation.read_text())["ten_crop"] == pytest.approx(square["ten_crop"])
 
 
@@ -241,28 +243,28 @@ def test_checkpoints_of_two_devices_and_of_one_give_the_same_file(suffix, tmp_pa
     assert_same(pretrained.read(tmp_path / f"two{suffix}"), weights)
 
 
-def test_the_commands(config, tmp_path):
+def test_the_commands(config, tmp_path, run_command):
     config.num_epochs = 0.7
     train.train_and_evaluate(config, tmp_path / "run")
 
-    def run(module, *flags, ok=True):
-        command = [sys.executable, "-m", f"alexnet_jax.{module}", *flags]
-        process = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"JAX_NUM_CPU_DEVICES": "2"})
-        assert (process.returncode == 0) == ok, process.stderr
-        assert ok or len(process.stderr.strip().splitlines()) == 1, process.stderr
-        return process.stdout if ok else process.stderr
+    def run(command, *flags, ok=True):
+        status, out, error = run_command(command.main, *flags)
+        assert (status == 0) == ok, error
+        assert ok or len(error.strip().splitlines()) == 1, error
+        return out if ok else error
 
     file, there, back = tmp_path / "net.safetensors", tmp_path / "run", tmp_path / "back"
-    assert f"two_gpu, written to {file}" in run("pretrained", f"--workdir={there}", f"--write={file}")
-    run("pretrained", f"--workdir={back}", f"--read={file}")
+    assert f"two_gpu, written to {file}" in run(pretrained, f"--workdir={there}", f"--write={file}")
+    command = [sys.executable, "-m", "alexnet_jax.pretrained", f"--workdir={back}", f"--read={file}"]
+    assert f"two_gpu, written to {back}" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
     root = f"--root={config.dataset.root}"
-    run("evaluate", f"--workdir={there}")
-    assert "--dataset: the net in" in run("evaluate", f"--workdir={back}", ok=False)
-    run("evaluate", f"--workdir={back}", "--dataset=folder", root)
+    run(evaluate, f"--workdir={there}")
+    assert "--dataset: the net in" in run(evaluate, f"--workdir={back}", ok=False)
+    run(evaluate, f"--workdir={back}", "--dataset=folder", root)
     first, second = (json.loads((d / "evaluation.json").read_text()) for d in (there, back))
     assert first["loss"] == second["loss"] and first["ten_crop"] == second["ten_crop"] and second["steps"] == [2]
-    assert "needs --read=FILE or --write=FILE, one of them" in run("pretrained", f"--workdir={back}", ok=False)
-    assert "is there already" in run("pretrained", f"--workdir={back}", f"--read={file}", ok=False)
+    assert "needs --read=FILE or --write=FILE, one of them" in run(pretrained, f"--workdir={back}", ok=False)
+    assert "is there already" in run(pretrained, f"--workdir={back}", f"--read={file}", ok=False)
 
 
 def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path):

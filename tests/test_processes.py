@@ -17,6 +17,8 @@ from conftest import write_images
 from alexnet_jax import train
 from configs import two_gpu
 
+SLOW = pytest.mark.slow
+
 # 20 steps with crops, colours and dropout on a narrow net, every loss logged.
 FIELDS = {
     "dataset.name": "folder",
@@ -105,13 +107,17 @@ class Processes:
             time.sleep(0.01)
 
 
+@SLOW
 @pytest.mark.parametrize("mesh", [(1, 2), (2, 1), (2, 2)])
 def test_20_steps_are_the_same_on_every_mesh(mesh, images, one_device, tmp_path):
     run_here(tmp_path / "run", images, **dict(zip(("mesh.data", "mesh.model"), mesh, strict=True)))
     assert_same_run(tmp_path / "run", one_device)
 
 
-@pytest.mark.parametrize(("number", "devices"), [(1, 8), (2, 1), (2, 2)])
+# The paper's machine in the default tests: two processes with a device each.
+@pytest.mark.parametrize(
+    ("number", "devices"), [pytest.param(1, 8, marks=SLOW), (2, 1), pytest.param(2, 2, marks=SLOW)]
+)
 def test_20_steps_are_the_same_on_any_number_of_processes(number, devices, images, one_device, tmp_path):
     run = Processes(tmp_path / "run", images, number, devices)
     assert run.wait() == [0] * number, run.logs()
@@ -126,6 +132,7 @@ def test_20_steps_are_the_same_on_any_number_of_processes(number, devices, image
     assert_same_run(tmp_path / "run", one_device)
 
 
+@SLOW
 def test_a_signal_to_one_process_saves_in_all_and_others_continue(images, one_device, tmp_path):
     run = Processes(tmp_path / "run", images, 2, 1, **{"mesh.model": 1})
     run.wait_for_step(7)
@@ -143,6 +150,7 @@ def test_a_signal_to_one_process_saves_in_all_and_others_continue(images, one_de
     assert_same_run(tmp_path / "run", one_device)
 
 
+@SLOW
 def test_a_broken_image_of_one_process_ends_all_and_keeps_what_was_learned(images, tmp_path):
     root = shutil.copytree(images, tmp_path / "images")
     victim = root / "train" / "class_1" / "003.png"
@@ -158,8 +166,10 @@ def test_a_broken_image_of_one_process_ends_all_and_keeps_what_was_learned(image
 @pytest.mark.parametrize(
     ("number", "different", "fields", "message"),
     [
-        (2, ["--config.dataset.root=/nowhere"], {}, "dataset root '/nowhere': no such directory"),
-        (3, [], {"mesh.data": 1}, "config.mesh: 2 devices leave process 2 without one"),
+        pytest.param(
+            *(2, ["--config.dataset.root=/nowhere"], {}, "dataset root '/nowhere': no such directory"), marks=SLOW
+        ),
+        pytest.param(*(3, [], {"mesh.data": 1}, "config.mesh: 2 devices leave process 2 without one"), marks=SLOW),
         (
             2,
             ["--config.seed=1", "--config.num_epochs=1.0"],
@@ -176,6 +186,7 @@ def test_a_mistake_in_one_process_ends_all(number, different, fields, message, i
         assert re.fullmatch(r"(.* waiting for . other processes at .*\n)?alexnet_jax: .*\n", log), run.logs()
 
 
+@SLOW
 def test_a_checkpoint_that_one_process_cannot_write_ends_all(images, tmp_path):
     run = Processes(tmp_path / "run", images, 2, 1, num_epochs=1000)
     checkpoints = tmp_path / "run" / "checkpoints"
@@ -189,12 +200,14 @@ def test_a_checkpoint_that_one_process_cannot_write_ends_all(images, tmp_path):
     assert any(name.isdigit() for name in os.listdir(checkpoints))
 
 
+@SLOW
 def test_directories_that_are_not_shared_are_refused(images, tmp_path):
     run = Processes(tmp_path / "run", images, 2, 1, [f"--workdir={tmp_path / 'other'}"])
     assert run.wait(60) == [1, 1]
     assert f"--workdir={tmp_path / 'other'}: must be one directory, which all processes share" in run.logs()[1]
 
 
+@SLOW
 @pytest.mark.parametrize("victim", [0, 1])
 def test_where_one_process_dies_the_others_end(victim, images, tmp_path):
     run = Processes(tmp_path / "run", images, 2, 1, silence=5, num_epochs=1000, save_every=100_000)
@@ -206,6 +219,7 @@ def test_where_one_process_dies_the_others_end(victim, images, tmp_path):
         assert re.search(r"\nalexnet_jax: another process has died, .* go on from the last save\n$", run.logs()[0])
 
 
+@SLOW
 def test_processes_at_the_address_of_a_run_leave_it_alone(images, tmp_path):
     run = Processes(tmp_path / "run", images, 2, 1, num_epochs=1000)
     run.wait_for_step(3)

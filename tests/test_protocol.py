@@ -16,7 +16,14 @@ from PIL import Image
 from alexnet_jax import UserError, datasets, ensemble, evaluate, predict
 from configs import two_gpu
 
-SMALL = ["model.width=0.0625", "batch_size=8", "log_every=1", "num_epochs=0.67", "schedule.learning_rate=0.001"]
+SMALL = [
+    "model.width=0.0625",
+    "model.image_size=112",
+    "batch_size=8",
+    "log_every=1",
+    "num_epochs=0.67",
+    "schedule.learning_rate=0.001",
+]
 
 
 def environment(directory):
@@ -27,8 +34,8 @@ def environment(directory):
     return os.environ | {"PYTHONPATH": path, "JAX_NUM_CPU_DEVICES": "2"}
 
 
-def run(module, *flags, directory, ok=True):
-    """A command in `directory` and its `environment`."""
+def run_process(module, *flags, directory, ok=True):
+    """A command in a process of its own, in `directory` and its `environment`: what it prints, and its stderr."""
     command = [sys.executable, "-m", f"alexnet_jax.{module}", *map(str, flags)]
     process = subprocess.run(command, capture_output=True, text=True, cwd=directory, env=environment(directory))
     assert (process.returncode == 0) == ok, process.stderr
@@ -38,7 +45,7 @@ def run(module, *flags, directory, ok=True):
 
 def train(directory, workdir, *fields):
     overrides = [f"--config.{field}" for field in (*SMALL, *fields)]
-    return run("main", f"--config={two_gpu.__file__}", f"--workdir={workdir}", *overrides, directory=directory)
+    return run_process("main", f"--config={two_gpu.__file__}", f"--workdir={workdir}", *overrides, directory=directory)
 
 
 @pytest.fixture(scope="module")
@@ -46,10 +53,25 @@ def directory(tmp_path_factory):
     """Archives, prepared, and two trained nets."""
     directory = tmp_path_factory.mktemp("protocol")
     archives.write_archives(directory / "archives")
-    run("prepare", "--dataset=imagenet", "--root=archives", "--output=imagenet256", directory=directory)
+    run_process(
+        "prepare", "--dataset=imagenet", "--root=archives", "--output=imagenet256", "--size=128", directory=directory
+    )
     train(directory, "first")
     train(directory, "second", "seed=1", "augment.crop_group=32", "augment.divisor=1.1", "mesh.model=1")
     return directory
+
+
+@pytest.fixture
+def run(directory, run_command, monkeypatch):
+    """A command in this process and in `directory`: what it prints, and its stderr."""
+    monkeypatch.chdir(directory)
+
+    def run(command, *flags, ok=True):
+        status, out, error = run_command(command.main, *flags)
+        assert (status == 0) == ok, error
+        return out, error.strip()
+
+    return run
 
 
 def test_archives_are_prepared_trained_on_and_evaluated(directory):
@@ -60,7 +82,7 @@ def test_archives_are_prepared_trained_on_and_evaluated(directory):
     mean = np.load(directory / "first" / "mean.npy")
     np.testing.assert_allclose(mean, np.load(directory / "imagenet256" / "mean_image.npy"), rtol=1e-6)
 
-    out, error = run("evaluate", "--workdir=first", directory=directory)
+    out, error = run_process("evaluate", "--workdir=first", directory=directory)
     evaluation = json.loads((directory / "first" / "evaluation.json").read_text())
     assert error == "" and "18 validation images" in out and "ten views" in out
     for way in ("center", "ten_crop"):
@@ -69,11 +91,11 @@ def test_archives_are_prepared_trained_on_and_evaluated(directory):
     assert (evaluation["steps"], evaluation["split"], evaluation["num_examples"]) == ([2], "validation", 18)
 
 
-def test_an_ensemble_averages_probabilities(directory):
+def test_an_ensemble_averages_probabilities(directory, run):
     first, second = (ensemble.load([directory / name]) for name in ("first", "second"))
     both = ensemble.load([directory / "first", directory / "second"])
     assert [member.net.towers for member in both.members] == [2, 2]
-    source, _ = datasets.load_split("prepared", str(directory / "imagenet256"), "validation", 256)
+    source, _ = datasets.load_split("prepared", str(directory / "imagenet256"), "validation", 128)
     one, two, together = (
         evaluate.classify_all(evaluate.make_classify(n.nets, n.mesh, n.means, 10), n.params, n.mesh, source, 8)
         for n in (first, second, both)
@@ -82,21 +104,21 @@ def test_an_ensemble_averages_probabilities(directory):
         one_N, two_N, together_N = (np.exp(-outputs[way]["loss"].astype(float)) for outputs in (one, two, together))
         assert (abs(one_N - two_N) > 1e-5).all()
         np.testing.assert_allclose(together_N, (one_N + two_N) / 2, rtol=1e-4)
-    out, _ = run("evaluate", "--workdir=first", "--workdir=second", "--json=both.json", directory=directory)
+    out, _ = run(evaluate, "--workdir=first", "--workdir=second", "--json=both.json")
     assert "2 nets" in out
     assert json.loads((directory / "both.json").read_text())["loss"] == pytest.approx(
         together["center"]["loss"].mean(), rel=1e-4
     )
 
 
-def test_other_data_with_a_part_of_the_classes_by_name(directory, tmp_path):
+def test_other_data_with_a_part_of_the_classes_by_name(directory, tmp_path, run):
     for class_name in archives.CHANNELS:
         (tmp_path / "images" / "val" / class_name).mkdir(parents=True)
         for number in range(3):
             path = tmp_path / "images" / "val" / class_name / f"{number}.png"
             path.write_bytes(archives.encode(archives.picture(class_name, 100 + number), "PNG"))
     flags = "--dataset=folder", f"--root={tmp_path / 'images'}", "--split=val", "--per_class", "--wrong"
-    out, _ = run("evaluate", "--workdir=first", *flags, "--json=other.json", directory=directory)
+    out, _ = run(evaluate, "--workdir=first", *flags, "--json=other.json")
     result = json.loads((directory / "other.json").read_text())
     assert [(row["class"], row["num_examples"]) for row in result["classes"]] == [
         (name, 3) for name in archives.CHANNELS
@@ -106,14 +128,14 @@ def test_other_data_with_a_part_of_the_classes_by_name(directory, tmp_path):
     assert len(result["wrong"]) == round(9 * result["ten_crop"]["top1_error"]) == round(3 * sum(errors))
     assert result["wrong"][0]["image"] == "n01440764/0.png" and len(result["wrong"][0]["predictions"]) == 5
     (tmp_path / "images" / "val" / "n01440764").rename(tmp_path / "images" / "val" / "dragons")
-    _, error = run("evaluate", "--workdir=first", *flags, directory=directory, ok=False)
+    _, error = run(evaluate, "--workdir=first", *flags, ok=False)
     assert error.startswith("alexnet_jax: ") and "1 of its classes (dragons)" in error and "\n" not in error
 
 
-def test_training_images_are_evaluated_too(directory):
-    run("evaluate", "--workdir=first", "--split=train", "--batch_size=7", "--json=train.json", directory=directory)
+def test_training_images_are_evaluated_too(directory, run):
+    run(evaluate, "--workdir=first", "--split=train", "--batch_size=7", "--json=train.json")
     assert json.loads((directory / "train.json").read_text())["num_examples"] == 24
-    run("evaluate", "--workdir=first", "--split=train[:5]", "--json=train.json", directory=directory)
+    run(evaluate, "--workdir=first", "--split=train[:5]", "--json=train.json")
     assert json.loads((directory / "train.json").read_text())["num_examples"] == 5
 
 
@@ -131,8 +153,8 @@ def test_training_images_are_evaluated_too(directory):
         ([], "the following arguments are required: --workdir"),
     ],
 )
-def test_a_mistake_in_evaluation_ends_with_one_line(directory, flags, message):
-    _, error = run("evaluate", *flags, directory=directory, ok=False)
+def test_a_mistake_in_evaluation_ends_with_one_line(directory, flags, message, run):
+    _, error = run(evaluate, *flags, ok=False)
     assert error.startswith("alexnet_jax: ") and message in error and "\n" not in error
 
 
@@ -144,12 +166,12 @@ def test_a_reader_that_has_enough_loses_nothing(directory):
     assert json.loads((directory / "piped.json").read_text())["num_examples"] == 18
 
 
-def test_a_config_of_something_else_is_named(directory, tmp_path):
+def test_a_config_of_something_else_is_named(directory, tmp_path, run):
     damaged = shutil.copytree(directory / "first", tmp_path / "damaged")
     config = json.loads((damaged / "config.json").read_text())
     for field in ("mesh", "model", "dataset"):
         (damaged / "config.json").write_text(json.dumps(config | {field: 3}))
-        _, error = run("evaluate", f"--workdir={damaged}", directory=directory, ok=False)
+        _, error = run(evaluate, f"--workdir={damaged}", ok=False)
         assert "config.json: is not what training wrote" in error and "\n" not in error
 
 
@@ -165,31 +187,32 @@ def test_a_mean_of_something_else_is_named(directory, tmp_path):
             ensemble.read(damaged)
 
 
-def test_a_net_is_evaluated_from_any_directory(directory, tmp_path):
-    run("evaluate", f"--workdir={directory / 'first'}", f"--json={tmp_path / 'result.json'}", directory=tmp_path)
+def test_a_net_is_evaluated_from_any_directory(directory, tmp_path, run, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run(evaluate, f"--workdir={directory / 'first'}", f"--json={tmp_path / 'result.json'}")
     assert json.loads((tmp_path / "result.json").read_text())["num_examples"] == 18
 
 
-def test_a_damaged_checkpoint_is_named(directory, tmp_path):
+def test_a_damaged_checkpoint_is_named(directory, tmp_path, run):
     for path in (directory / "first").rglob("*"):
         if path.is_file():
             copy = tmp_path / "damaged" / path.relative_to(directory / "first")
             copy.parent.mkdir(parents=True, exist_ok=True)
             data = path.read_bytes()
             copy.write_bytes(data[: len(data) // 2] if "ocdbt.process" in str(path) else data)
-    _, error = run("predict", f"--workdir={tmp_path / 'damaged'}", "x.png", directory=directory, ok=False)
+    _, error = run(predict, f"--workdir={tmp_path / 'damaged'}", "x.png", ok=False)
     assert error.startswith("alexnet_jax: ") and "checkpoints/2: cannot be read" in error and "\n" not in error
 
 
-def test_evaluation_leaves_a_running_training_alone(directory):
+def test_evaluation_leaves_a_running_training_alone(directory, run):
     unfinished = directory / "first" / "checkpoints" / "3.orbax-checkpoint-tmp"
     unfinished.mkdir()
-    run("evaluate", "--workdir=first", "--json=running.json", directory=directory)
+    run(evaluate, "--workdir=first", "--json=running.json")
     assert unfinished.exists()
     unfinished.rmdir()
 
 
-def test_prediction_of_files_of_every_kind(directory, tmp_path):
+def test_prediction_of_files_of_every_kind(directory, tmp_path, run):
     picture = archives.picture("n02102040", 50, (300, 200))
     paths = []
     for kind in ("JPEG RGB", "PNG RGBA", "JPEG CMYK", "GIF P", "TIFF RGB", "BMP RGB", "WEBP RGB"):
@@ -199,7 +222,8 @@ def test_prediction_of_files_of_every_kind(directory, tmp_path):
     (tmp_path / "broken.jpg").write_bytes(paths[0].read_bytes()[:3000])
     (tmp_path / "page.jpg").write_text("<html>")
     bad = [tmp_path / "broken.jpg", tmp_path / "page.jpg", tmp_path / "missing.jpg", tmp_path]
-    out, error = run("predict", "--workdir=first", *bad, *paths, tmp_path / "tiny.png", directory=directory, ok=False)
+    flags = "--workdir=first", *bad, *paths, tmp_path / "tiny.png"
+    out, error = run_process("predict", *flags, directory=directory, ok=False)
     lines = error.splitlines()
     assert [line.startswith(f"alexnet_jax: {path}: ") for line, path in zip(lines, bad, strict=True)] == [True] * 4
     blocks = [block.splitlines() for block in out.split(str(tmp_path))[1:]]
@@ -209,18 +233,18 @@ def test_prediction_of_files_of_every_kind(directory, tmp_path):
         values = [float(line.split("%")[0]) for line in block[1:]]
         assert values == sorted(values, reverse=True) and values[0] > 0
 
-    out, error = run("predict", "--workdir=first", "--json", *paths, directory=directory)
+    out, error = run(predict, "--workdir=first", "--json", *paths)
     answers = [json.loads(line) for line in out.splitlines()]
     assert error == "" and [answer["image"] for answer in answers] == [str(path) for path in paths]
     assert all(set(answer["predictions"][0]) == {"class", "name", "probability"} for answer in answers)
 
 
-def test_prediction_is_the_evaluations(directory):
+def test_prediction_is_the_evaluations(directory, run):
     nets = ensemble.load([directory / "first"])
-    data, _ = datasets.load_split("prepared", str(directory / "imagenet256"), "validation", 256)
+    data, _ = datasets.load_split("prepared", str(directory / "imagenet256"), "validation", 128)
     (directory / "one.jpg").write_bytes(data.read(4)[0])
     answer = next(predict.predict(nets, [directory / "one.jpg"]))
-    run("evaluate", "--workdir=first", "--wrong", "--json=wrong.json", directory=directory)
+    run(evaluate, "--workdir=first", "--wrong", "--json=wrong.json")
     wrong = {row["image"]: row for row in json.loads((directory / "wrong.json").read_text())["wrong"]}
     expected = wrong[data.name(4)]["predictions"]
     for mine, theirs in zip(answer["predictions"], expected, strict=True):
@@ -263,5 +287,5 @@ builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual
         assert [image.mean((0, 1)).argmax() for image, _ in images] == [
             archives.channel(class_names[label]) for _, label in images
         ]
-    run("prepare", "--dataset=tfds:imagenet2012", f"--root={tmp_path}", "--output=set", directory=tmp_path)
+    run_process("prepare", "--dataset=tfds:imagenet2012", f"--root={tmp_path}", "--output=set", directory=tmp_path)
     assert datasets.splits("prepared", str(tmp_path / "set")) == ("train", "validation")

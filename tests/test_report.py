@@ -10,20 +10,15 @@ import numpy as np
 import reference
 import reference_nets
 
-from alexnet_jax import datasets, ensemble, pages, retrieval, train
+from alexnet_jax import datasets, ensemble, pages, report, retrieval, train
 
 
-def report(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "alexnet_jax.report", *map(str, arguments)], capture_output=True, text=True
-    )
-
-
-def test_a_run_its_page_and_its_features(config, tmp_path):
+def test_a_run_its_page_and_its_features(config, tmp_path, run_command):
     workdir = tmp_path / "run"
     result = train.train_and_evaluate(config, workdir)
-    done = report(f"--workdir={workdir}")
-    assert done.returncode == 0, done.stderr
+    command = [sys.executable, "-m", "alexnet_jax.report", f"--workdir={workdir}"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, f"{workdir / 'report.html'}\n"), done.stderr
     page = (workdir / "report.html").read_text()
     assert f"11 validation images of folder {config.dataset.root}, 2 classes" in page
     for way in ("center", "ten_crop"):
@@ -31,24 +26,24 @@ def test_a_run_its_page_and_its_features(config, tmp_path):
     pictures = [base64.b64decode(data) for data in re.findall(r'src="data:image/png;base64,([^"]*)"', page)]
     wrong = result["ten_crop"]["top1_error"] > 0
     assert len(pictures) == 3 + wrong and all(data.startswith(b"\x89PNG") for data in pictures)
-    assert report(f"--workdir={workdir}", "--split=train").returncode == 0
+    assert run_command(report.main, f"--workdir={workdir}", "--split=train")[0] == 0
     assert "26 train images" in (workdir / "report.html").read_text()
     metrics = workdir / "metrics.jsonl"
     metrics.write_text(metrics.read_text() + '{"step": 7, "ep')  # as of a machine that lost its power
-    assert report(f"--workdir={workdir}").returncode == 0
+    assert run_command(report.main, f"--workdir={workdir}")[0] == 0
     metrics.write_text('{"step": 7}\n')
-    done = report(f"--workdir={workdir}")
-    assert done.returncode == 1 and done.stderr.count("\n") == 1 and f"{metrics}: cannot be read" in done.stderr
+    status, _, error = run_command(report.main, f"--workdir={workdir}")
+    assert status == 1 and error.count("\n") == 1 and f"{metrics}: cannot be read" in error
     metrics.unlink()  # as of weights that were read from a file
-    assert report(f"--workdir={workdir}").returncode == 0
+    assert run_command(report.main, f"--workdir={workdir}")[0] == 0
 
     for arguments, message in {
         (f"--workdir={tmp_path}",): "no net was trained there",
         (f"--workdir={workdir}", "--split=nope"): "no such directory",
         (): "the following arguments are required: --workdir",
     }.items():
-        done = report(*arguments)
-        assert done.returncode == 1 and message in done.stderr and done.stderr.count("\n") == 1
+        status, _, error = run_command(report.main, *arguments)
+        assert status == 1 and message in error and error.count("\n") == 1
 
     trained = ensemble.load([workdir])
     source, _ = datasets.load_split("folder", config.dataset.root, "val", trained.nets[0].stored_size)

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from test_train import final_params
 
-from alexnet_jax import UserError, checkpoint, files, settings, train
+from alexnet_jax import UserError, checkpoint, files, interruption, metrics, settings, train
 
 KILLS = pathlib.Path(__file__).parent.parent / "experiments" / "kills.py"
 
@@ -35,7 +35,34 @@ def start(workdir, config):
         return subprocess.Popen(command, env=os.environ | {"JAX_NUM_CPU_DEVICES": "2"}, stdout=file, stderr=file), log
 
 
-def test_a_signal_saves_and_the_run_goes_on(config, tmp_path):
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
+def test_a_signal_saves_and_the_run_ends_with_the_same_bits(number, config, tmp_path, monkeypatch, capfd):
+    train.train_and_evaluate(config, tmp_path / "straight")
+    write = metrics.Writer.write
+
+    def write_and_signal(writer, step, *values):
+        write(writer, step, *values)
+        if step == 4:
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(metrics.Writer, "write", write_and_signal)
+    config.save_every = 1000
+    with pytest.raises(interruption.Interrupted) as ended:
+        train.train_and_evaluate(config, tmp_path / "run")
+    assert ended.value.number == number
+    assert f"{number.name}: ending once all is saved" in capfd.readouterr().err
+    monkeypatch.undo()
+    saved, _ = final_params(config, tmp_path / "run")
+    assert 4 <= saved < 6
+    train.train_and_evaluate(config, tmp_path / "run")
+    (step, found), (_, expected) = (final_params(config, tmp_path / name) for name in ("run", "straight"))
+    assert step == 6
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.slow
+def test_the_program_saves_at_a_signal_and_goes_on(config, tmp_path):
     config.num_epochs, config.save_every = 12.0, 1000
     metrics, saved = tmp_path / "run" / "metrics.jsonl", 0
     for number, status in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
@@ -60,6 +87,7 @@ def test_a_signal_saves_and_the_run_goes_on(config, tmp_path):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)  # of two devices and of four
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_with_the_same_bits(tmp_path):
     command = [sys.executable, str(KILLS), "--runs=1", f"--workdir={tmp_path / 'kills'}"]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -67,7 +95,9 @@ def test_a_killed_run_ends_with_the_same_bits(tmp_path):
     assert re.fullmatch(r"1 of 1 ended with the same bits; killed: .*'evaluating, by SIGTERM': 1.*\n", done.stdout)
 
 
-@pytest.mark.parametrize(("number", "seconds"), [(signal.SIGINT, 0.7), (signal.SIGTERM, 3)])
+@pytest.mark.parametrize(
+    ("number", "seconds"), [(signal.SIGINT, 0.7), pytest.param(signal.SIGTERM, 3, marks=pytest.mark.slow)]
+)
 def test_a_signal_before_the_first_step_ends_the_run_too(number, seconds, config, tmp_path):
     process, log = start(tmp_path / "run", config)
     time.sleep(seconds)  # it imports; it compiles what makes the initial weights
@@ -98,6 +128,7 @@ def test_a_second_signal_ends_a_process_that_hangs_outside_python():
         assert process.stderr.read().count(b"SIGTERM: ending once all is saved") == 1
 
 
+@pytest.mark.slow
 def test_metrics_that_cannot_be_written_end_the_run(config, tmp_path):
     config.num_epochs, config.log_every, config.save_every = 1000.0, 1, 5
     process, log = start(tmp_path / "run", config)

@@ -37,7 +37,7 @@ def uninterrupted(folder, tmp_path_factory):
     return output
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_killed_several_times_gives_the_same_bytes(folder, uninterrupted, workers, tmp_path):
     output, done = tmp_path / "set", []
     for part in (0.2, 0.5, 0.7):
@@ -209,6 +209,7 @@ def test_what_would_be_left_out_is_said(folder, tmp_path, caplog):
     assert "left out 2 things in class folders that are no files" in record.getMessage()
 
 
+@pytest.mark.slow
 def test_a_workers_memory_is_not_its_parents(folder, tmp_path):
     great_parent = "memory = bytearray(10**9); memory[:] = bytes([1]) * 10**9; del memory; "
     code, out, _ = run(*flags(folder, tmp_path / "set"), code=great_parent + SMALL_SHARDS)

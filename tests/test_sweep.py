@@ -3,7 +3,6 @@
 import csv
 import json
 import os
-import pathlib
 import signal
 import subprocess
 import sys
@@ -13,7 +12,8 @@ import numpy as np
 import pytest
 from conftest import write_images
 
-SWEEP = pathlib.Path(__file__).parent.parent / "experiments" / "sweep.py"
+from experiments import sweep
+
 CONFIG = """
 from configs import two_gpu
 
@@ -31,8 +31,37 @@ def sweep():
 """
 
 
-def command(*arguments):
-    return [sys.executable, str(SWEEP), *map(str, arguments)]
+# In place of a training: as long as its imports, with the same files, last lines, statuses, and errors by the seed.
+MEMBER = """
+import json, pathlib, re, sys, time
+from alexnet_jax import UserError, commands, files, interruption
+
+flags = dict(re.fullmatch("--(.*?)=(.*)", flag).groups() for flag in sys.argv[1:])
+workdir, seed = pathlib.Path(flags["workdir"]), int(flags.get("config.seed", 0))
+with commands.one_line_errors("the same command goes on"), interruption.held(), files.locked(workdir / "lock"):
+    if flags.get("config.batch_size") == "7":
+        raise UserError("config.batch_size=7: use a multiple of the mesh's 2 data rows, above 0")
+    print("starting at step 0", flush=True)
+    for _ in range(20):
+        time.sleep(0.1)
+        interruption.check()
+    errors = {"top1_error": 0.1 + 0.02 * seed**2, "top5_error": 0.01 * seed}
+    files.write_json(workdir / "result.json", {"center": errors, "ten_crop": errors})
+    print(workdir / "result.json")
+"""
+TRAINING_TOO = pytest.mark.parametrize(
+    "command", ["stand-in", pytest.param("training", marks=pytest.mark.slow)], indirect=True
+)
+
+
+@pytest.fixture
+def command(request, tmp_path):
+    """The command line of a sweep with these arguments, whose members are trainings or stand-ins for them."""
+    code = "from experiments import sweep; sweep.main()"
+    if getattr(request, "param", "") != "training":
+        (tmp_path / "member.py").write_text(MEMBER)
+        code = code.replace("; ", f"; sweep.PROGRAM = ({str(tmp_path / 'member.py')!r},); ")
+    return lambda *arguments: [sys.executable, "-c", code, *map(str, arguments)]
 
 
 def write_config(path, text=CONFIG):
@@ -41,7 +70,8 @@ def write_config(path, text=CONFIG):
     return f"--config={path / 'sweep.py'}"
 
 
-def test_an_interrupted_sweep_does_every_member_once_and_makes_the_table(tmp_path):
+@TRAINING_TOO
+def test_an_interrupted_sweep_does_every_member_once_and_makes_the_table(command, tmp_path):
     flags = [write_config(tmp_path), f"--workdir={tmp_path / 'runs'}"]
     listed = subprocess.run(command("list", *flags), capture_output=True, text=True, check=True).stdout
     assert listed.splitlines()[0].split() == ["0", "waiting", "augment.divisor=1.0,seed=0"]
@@ -99,7 +129,8 @@ def test_an_interrupted_sweep_does_every_member_once_and_makes_the_table(tmp_pat
     assert changed.returncode == 1 and "holds a run of other settings" in changed.stderr
 
 
-def test_a_failed_member_is_reported_and_stops_no_other(tmp_path):
+@TRAINING_TOO
+def test_a_failed_member_is_reported_and_stops_no_other(command, tmp_path):
     text = (
         CONFIG.partition("def sweep")[0]
         + "def sweep():\n    yield {{'batch_size': 7}}\n    yield {{'batch_size': 8}}\n"
@@ -116,7 +147,7 @@ def test_a_failed_member_is_reported_and_stops_no_other(tmp_path):
     assert (tmp_path / "runs" / "batch_size=8" / "log.txt").read_text().count("starting at step 0") == 1
 
 
-def test_a_member_that_is_killed_has_failed(tmp_path):
+def test_a_member_that_is_killed_has_failed(command, tmp_path):
     text = CONFIG.partition("def sweep")[0] + "def sweep():\n    yield {{'seed': 0}}\n"
     flags = [write_config(tmp_path, text), f"--workdir={tmp_path / 'runs'}"]
     with subprocess.Popen(command("local", *flags), stdout=subprocess.PIPE, text=True) as process:
@@ -140,14 +171,12 @@ def test_a_member_that_is_killed_has_failed(tmp_path):
         (None, "has no sweep()"),
     ],
 )
-def test_a_mistake_in_a_sweep_ends_with_one_line(members, message, tmp_path):
+def test_a_mistake_in_a_sweep_ends_with_one_line(members, message, tmp_path, run_command):
     text = CONFIG.partition("def sweep")[0] + (f"def sweep():\n    {members}\n" if members else "")
-    done = subprocess.run(
-        command("list", write_config(tmp_path, text), f"--workdir={tmp_path}"), capture_output=True, text=True
-    )
-    assert done.returncode == 1
-    assert done.stderr.startswith("alexnet_jax: --config=") and message in done.stderr
-    assert done.stderr.count("\n") == 1
+    status, _, error = run_command(sweep.main, "list", write_config(tmp_path, text), f"--workdir={tmp_path}")
+    assert status == 1
+    assert error.startswith("alexnet_jax: --config=") and message in error
+    assert error.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -158,7 +187,7 @@ def test_a_mistake_in_a_sweep_ends_with_one_line(members, message, tmp_path):
         (["--config=nope.py", "--confg.seed=1"], "unexpected argument '--confg.seed=1'"),
     ],
 )
-def test_a_mistake_in_the_flags_ends_with_one_line(arguments, message, tmp_path):
-    done = subprocess.run(command("local", *arguments, f"--workdir={tmp_path}"), capture_output=True, text=True)
-    assert done.returncode == 1
-    assert message in done.stderr and done.stderr.count("\n") == 1
+def test_a_mistake_in_the_flags_ends_with_one_line(arguments, message, tmp_path, run_command):
+    status, _, error = run_command(sweep.main, "local", *arguments, f"--workdir={tmp_path}")
+    assert status == 1
+    assert message in error and error.count("\n") == 1

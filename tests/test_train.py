@@ -103,7 +103,14 @@ def test_a_step_is_what_it_was_and_follows_the_papers_rule(config, statistics, f
             np.testing.assert_allclose(after, expected, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize(("model", "dtype"), [(1, "float32"), (2, "float32"), (2, "bfloat16")])
+@pytest.mark.parametrize(
+    ("model", "dtype"),
+    [
+        pytest.param(1, "float32", marks=pytest.mark.slow),
+        (2, "float32"),
+        pytest.param(2, "bfloat16", marks=pytest.mark.slow),
+    ],
+)
 def test_training_learns(config, tmp_path, model, dtype):
     config.model.dtype = dtype
     config.mesh.model, config.num_epochs, config.eval_every = model, 20.0, 5.0
@@ -334,6 +341,7 @@ def test_things_are_due_once_in_their_interval():
 ARCHIVE = pathlib.Path(os.environ.get("ALEXNET_DATA", "../shared/data")) / "imagenette160.tar.gz"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not ARCHIVE.exists(), reason=f"no {ARCHIVE}; $ALEXNET_DATA names the directory with Imagenette")
 def test_the_papers_net_runs_on_photographs(tmp_path):
     wanted, gray = {"train": 8, "val": 2}, 0

@@ -20,9 +20,7 @@ from alexnet_jax import commands, datasets, fidelity, layers, models, nets, opti
 from configs import two_gpu
 
 OPERATIONS = "all-gather|all-reduce|all-to-all|reduce-scatter|collective-permute|collective-broadcast|ragged-all-to-all"
-COLLECTIVE = re.compile(
-    rf" = (?P<results>.*?) (?P<op>{OPERATIONS})\(.*replica_groups=(?P<groups>.*?)(?:, [a-z_]+=|$)"
-)
+COLLECTIVE = re.compile(rf" = (?P<results>.*?) (?P<op>{OPERATIONS})\(.*replica_groups=(?P<groups>.*?)(?:, [a-z_]+=|$)")
 
 TOWERS, ROWS = [(0, 1), (2, 3)], [(0, 2), (1, 3)]  # of a mesh of 2 × 2
 METRICS = 3 * 4  # bytes of the loss and the two errors of a step
