@@ -308,7 +308,6 @@ def look_into(members, kept, monkeypatch):
             ["lrn", "--scale=laptop", "--workdir=/tmp/x", "--root=nope"],
             "--root: dataset root nope: no (finished) prepared set; at this scale lrn takes imagenette, prepared as ",
         ),
-        (["fig4_retrieval", "--scale=laptop", "--workdir=/proc/nope"], "/proc/nope: cannot be written"),
         (
             ["fig4_retrieval", "--scale=laptop", "--workdir=/tmp/x", "--root=a"],
             "--root=a: at this scale fig4_retrieval",
@@ -321,6 +320,13 @@ def test_a_mistake_ends_with_one_line(arguments, message, run_command):
     status, _, error = run_command(experiments_main.main, *arguments)
     assert status == 1
     assert message in error and error.count("\n") == 1
+
+
+def test_a_directory_that_cannot_be_written_ends_with_one_line(run_command, monkeypatch):
+    monkeypatch.setattr(experiments_main, "check_inputs", lambda *_: None)  # which would draw the textures first
+    flags = "--scale=laptop", "--workdir=/proc/nope"
+    status, _, error = run_command(experiments_main.main, "fig4_retrieval", *flags)
+    assert status == 1 and "/proc/nope: cannot be written" in error and error.count("\n") == 1
 
 
 def test_the_command_starts():

@@ -1,6 +1,7 @@
 """Weights in and out: every net and format there and back, and others' files beside NumPy."""
 
 import functools
+import importlib.util
 import json
 import pathlib
 import re
@@ -23,7 +24,8 @@ from weights import TORCHVISION_NAMES, blue_first, caffe_params, some_weights, w
 from alexnet_jax import UserError, checkpoint, datasets, ensemble, evaluate, predict, pretrained, train
 from configs import two_gpu
 
-SUFFIXES = [".safetensors", ".onnx", pytest.param(".pth", marks=pytest.mark.slow)]  # .pth needs torch
+NO_TORCH = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="needs the extra torch")
+SUFFIXES = [".safetensors", ".onnx", pytest.param(".pth", marks=[pytest.mark.slow, NO_TORCH])]
 LOCALLY_CONNECTED = ("cifar10_13pct", "cifar10_11pct", "cifar10_11pct_no_norm")
 
 
