@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import signal
 import sys
 import types
 
@@ -16,6 +17,8 @@ os.environ.setdefault(
 )
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+# Here setup.cfg ignores it, and this is for children, whose stderr the tests look at.
+os.environ.setdefault("PYTHONWARNINGS", "ignore:Error reading persistent compilation cache entry")
 
 import jax
 import numpy as np
@@ -81,12 +84,14 @@ def run_command(monkeypatch, capfd):
         monkeypatch.setattr(sys, "argv", ["command", *map(str, flags)])
         monkeypatch.setattr(commands, "set_up_jax", lambda **_: None)
         capfd.readouterr()
-        status, last_line = 0, ""
+        status, last_line, at_sigterm = 0, "", signal.getsignal(signal.SIGTERM)
         try:
             main()
         except SystemExit as ended:
             status = 1 if isinstance(ended.code, str) else int(ended.code or 0)
             last_line = f"{ended.code}\n" if isinstance(ended.code, str) else ""
+        finally:
+            signal.signal(signal.SIGTERM, at_sigterm)
         out, error = capfd.readouterr()
         return status, out, error + last_line
 

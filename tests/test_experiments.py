@@ -332,6 +332,7 @@ def test_a_directory_that_cannot_be_written_ends_with_one_line(run_command, monk
 def test_the_command_starts():
     done = subprocess.run([sys.executable, "-m", "experiments", "nothing"], capture_output=True, text=True)
     assert done.returncode == 1 and "no claim 'nothing'; there are fig1_relu_vs_tanh, " in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 def without_pictures(page):

@@ -81,14 +81,13 @@ def run_here(run_command, monkeypatch):
     [
         ("quickstart", {"fidelity": "text"}, "config.fidelity"),
         ("imagenette", {"dataset.root": "/nowhere"}, "root '/nowhere': no such directory"),
-        ("two_gpu", {"dataset.name": "tfds:imagenet2012"}, "tfds.builder('imagenet2012'"),
+        ("two_gpu", {"dataset.name": "tfds:imagenet2012", "dataset.root": "."}, "tfds.builder('imagenet2012'"),
         ("quickstart", {"augment.crop_group": 0}, "config.augment.crop_group=0"),
         ("quickstart", {"augment.colour_scale": "variance"}, "config.augment.colour_scale"),
         ("one_gpu", {"mesh.model": 2}, "config.mesh.model=2"),
     ],
 )
-def test_a_setting_that_does_not_work_ends_with_one_line(config, fields, message, tmp_path, run_here, monkeypatch):
-    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+def test_a_setting_that_does_not_work_ends_with_one_line(config, fields, message, tmp_path, run_here):
     if config == "one_gpu":  # whose data are looked at first
         images = write_images(tmp_path / "images", {"train": (130, 1), "val": (1, 1)}, size=8)
         fields = fields | {"dataset.name": "folder", "dataset.root": str(images)}

@@ -131,10 +131,11 @@ def test_impossible_nets_are_refused(net, fields, message):
         describe(net, **fields)
 
 
-def test_initial_parameters():
-    params = models.init(describe("two_gpu", width=0.25), jax.random.key(1))
+@pytest.mark.parametrize("width", [0.25, pytest.param(1.0, marks=pytest.mark.slow)])
+def test_initial_parameters(width):
+    params = models.init(describe("two_gpu", width=width), jax.random.key(1))
     for name, layer in params.items():
-        assert_normal(layer["kernel"], 2 * 0.01)
+        assert_normal(layer["kernel"], 0.01 / np.sqrt(width))
         assert (layer["bias"] == (name in ("conv2", "conv4", "conv5", "fc6", "fc7"))).all()
     assert not np.allclose(params["conv4"]["kernel"][..., :32], params["conv5"]["kernel"][..., :32])
 
@@ -153,7 +154,7 @@ def assert_normal(kernel, stddev):
         assert abs((np.abs(kernel) < stddev).mean() - 0.6827) < 0.02
 
 
-# In the default tests every kind of layer, and of connection between towers; with -m slow every net.
+# In the default tests every kind of layer, and of connection between towers; with -m slow every net, and the variants.
 QUICK_CASES = [("two_gpu", "paper"), ("two_gpu", "code"), ("separate", "paper"), ("no_overlap", "code")]
 QUICK_CASES += [
     ("one_weird_trick", "paper"),

@@ -187,7 +187,6 @@ def test_tfds_is_prepared(tmp_path, capsys):
 )
 def test_a_mistake_ends_with_one_line(arguments, message, tmp_path, run_command, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(prepare.signal, "signal", lambda *_: None)
     assert_one_line(run_command(prepare.main, *arguments), message)
     assert not (tmp_path / "x").exists()
 

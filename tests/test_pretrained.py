@@ -3,6 +3,7 @@
 import functools
 import importlib.util
 import json
+import os
 import pathlib
 import re
 import shutil
@@ -258,7 +259,9 @@ def test_the_commands(config, tmp_path, run_command):
     file, there, back = tmp_path / "net.safetensors", tmp_path / "run", tmp_path / "back"
     assert f"two_gpu, written to {file}" in run(pretrained, f"--workdir={there}", f"--write={file}")
     command = [sys.executable, "-m", "alexnet_jax.pretrained", f"--workdir={back}", f"--read={file}"]
-    assert f"two_gpu, written to {back}" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    two_devices = os.environ | {"JAX_NUM_CPU_DEVICES": "2"}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=two_devices)
+    assert f"two_gpu, written to {back}" in done.stdout
     root = f"--root={config.dataset.root}"
     run(evaluate, f"--workdir={there}")
     assert "--dataset: the net in" in run(evaluate, f"--workdir={back}", ok=False)

@@ -65,6 +65,7 @@ def directory(tmp_path_factory):
 def run(directory, run_command, monkeypatch):
     """A command in this process and in `directory`: what it prints, and its stderr."""
     monkeypatch.chdir(directory)
+    monkeypatch.setitem(sys.modules, "tensorflow", None)  # whoever imports it fails
 
     def run(command, *flags, ok=True):
         status, out, error = run_command(command.main, *flags)
@@ -193,14 +194,14 @@ def test_a_net_is_evaluated_from_any_directory(directory, tmp_path, run, monkeyp
     assert json.loads((tmp_path / "result.json").read_text())["num_examples"] == 18
 
 
-def test_a_damaged_checkpoint_is_named(directory, tmp_path, run):
+def test_a_damaged_checkpoint_is_named(directory, tmp_path):
     for path in (directory / "first").rglob("*"):
         if path.is_file():
             copy = tmp_path / "damaged" / path.relative_to(directory / "first")
             copy.parent.mkdir(parents=True, exist_ok=True)
             data = path.read_bytes()
             copy.write_bytes(data[: len(data) // 2] if "ocdbt.process" in str(path) else data)
-    _, error = run(predict, f"--workdir={tmp_path / 'damaged'}", "x.png", ok=False)
+    _, error = run_process("predict", f"--workdir={tmp_path / 'damaged'}", "x.png", directory=directory, ok=False)
     assert error.startswith("alexnet_jax: ") and "checkpoints/2: cannot be read" in error and "\n" not in error
 
 

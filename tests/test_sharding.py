@@ -40,8 +40,8 @@ def between_towers(function, net, on_mesh):
             if "model" in (axes if isinstance(axes, tuple) else (axes,)) and name not in ("pvary", "axis_index"):
                 yield name
             for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns")):
-                if jaxpr := getattr(inner, "jaxpr", inner if hasattr(inner, "eqns") else None):
-                    yield from walk(jaxpr)
+                if hasattr(inner, "eqns"):
+                    yield from walk(inner)
 
     return list(walk(jax.make_jaxpr(function)(*abstract(net, on_mesh, 2)).jaxpr))
 
@@ -114,6 +114,17 @@ def test_the_least_between_towers_of_the_papers_net():
 )
 def test_groups_of_devices_are_read(text, groups):
     assert communication.device_groups(text) == groups
+
+
+def test_collectives_in_two_halves_are_read():
+    text = """
+  %g = (f32[1,8]{1,0}, f32[2,8]{1,0}) all-gather-start(%x), channel_id=1, replica_groups={{0,1}}, dimensions={0}
+  %d = f32[2,8]{1,0} all-gather-done(%g)
+  %s = bf16[4]{0} all-reduce-start(%y), channel_id=2, replica_groups=[1,2]<=[2], to_apply=%add
+"""
+    assert communication.read_collectives(text) == [("all-gather", 64, [(0, 1)]), ("all-reduce", 8, [(0, 1)])]
+    with pytest.raises(ValueError, match="a collective of the compiled program"):
+        communication.read_collectives("  %p = f32[4]{0} collective-permute(%x), source_target_pairs={{0,1}}")
 
 
 @pytest.mark.parametrize("text", ["", "{}", "{0,1}", "mesh['a'=4] {'a':(1)2}", "mesh['a'=2], device_ids=([2]) {'a'}"])
@@ -267,9 +278,8 @@ def test_pmap_runs_the_same_function_with_the_same_numbers(config, small_net, st
 
 
 def test_pmap_differentiates_the_same_function_to_the_same_numbers(small_net):
-    # Of a number that each device has for itself, a sum over its half of fc7. Both have the training loss, and pmap
-    # does not keep track of values that are the same on all devices, as shard_map does: whether a gradient taken inside
-    # of it counts such a loss once (JAX up to 0.11) or once for each device (from 0.12 on) depends on the version.
+    # The differentiated value, a sum over a device's half of fc7, is private to the device. The training loss is
+    # replicated, and pmap does not track replication as shard_map does: see the next test.
     params, (x, _) = witnesses.random_params(small_net), witnesses.random_batch(small_net, 4)
 
     def squares(apply, params):
@@ -282,6 +292,32 @@ def test_pmap_differentiates_the_same_function_to_the_same_numbers(small_net):
     for (path, a), b in zip(jax.tree.leaves_with_path(found), jax.tree.leaves(expected), strict=True):
         assert "fc8" in jax.tree_util.keystr(path) or abs(b).max() > 0
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * abs(b).max(), err_msg=jax.tree_util.keystr(path))
+
+
+@pytest.mark.slow
+def test_pmap_counts_a_replicated_loss_once_or_once_for_each_device(config, small_net, statistics, batch):
+    # The right gradient is that of one loss, as training has it outside shard_map, beside NumPy in test_models. Inside
+    # pmap, JAX from 0.12 on takes the loss of each of the two devices for another: the gradients of what both losses
+    # depend on, the towers' parameters, are then those of the sum. fc8's copies depend on their own device's loss only.
+    _, expected = loss_and_grads(config, small_net, statistics, batch, 1, 1)
+    params = jax.tree.map(np.asarray, train.init_state(config, small_net, mesh(1, 1))["params"])
+    one_row = jax.vmap(
+        functools.partial(train.device_loss, config, small_net, 2, statistics),
+        in_axes=(None, 0, None, None),
+        out_axes=None,
+        axis_name="data",
+    )
+    gradient = jax.pmap(
+        jax.grad(one_row, has_aux=True), "model", in_axes=(0, None, None, None), devices=jax.devices()[:2]
+    )
+    found, _ = gradient(shares(params), jax.tree.map(lambda x: x[None], batch), 3, True)
+    last, expected = found.pop("fc8"), shares(expected)
+    for a, b in zip(jax.tree.leaves(last), jax.tree.leaves(expected.pop("fc8")), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * abs(b).max())
+    factor = round(float(np.linalg.norm(found["conv1"]["kernel"]) / np.linalg.norm(expected["conv1"]["kernel"])))
+    assert factor in (1, 2)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, factor * b, rtol=0, atol=1e-5 * factor * abs(b).max())
 
 
 def test_mesh_takes_what_the_config_says():

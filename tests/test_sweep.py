@@ -31,7 +31,7 @@ def sweep():
 """
 
 
-# In place of a training: as long as its imports, with the same files, last lines, statuses, and errors by the seed.
+# In place of a training: two seconds, with its lock, its last lines, its exit statuses and a result.json.
 MEMBER = """
 import json, pathlib, re, sys, time
 from alexnet_jax import UserError, commands, files, interruption
@@ -57,11 +57,12 @@ TRAINING_TOO = pytest.mark.parametrize(
 @pytest.fixture
 def command(request, tmp_path):
     """The command line of a sweep with these arguments, whose members are trainings or stand-ins for them."""
-    code = "from experiments import sweep; sweep.main()"
+    program = [sweep.__file__]
     if getattr(request, "param", "") != "training":
-        (tmp_path / "member.py").write_text(MEMBER)
-        code = code.replace("; ", f"; sweep.PROGRAM = ({str(tmp_path / 'member.py')!r},); ")
-    return lambda *arguments: [sys.executable, "-c", code, *map(str, arguments)]
+        member = tmp_path / "member.py"
+        member.write_text(MEMBER)
+        program = ["-c", f"from experiments import sweep; sweep.PROGRAM = ({str(member)!r},); sweep.main()"]
+    return lambda *arguments: [sys.executable, *program, *map(str, arguments)]
 
 
 def write_config(path, text=CONFIG):
@@ -147,6 +148,7 @@ def test_a_failed_member_is_reported_and_stops_no_other(command, tmp_path):
     assert (tmp_path / "runs" / "batch_size=8" / "log.txt").read_text().count("starting at step 0") == 1
 
 
+@TRAINING_TOO
 def test_a_member_that_is_killed_has_failed(command, tmp_path):
     text = CONFIG.partition("def sweep")[0] + "def sweep():\n    yield {{'seed': 0}}\n"
     flags = [write_config(tmp_path, text), f"--workdir={tmp_path / 'runs'}"]
@@ -158,6 +160,12 @@ def test_a_member_that_is_killed_has_failed(command, tmp_path):
         os.kill(int(lock.read_text().split()[1]), signal.SIGKILL)
         assert "seed=0: failed" in process.stdout.read()
     assert process.returncode == 1
+
+
+def test_the_script_lists_the_projects_own_sweep(tmp_path):
+    flags = ["--config=configs/quickstart_sweep.py", f"--workdir={tmp_path}"]
+    done = subprocess.run([sys.executable, sweep.__file__, "list", *flags], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.count("waiting") == 6, done.stderr
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,7 @@ def test_a_step_is_what_it_was_and_follows_the_papers_rule(config, statistics, f
             np.testing.assert_allclose(after, expected, rtol=1e-4, atol=1e-6)
 
 
-# Computed by jax 0.10.2. Versions of XLA add float32 numbers in different orders: jax 0.12.0 differs by 2e-7 of a loss.
+# Computed by jax 0.10.2. Versions of XLA and CPUs add float32 numbers in different orders: jax 0.12.0 differs by 2e-7.
 # Another crop, dropout mask, initial weight or learning rate changes it by 1e-2.
 LOSSES = {
     "paper": [1.3566697835922241, 1.5324122905731201, 1.4064645767211914, 1.514578104019165, 1.6770381927490234],
@@ -114,7 +114,7 @@ LOSSES = {
 
 
 @pytest.mark.parametrize("kind", LOSSES)
-def test_the_losses_of_five_steps_are_those_of_other_versions_of_jax(kind, statistics):
+def test_the_losses_of_five_steps_do_not_depend_on_the_version_of_jax(kind, statistics):
     config = two_gpu.get_config()
     config.fidelity, config.model.width, config.model.image_size = kind, 1 / 16, 63
     config = fidelity.resolve(config)
@@ -127,7 +127,7 @@ def test_the_losses_of_five_steps_are_those_of_other_versions_of_jax(kind, stati
     for number in range(5):
         state, values = step(state, batch, number, rates, True)
         losses.append(float(values["loss"]))
-    assert losses == pytest.approx(LOSSES[kind], rel=2e-6)
+    assert losses == pytest.approx(LOSSES[kind], rel=2e-5)
 
 
 @pytest.mark.parametrize(

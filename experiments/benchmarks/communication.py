@@ -20,27 +20,42 @@ from alexnet_jax import commands, datasets, fidelity, layers, models, nets, opti
 from configs import two_gpu
 
 OPERATIONS = "all-gather|all-reduce|all-to-all|reduce-scatter|collective-permute|collective-broadcast|ragged-all-to-all"
-COLLECTIVE = re.compile(rf" = (?P<results>.*?) (?P<op>{OPERATIONS})\(.*replica_groups=(?P<groups>.*?)(?:, [a-z_]+=|$)")
+COLLECTIVE = re.compile(
+    rf" = (?P<results>.*?) (?P<op>{OPERATIONS})(?P<start>-start)?\(.*replica_groups=(?P<groups>.*?)(?:, [a-z_]+=|$)"
+)
 
 TOWERS, ROWS = [(0, 1), (2, 3)], [(0, 2), (1, 3)]  # of a mesh of 2 × 2
 METRICS = 3 * 4  # bytes of the loss and the two errors of a step
 
 
 def collectives(compiled):
-    """(operation, bytes of its result, groups of devices) of every collective in a compiled program."""
-    text = compiled.as_text()
+    """(operation, bytes of its result, groups of devices) of every collective in a compiled program.
+
+    Raises:
+      ValueError: one is written in a way that is not known here.
+    """
+    return read_collectives(compiled.as_text())
+
+
+def read_collectives(text):
+    """`collectives`, of the compiled program's text."""
     found = [match for line in text.splitlines() if (match := COLLECTIVE.search(line))]
     if len(found) != len(re.findall(rf" (?:{OPERATIONS})(?:-start)?\(", text)):
         raise ValueError("a collective of the compiled program is written in a way that is not known here")
-    return [(match["op"], result_bytes(match["results"]), device_groups(match["groups"])) for match in found]
+    return [
+        # Accelerators split a collective in two. The first half returns its operands, too, but for a sum.
+        (m["op"], result_bytes(m["results"], m["start"] and m["op"] != "all-reduce"), device_groups(m["groups"]))
+        for m in found
+    ]
 
 
-def result_bytes(shapes):
-    """Of XLA's text for one array or a tuple of them, as f32[2,3]{1,0}."""
-    return sum(
+def result_bytes(shapes, with_operands=False):
+    """Of XLA's text for one array or a tuple of them, as f32[2,3]{1,0}; perhaps behind as many operands."""
+    sizes = [
         int(bits) // 8 * math.prod(int(n) for n in dims.split(",") if n)
         for bits, dims in re.findall(r"[a-z]+(\d+)\[([\d,]*)\]", shapes)
-    )
+    ]
+    return sum(sizes[len(sizes) // 2 :] if with_operands else sizes)
 
 
 def device_groups(text):
