@@ -16,8 +16,8 @@ from alexnet_jax import UserError
 
 log = logging.getLogger("alexnet_jax")
 
-# Auto: shard_map's in_specs and out_specs divide the arrays, wherever they come from. Explicit axes would make the layout
-# part of an array's type, which JAX 0.11 and later compare with in_specs, even of a ShapeDtypeStruct.
+# Auto: shard_map's in_specs and out_specs divide the arrays, wherever they come from. Explicit axes would make the
+# layout part of an array's type, which JAX 0.11 and later compare with in_specs, even of a ShapeDtypeStruct.
 AXES = {"axis_names": ("data", "model"), "axis_types": (AxisType.Auto, AxisType.Auto)}
 BATCH = PartitionSpec("data")
 OUTPUT = ("fc8", "fc10")  # names of the layer that makes the logits, on ImageNet and on CIFAR-10
