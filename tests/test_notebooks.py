@@ -17,7 +17,7 @@ def run(name, parameters):
     for variable, value in parameters.items():
         cell.source, found = re.subn(rf"^{variable} = [^#\n]*", f"{variable} = {value!r}  ", cell.source, flags=re.M)
         assert found == 1
-    nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": NOTEBOOKS}}).execute()
+    nbclient.NotebookClient(notebook, timeout=900, resources={"metadata": {"path": NOTEBOOKS}}).execute()
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     text = "".join(output.text for output in outputs if output.output_type == "stream" and output.name == "stdout")
     return text, sum("image/png" in output.get("data", {}) for output in outputs)
