@@ -17,8 +17,10 @@ os.environ.setdefault(
 )
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
-# Here setup.cfg ignores it, and this is for children, whose stderr the tests look at.
-os.environ.setdefault("PYTHONWARNINGS", "ignore:Error reading persistent compilation cache entry")
+# Here setup.cfg ignores them, and this is for children, whose stderr the tests look at.
+os.environ.setdefault(
+    "PYTHONWARNINGS", "ignore:Error reading persistent compilation cache entry,ignore:Protobuf gencode version"
+)
 
 import jax
 import numpy as np
