@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from experiments.benchmarks import communication, scaling, train_step
+from experiments.benchmarks import communication, scaling, train_step, versions
 
 
 def test_operations_of_a_step():
@@ -50,6 +50,11 @@ def test_the_gpus_of_2012_reached_a_third_of_their_peak_and_took_their_days():
     (gtx_580,) = (m for m in scaling.machines({"fixed": 0.0, "per_image": 1.0}) if m.name.startswith("GTX"))
     seconds_of_image = sum(gtx_580.step(rows=1, batch_size=128).values()) / 128
     assert 5.5 < seconds_of_image * 1_281_167 * 90 / 86400 < 6  # section 1: "five to six days"
+
+
+def test_an_interpreter_that_cannot_run_the_project_is_named(run_command):
+    status, _, error = run_command(versions.main, sys.executable, "nowhere/python")
+    assert status == 1 and "nowhere/python does not run this project; install it there" in error
 
 
 KEPT = """

@@ -43,13 +43,14 @@ KEPT = {"MALLOC_TRIM_THRESHOLD_": "-1", "MALLOC_MMAP_MAX_": "0", "MALLOC_ARENA_M
 
 
 class Contestant:
-    """A process of this file, with `variables` in its environment."""
+    """A process of this file, with `variables` in its environment; of NAME@PYTHON, run by another interpreter."""
 
     def __init__(self, name, batch_size, **variables):
-        command = [sys.executable, __file__, name, str(batch_size)]
+        net, _, python = name.partition("@")
+        command = [python or sys.executable, __file__, net, str(batch_size)]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         others = {key: value for key, value in os.environ.items() if not key.startswith(("MALLOC_", "JAX_", "XLA_"))}
-        environment = others | {"JAX_PLATFORMS": "cpu"} | (KEPT if name.endswith("kept") else {}) | variables
+        environment = others | {"JAX_PLATFORMS": "cpu"} | (KEPT if net.endswith("kept") else {}) | variables
         self.name, self._process = name, subprocess.Popen(command, env=environment, **pipes)
 
     def seconds(self, what, times=1):
