@@ -5,6 +5,7 @@ import pathlib
 import signal
 import sys
 import types
+import unittest.mock
 
 os.environ["JAX_NUM_CPU_DEVICES"] = "4"
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -79,12 +80,14 @@ def statistics():
 def run_command(monkeypatch, capfd):
     """Runs a command's `main` in this process: (exit status, stdout, stderr).
 
-    A process of its own would import JAX for four seconds first; every command has tests that start one, too.
+    A process of its own would import JAX for four seconds first; every command has tests that start one, too. JAX is
+    set up here already, but a command that ends well must have asked for it.
     """
 
     def run(main, *flags):
         monkeypatch.setattr(sys, "argv", ["command", *map(str, flags)])
-        monkeypatch.setattr(commands, "set_up_jax", lambda **_: None)
+        set_up_jax = unittest.mock.Mock()
+        monkeypatch.setattr(commands, "set_up_jax", set_up_jax)
         capfd.readouterr()
         status, last_line, at_sigterm = 0, "", signal.getsignal(signal.SIGTERM)
         try:
@@ -95,6 +98,7 @@ def run_command(monkeypatch, capfd):
         finally:
             signal.signal(signal.SIGTERM, at_sigterm)
         out, error = capfd.readouterr()
+        assert set_up_jax.called or status
         return status, out, error + last_line
 
     return run

@@ -27,11 +27,12 @@ SMALL = [
 
 
 def environment(directory):
-    """Two devices, and no TensorFlow: whoever imports it fails."""
+    """The program's own number of devices, two, and no TensorFlow: whoever imports it fails."""
     (directory / "without" / "tensorflow").mkdir(parents=True, exist_ok=True)
     (directory / "without" / "tensorflow" / "__init__.py").write_text("raise RuntimeError('TensorFlow was imported')")
     path = os.pathsep.join([str(directory / "without"), os.getcwd()])
-    return os.environ | {"PYTHONPATH": path, "JAX_NUM_CPU_DEVICES": "2"}
+    inherited = {name: value for name, value in os.environ.items() if name != "JAX_NUM_CPU_DEVICES"}
+    return inherited | {"PYTHONPATH": path}
 
 
 def run_process(module, *flags, directory, ok=True):
