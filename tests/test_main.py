@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import re
 import subprocess
 import sys
 import types
@@ -116,6 +117,7 @@ def test_bad_images_and_directories_end_with_one_line(tmp_path, run_here):
     command = ["--config=configs/two_gpu.py", f"--workdir={tmp_path / 'b'}", *overrides]
     good = run(*command, env={"JAX_NUM_CPU_DEVICES": "4"})
     assert good.returncode == 0 and "60,965,224" not in good.stdout and "conv5" in good.stdout, good.stderr
+    assert re.search(r"^\d\d:\d\d:\d\d step 2/2: loss", good.stderr, re.M)
     assert_refused("b", "seed is 0 there and 1 here", seed=1)
 
     victim = images / "train" / "class_1" / "003.png"
