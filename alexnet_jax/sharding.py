@@ -26,13 +26,20 @@ OUTPUT = ("fc8", "fc10")  # names of the layer that makes the logits, on ImageNe
 def provide_cpu_devices(number):
     """Gives a process without accelerators so many virtual devices, unless its environment sets a number.
 
-    Call it before anything else asks JAX for devices. Accelerators are untouched.
+    Call it before anything else asks JAX for devices: later, as in a notebook that has computed before, the devices
+    stay as they are, and a warning says so. Accelerators are untouched.
     """
     told = "JAX_NUM_CPU_DEVICES" in os.environ or "xla_force_host_platform_device_count" in os.environ.get(
         "XLA_FLAGS", ""
     )
-    if not told:
+    if told:
+        return
+    try:
         jax.config.update("jax_num_cpu_devices", number)
+    except RuntimeError:  # JAX has made its devices
+        if jax.default_backend() == "cpu":
+            there = jax.device_count()
+            log.warning("JAX has already started with %d CPU device(s); restart Python to get %d", there, number)
 
 
 def create_mesh(data, model, towers):

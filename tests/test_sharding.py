@@ -354,6 +354,16 @@ def test_cpu_machines_get_two_devices_unless_told_otherwise(environment, count):
     assert out.stdout.strip() == str(count), out.stderr
 
 
+def test_devices_that_jax_has_made_stay_and_a_warning_says_so():
+    code = "import jax; from alexnet_jax import sharding; jax.devices(); sharding.provide_cpu_devices(2)"
+    inherited = {k: v for k, v in os.environ.items() if k != "JAX_NUM_CPU_DEVICES"}
+    done = subprocess.run([sys.executable, "-c", code], env=inherited, capture_output=True, text=True)
+    assert (
+        done.returncode == 0
+        and done.stderr == "JAX has already started with 1 CPU device(s); restart Python to get 2\n"
+    )
+
+
 def test_rows_of_a_batch():
     assert sharding.owned_rows(mesh(2, 2), 8) == slice(0, 8)
     with pytest.raises(UserError, match="multiple of the mesh's 4 data rows"):
