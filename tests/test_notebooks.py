@@ -1,10 +1,17 @@
 """The notebooks, from top to bottom, at a small size."""
 
+import importlib.util
 import pathlib
 import re
+import subprocess
+import sys
 
+import flax
+import jax
+import jaxlib
 import nbclient
 import nbformat
+import numpy
 import pytest
 
 NOTEBOOKS = pathlib.Path(__file__).parent.parent / "experiments" / "notebooks"
@@ -21,6 +28,26 @@ def run(name, parameters):
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     text = "".join(output.text for output in outputs if output.output_type == "stream" and output.name == "stdout")
     return text, sum("image/png" in output.get("data", {}) for output in outputs)
+
+
+@pytest.mark.parametrize("name", ["two_towers", "reproduce_and_ablate"])
+def test_the_install_cell_keeps_the_versions_that_the_runtime_imports(name, monkeypatch, tmp_path):
+    install = nbformat.read(NOTEBOOKS / f"{name}.ipynb", 4).cells[1].source
+    shadowed = tmp_path / "numpy-1.0.dist-info"
+    shadowed.mkdir()
+    (shadowed / "METADATA").write_text("Metadata-Version: 2.1\nName: numpy\nVersion: 1.0\n")
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    monkeypatch.chdir(tmp_path)
+    find_spec, commands = importlib.util.find_spec, []
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name != "alexnet_jax" and find_spec(name))
+    monkeypatch.setattr(
+        subprocess, "run", lambda command, **_: commands.append(command) or subprocess.CompletedProcess(command, 0)
+    )
+    exec(install.replace('REPOSITORY = ""', 'REPOSITORY = "address"'), {})
+    clone, pip = commands
+    assert clone[:2] == ["git", "clone"] and clone[-2] == "address"
+    assert pip[:4] == [sys.executable, "-m", "pip", "install"] and pip[-5] == str(clone[-1])
+    assert pip[-4:] == [f"{module.__name__}=={module.__version__}" for module in (jax, jaxlib, flax, numpy)]
 
 
 @pytest.mark.slow

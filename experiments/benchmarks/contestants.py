@@ -43,7 +43,10 @@ KEPT = {"MALLOC_TRIM_THRESHOLD_": "-1", "MALLOC_MMAP_MAX_": "0", "MALLOC_ARENA_M
 
 
 class Contestant:
-    """A process of this file, with `variables` in its environment; of NAME@PYTHON, run by another interpreter."""
+    """A process of this file, with `variables` in its environment.
+
+    NAME@PYTHON is NAME, run by that interpreter.
+    """
 
     def __init__(self, name, batch_size, **variables):
         net, _, python = name.partition("@")
@@ -131,8 +134,8 @@ def machine():
     """The processor, its cores and the versions of the frameworks, in words."""
     cpuinfo = pathlib.Path("/proc/cpuinfo")
     model = re.search(r"model name\s*: (.*)", cpuinfo.read_text() if cpuinfo.exists() else "")
-    installed = {package.name: package.version for package in importlib.metadata.distributions()}
-    versions = ", ".join(f"{name} {installed[name]}" for name in ("jax", "flax", "torch") if name in installed)
+    installed = [name for name in ("jax", "flax", "torch") if importlib.util.find_spec(name)]
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in installed)
     return f"{len(os.sched_getaffinity(0))} cores, {model[1] if model else platform.machine()}; {versions}"
 
 
