@@ -98,7 +98,7 @@ def highest(number):
     """The largest of the processes' numbers: int32 [], perhaps still on its way."""
     if jax.process_count() == 1:
         return np.int32(number)
-    mesh = jax.make_mesh((jax.device_count(),), ("all",), devices=jax.devices())
+    mesh = jax.make_mesh((jax.device_count(),), ("all",), (jax.sharding.AxisType.Auto,), devices=jax.devices())
     numbers = jax.make_array_from_callback(
         (jax.device_count(),), jax.NamedSharding(mesh, jax.P("all")), lambda _: np.full(1, number, np.int32)
     )

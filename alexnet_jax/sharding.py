@@ -37,8 +37,7 @@ def provide_cpu_devices(number):
     try:
         jax.config.update("jax_num_cpu_devices", number)
     except RuntimeError:  # JAX has made its devices
-        if jax.default_backend() == "cpu":
-            there = jax.device_count()
+        if jax.default_backend() == "cpu" and (there := jax.device_count()) < number:
             log.warning("JAX has already started with %d CPU device(s); restart Python to get %d", there, number)
 
 
