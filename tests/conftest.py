@@ -80,8 +80,8 @@ def statistics():
 def run_command(monkeypatch, capfd):
     """Runs a command's `main` in this process: (exit status, stdout, stderr).
 
-    A process of its own would import JAX for four seconds first; every command has tests that start one, too. JAX is
-    set up here already, but a command that ends well must have asked for it.
+    A process of its own would import JAX for four seconds first; each command of the package has a test that starts
+    one, too. JAX is set up here already, but a command that ends well must have asked for it.
     """
 
     def run(main, *flags):

@@ -154,41 +154,42 @@ def assert_normal(kernel, stddev):
         assert abs((np.abs(kernel) < stddev).mean() - 0.6827) < 0.02
 
 
+def case(name, kind, devices=None, **fields):
+    return name, kind, devices or nets.NETS[name].towers, fields
+
+
 # In the default tests every kind of layer, and of connection between towers; with -m slow every net, and the variants.
-QUICK_CASES = [("two_gpu", "paper"), ("two_gpu", "code"), ("separate", "paper"), ("no_overlap", "code")]
-QUICK_CASES += [
-    ("one_weird_trick", "paper"),
-    ("caffenet", "paper"),
-    ("cifar10_18pct", "paper"),
-    ("cifar10_11pct", "paper"),
+QUICK = [
+    case("two_gpu", "paper"),
+    case("two_gpu", "code"),
+    case("separate", "paper"),
+    case("no_overlap", "code"),
+    case("one_weird_trick", "paper"),
+    case("caffenet", "paper"),
+    case("cifar10_18pct", "paper"),
+    case("cifar10_11pct", "paper"),
+    case("two_gpu", "paper", activation="tanh", image_size=63),
+    case("two_gpu", "code", devices=1, without="conv2"),  # of which two norms and two pools follow conv1
 ]
-VARIANTS = [
-    ("separate", "paper", 1, {}),
-    ("two_gpu", "code", 1, {}),
-    ("two_gpu", "paper", 2, {"image_size": 63}),  # odd and even pools, in conv1 14, 15, 18 and 27 pixels
-    ("two_gpu", "paper", 1, {"image_size": 67}),
-    ("two_gpu", "paper", 2, {"image_size": 78}),
-    ("two_gpu", "paper", 1, {"image_size": 112}),
-    ("two_gpu", "paper", 2, {"activation": "tanh"}),
-    ("two_gpu", "code", 2, {"without": "conv3"}),
-    ("two_gpu", "paper", 1, {"without": "conv4"}),
-    ("two_gpu", "code", 1, {"without": "conv5"}),
-    ("two_gpu", "paper", 2, {"without": "fc7"}),
-    ("two_gpu", "code", 1, {"without": "conv2"}),  # of which two norms and two pools follow conv1
-    ("one_weird_trick", "paper", 1, {"without": "conv5"}),  # whose dropout belongs to the pool
+ALL = [case(*each) for each in witnesses.CASES] + [
+    case("separate", "paper", devices=1),
+    case("two_gpu", "code", devices=1),
+    case("two_gpu", "paper", image_size=63),  # odd and even pools, in conv1 14, 15, 18 and 27 pixels
+    case("two_gpu", "paper", devices=1, image_size=67),
+    case("two_gpu", "paper", image_size=78),
+    case("two_gpu", "paper", devices=1, image_size=112),
+    case("two_gpu", "paper", activation="tanh"),
+    case("two_gpu", "code", without="conv3"),
+    case("two_gpu", "paper", devices=1, without="conv4"),
+    case("two_gpu", "code", devices=1, without="conv5"),
+    case("two_gpu", "paper", without="fc7"),
+    case("one_weird_trick", "paper", without="conv5"),  # whose dropout belongs to the pool
 ]
 
 
 @pytest.mark.parametrize(
     ("name", "kind", "devices", "fields"),
-    [(name, kind, nets.NETS[name].towers, {}) for name, kind in QUICK_CASES]
-    + [("two_gpu", "paper", 2, {"activation": "tanh", "image_size": 63}), ("two_gpu", "code", 1, {"without": "conv2"})]
-    + [
-        pytest.param(name, kind, devices, fields, marks=pytest.mark.slow)
-        for name, kind, devices, fields in [(*case, nets.NETS[case[0]].towers, {}) for case in witnesses.CASES]
-        + VARIANTS
-        if (name, kind) not in QUICK_CASES or fields or devices == 1 < nets.NETS[name].towers
-    ],
+    QUICK + [pytest.param(*each, marks=pytest.mark.slow) for each in ALL if each not in QUICK],
 )
 def test_every_layer_equals_numpy_forward_and_backward(name, kind, devices, fields):
     ahead, back = witnesses.beside_numpy(name, kind, devices, **fields)

@@ -17,7 +17,7 @@ import pytest
 import tensorflow_datasets as tfds
 from conftest import write_images
 from PIL import Image
-from preparation import assert_one_line, checksums, examples
+from preparation import assert_one_line, checksums, examples, run
 
 from alexnet_jax import UserError, datasets, images, prepare
 
@@ -189,6 +189,14 @@ def test_a_mistake_ends_with_one_line(arguments, message, tmp_path, run_command,
     monkeypatch.chdir(tmp_path)
     assert_one_line(run_command(prepare.main, *arguments), message)
     assert not (tmp_path / "x").exists()
+
+
+def test_images_are_prepared_at_the_256_pixels_of_the_paper(tmp_path):
+    folder = write_images(tmp_path / "images", {"train": (1, 1), "val": (1, 1)})
+    status, _, error = run("--dataset=folder", f"--root={folder}", f"--output={tmp_path / 'set'}")
+    assert status == 0, error
+    (image, _), *_ = (Image.open(io.BytesIO(each["image"])).size for each in examples(tmp_path / "set", "train"))
+    assert image == 256
 
 
 IMAGENETTE = pathlib.Path(os.environ.get("ALEXNET_DATA", "../shared/data")) / "imagenette160.tar.gz"

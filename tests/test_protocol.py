@@ -17,6 +17,7 @@ from alexnet_jax import UserError, datasets, ensemble, evaluate, predict
 from configs import two_gpu
 
 SMALL = [
+    "dataset.root=prepared",
     "model.width=0.0625",
     "model.image_size=112",
     "batch_size=8",
@@ -55,7 +56,7 @@ def directory(tmp_path_factory):
     directory = tmp_path_factory.mktemp("protocol")
     archives.write_archives(directory / "archives")
     run_process(
-        "prepare", "--dataset=imagenet", "--root=archives", "--output=imagenet256", "--size=128", directory=directory
+        "prepare", "--dataset=imagenet", "--root=archives", "--output=prepared", "--size=128", directory=directory
     )
     train(directory, "first")
     train(directory, "second", "seed=1", "augment.crop_group=32", "augment.divisor=1.1", "mesh.model=1")
@@ -81,7 +82,7 @@ def test_archives_are_prepared_trained_on_and_evaluated(directory):
     result = json.loads((directory / "first" / "result.json").read_text())
     assert result["num_examples"] == 18 and np.log(900) < result["loss"] < np.log(1100)
     mean = np.load(directory / "first" / "mean.npy")
-    np.testing.assert_allclose(mean, np.load(directory / "imagenet256" / "mean_image.npy"), rtol=1e-6)
+    np.testing.assert_allclose(mean, np.load(directory / "prepared" / "mean_image.npy"), rtol=1e-6)
 
     out, error = run_process("evaluate", "--workdir=first", directory=directory)
     evaluation = json.loads((directory / "first" / "evaluation.json").read_text())
@@ -96,7 +97,7 @@ def test_an_ensemble_averages_probabilities(directory, run):
     first, second = (ensemble.load([directory / name]) for name in ("first", "second"))
     both = ensemble.load([directory / "first", directory / "second"])
     assert [member.net.towers for member in both.members] == [2, 2]
-    source, _ = datasets.load_split("prepared", str(directory / "imagenet256"), "validation", 128)
+    source, _ = datasets.load_split("prepared", str(directory / "prepared"), "validation", 128)
     one, two, together = (
         evaluate.classify_all(evaluate.make_classify(n.nets, n.mesh, n.means, 10), n.params, n.mesh, source, 8)
         for n in (first, second, both)
@@ -144,7 +145,7 @@ def test_training_images_are_evaluated_too(directory, run):
     ("flags", "message"),
     [
         (["--workdir=nowhere"], "nowhere: no net was trained there"),
-        (["--workdir=imagenet256"], "imagenet256: no net was trained there"),
+        (["--workdir=prepared"], "prepared: no net was trained there"),
         (["--workdir=first", "--split=dev"], "prepared has no split 'dev', but train, validation"),
         (["--workdir=first", "--dataset=folder", "--root=/nowhere"], "dataset root '/nowhere': no such directory"),
         (["--workdir=first", "--json=/nowhere/x.json"], "--json=/nowhere/x.json: must be a file in a directory"),
@@ -242,7 +243,7 @@ def test_prediction_of_files_of_every_kind(directory, tmp_path, run):
 
 def test_prediction_is_the_evaluations(directory, run):
     nets = ensemble.load([directory / "first"])
-    data, _ = datasets.load_split("prepared", str(directory / "imagenet256"), "validation", 128)
+    data, _ = datasets.load_split("prepared", str(directory / "prepared"), "validation", 128)
     (directory / "one.jpg").write_bytes(data.read(4)[0])
     answer = next(predict.predict(nets, [directory / "one.jpg"]))
     run(evaluate, "--workdir=first", "--wrong", "--json=wrong.json")

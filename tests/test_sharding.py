@@ -279,7 +279,7 @@ def test_pmap_runs_the_same_function_with_the_same_numbers(config, small_net, st
 
 def test_pmap_differentiates_the_same_function_to_the_same_numbers(small_net):
     # The differentiated value, a sum over a device's half of fc7, is private to the device. The training loss is
-    # replicated, and pmap does not track replication as shard_map does: see the next test.
+    # replicated: see the next test.
     params, (x, _) = witnesses.random_params(small_net), witnesses.random_batch(small_net, 4)
 
     def squares(apply, params):
@@ -296,9 +296,10 @@ def test_pmap_differentiates_the_same_function_to_the_same_numbers(small_net):
 
 @pytest.mark.slow
 def test_pmap_counts_a_replicated_loss_once_or_once_for_each_device(config, small_net, statistics, batch):
-    # The right gradient is that of one loss, as training has it outside shard_map, beside NumPy in test_models. Inside
-    # pmap, JAX from 0.12 on takes the loss of each of the two devices for another: the gradients of what both losses
-    # depend on, the towers' parameters, are then those of the sum. fc8's copies depend on their own device's loss only.
+    # The right gradient is that of one loss: training differentiates outside shard_map, and test_models compares it
+    # with NumPy. pmap runs shard_map with check_vma=False. There, JAX from 0.12 on takes `all_gather(to="invarying")`,
+    # before fc8, for a plain all_gather, whose transpose adds what both devices send back. The gradients of all layers
+    # below fc8 are then those of the sum of both devices' losses, twice as large.
     _, expected = loss_and_grads(config, small_net, statistics, batch, 1, 1)
     params = jax.tree.map(np.asarray, train.init_state(config, small_net, mesh(1, 1))["params"])
     one_row = jax.vmap(

@@ -148,6 +148,13 @@ def test_a_failed_member_is_reported_and_stops_no_other(command, tmp_path):
     assert (tmp_path / "runs" / "batch_size=8" / "log.txt").read_text().count("starting at step 0") == 1
 
 
+def test_a_member_is_a_training(tmp_path):
+    text = CONFIG.partition("def sweep")[0] + "def sweep():\n    yield {{'batch_size': 7}}\n"
+    flags = [write_config(tmp_path, text), f"--workdir={tmp_path / 'runs'}"]
+    done = subprocess.run([sys.executable, sweep.__file__, "local", *flags], capture_output=True, text=True)
+    assert "batch_size=7: failed (alexnet_jax: config.batch_size=7: use a multiple" in done.stdout
+
+
 @TRAINING_TOO
 def test_a_member_that_is_killed_has_failed(command, tmp_path):
     text = CONFIG.partition("def sweep")[0] + "def sweep():\n    yield {{'seed': 0}}\n"
