@@ -20,7 +20,10 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 # Here setup.cfg ignores them, and this is for children, whose stderr the tests look at.
 os.environ.setdefault(
-    "PYTHONWARNINGS", "ignore:Error reading persistent compilation cache entry,ignore:Protobuf gencode version"
+    "PYTHONWARNINGS",
+    "ignore:Error reading persistent compilation cache entry,"
+    "ignore:Error writing persistent compilation cache entry,"
+    "ignore:Protobuf gencode version",
 )
 
 import jax
@@ -30,6 +33,12 @@ from PIL import Image
 
 from alexnet_jax import commands, datasets, fidelity, nets, sharding
 from configs import two_gpu
+
+
+@pytest.fixture(scope="session", autouse=True)
+def in_the_repository():
+    """Tests name configs as the README does, also where pytest was started elsewhere."""
+    os.chdir(pathlib.Path(__file__).parents[1])
 
 
 @pytest.fixture

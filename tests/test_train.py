@@ -114,7 +114,7 @@ LOSSES = {
 
 
 @pytest.mark.parametrize("kind", LOSSES)
-def test_the_losses_of_five_steps_do_not_depend_on_the_version_of_jax(kind, statistics):
+def test_the_losses_of_five_steps_agree_between_versions_of_jax(kind, statistics):
     config = two_gpu.get_config()
     config.fidelity, config.model.width, config.model.image_size = kind, 1 / 16, 63
     config = fidelity.resolve(config)
