@@ -195,8 +195,8 @@ def test_images_are_prepared_at_the_256_pixels_of_the_paper(tmp_path):
     folder = write_images(tmp_path / "images", {"train": (1, 1), "val": (1, 1)})
     status, _, error = run("--dataset=folder", f"--root={folder}", f"--output={tmp_path / 'set'}")
     assert status == 0, error
-    (image, _), *_ = (Image.open(io.BytesIO(each["image"])).size for each in examples(tmp_path / "set", "train"))
-    assert image == 256
+    stored = [Image.open(io.BytesIO(example["image"])) for example in examples(tmp_path / "set", "train")]
+    assert [image.size for image in stored] == [(256, 256)] * 2
 
 
 IMAGENETTE = pathlib.Path(os.environ.get("ALEXNET_DATA", "../shared/data")) / "imagenette160.tar.gz"
