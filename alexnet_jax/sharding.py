@@ -24,10 +24,10 @@ OUTPUT = ("fc8", "fc10")  # names of the layer that makes the logits, on ImageNe
 
 
 def provide_cpu_devices(number):
-    """Gives a process without accelerators so many virtual devices, unless its environment sets a number.
+    """Gives a process without accelerators `number` virtual devices, unless its environment sets another number.
 
-    Call it before anything else asks JAX for devices: later, as in a notebook that has computed before, the devices
-    stay as they are, and a warning says so. Accelerators are untouched.
+    Call it before anything else asks JAX for devices. In a process that has already used JAX, as a notebook's kernel
+    may have, the devices stay as they are, and too few of them cause a warning. Accelerators are untouched.
     """
     told = "JAX_NUM_CPU_DEVICES" in os.environ or "xla_force_host_platform_device_count" in os.environ.get(
         "XLA_FLAGS", ""

@@ -185,7 +185,7 @@ def read_members(config, workdir, overrides):
         spec.loader.exec_module(module)
         fields = module.get_config(*words).to_dict()
         all_settings = [dict(member) for member in module.sweep(*words)] if hasattr(module, "sweep") else None
-    except Exception as error:  # a user's program can raise anything: what, and where, is said
+    except Exception as error:  # the user's program can raise anything; the line names its type and place
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
         where = f"{path}, line {lines[-1]}" if lines else path
         raise UserError(f"--config={where}: {type(error).__name__}: {error}") from error

@@ -57,6 +57,11 @@ def test_an_interpreter_that_cannot_run_the_project_is_named(run_command):
     assert status == 1 and "nowhere/python does not run this project; install it there" in error
 
 
+def test_an_interpreter_is_not_compared_with_itself(run_command):
+    status, _, error = run_command(versions.main, sys.executable, sys.executable)
+    assert status == 1 and "name two or more PYTHONs, each once" in error
+
+
 KEPT = """
 import resource
 import numpy as np

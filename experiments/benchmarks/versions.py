@@ -31,8 +31,8 @@ def main():
     parser.add_argument("pythons", metavar="PYTHON", nargs="+", type=interpreter)
     args = parser.parse_args()
     pythons = dict(args.pythons)
-    if len(pythons) < len(args.pythons):
-        parser.error("the same PYTHON twice")
+    if len(pythons) < max(2, len(args.pythons)):
+        parser.error("name two or more PYTHONs, each once")
     names = [f"{name}@{python}" for name in NAMES for python in pythons]
     seconds = {
         what: contestants.compare(names, what, args.batch_size, args.repeats, times) for what, times in TIMES.items()
