@@ -1,4 +1,4 @@
-"""The 2012 code's four nets for CIFAR-10: 24×24 crops of 32×32 images, two of the nets with locally connected layers.
+"""The 2012 code's four nets for CIFAR-10, images of 32×32; two of the nets have locally connected layers.
 
   python -m alexnet_jax.prepare --dataset=tfds:cifar10 --size=32 --output=cifar10_32
   python -m alexnet_jax.main --config=configs/cifar10.py --workdir=/tmp/cifar10 --config.dataset.root=cifar10_32
@@ -10,34 +10,48 @@ Another net by its name after a colon: --config=configs/cifar10.py:11pct. Of the
   13pct  13 %, two locally connected layers, the paper's net "without normalisation"
   11pct  11 %, the same with a norm over maps, the paper's "with normalisation"
 
-The last one ran for about 350 epochs, then for 150 more on all training images, then for 10 at a tenth of the rate and
-10 at a hundredth; here these 520 epochs are one run on the training images, for the last two.
+The first two see whole images, the others crops of 24×24 and their mirror images. 11pct ran for about 350 epochs, then
+for 150 more on all training images, then for 10 at a tenth of the rate and 10 at a hundredth; here these 520 epochs are
+one run on the training images, for 13pct too. In their last 20 epochs only the weights' rate falls, as the parameter
+file of 13pct has it.
 Data: CIFAR-10 as built by TFDS (see alexnet_jax/docs/data.md), or a folder with its images.
 Cost: 80sec about four minutes on two CPU cores.
 """
 
+from typing import NamedTuple
+
 from configs import two_gpu
 
-# Epochs, and after which of them the rates fall.
-LENGTHS = {
-    "80sec": (10.0, (8.0,)),
-    "18pct": (140.0, (120.0, 130.0)),
-    "13pct": (520.0, (500.0, 510.0)),
-    "11pct": (520.0, (500.0, 510.0)),
+
+class Recipe(NamedTuple):
+    num_epochs: float
+    falls: tuple  # after which epochs the rate is divided by 10
+    bias_rate_falls: bool
+    flip: bool
+
+
+RECIPES = {
+    "80sec": Recipe(10.0, (8.0,), bias_rate_falls=True, flip=False),
+    "18pct": Recipe(140.0, (120.0, 130.0), bias_rate_falls=True, flip=False),
+    "13pct": Recipe(520.0, (500.0, 510.0), bias_rate_falls=False, flip=True),
+    "11pct": Recipe(520.0, (500.0, 510.0), bias_rate_falls=False, flip=True),
 }
 
 
 def get_config(net="80sec"):
-    if net not in LENGTHS:
-        raise ValueError(f"configs/cifar10.py:{net} has no such net; there are {', '.join(LENGTHS)}")
+    if net not in RECIPES:
+        raise ValueError(f"configs/cifar10.py:{net} has no such net; there are {', '.join(RECIPES)}")
+    recipe = RECIPES[net]
     config = two_gpu.get_config()
     config.fidelity = "code"  # biases at twice the rate, without decay
     config.model.net = f"cifar10_{net}"
     config.mesh.model = 1
-    config.num_epochs, config.schedule.epochs = LENGTHS[net]
+    config.num_epochs = recipe.num_epochs
     config.schedule.name = "steps"
     config.schedule.learning_rate = 0.001
-    config.optimizer.bias_rate_falls = True
+    config.schedule.epochs = recipe.falls
+    config.optimizer.bias_rate_falls = recipe.bias_rate_falls
+    config.augment.flip = recipe.flip
     config.augment.colour_noise = 0.0
     config.augment.divisor = 1.0
     config.augment.crop_group = 1

@@ -37,7 +37,6 @@ NAMES = {"relu": "ReLU", "tanh": "tanh"}
 def get_config(scale="laptop"):
     config = cifar10.get_config()
     config.model.net = "cifar10_figure1"
-    config.augment.flip = False
     config.schedule.epochs = ()
     config.log_every = 130  # a third of an epoch
     config.eval_every = 6.0

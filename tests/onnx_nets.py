@@ -213,7 +213,7 @@ def cifar10_figure1(net):
 
 
 def cifar10_80sec(net):
-    net.conv("conv1", pad=2).max_pool("pool1", 3).relu()
+    net.conv("conv1", pad=2).relu().max_pool("pool1", 3)
     net.conv("conv2", pad=2).relu().average_pool("pool2", 3)
     net.conv("conv3", pad=2).relu().average_pool("pool3", 3)
     net.flatten().dense("fc64").relu().dense("fc10")

@@ -14,7 +14,7 @@ ORDERS = {
     "one_weird_trick": "conv1 relu pool1 conv2 relu pool2 conv3 relu conv4 relu conv5 relu pool5 "
     "dropout fc6 relu dropout fc7 relu fc8",
     "cifar10_figure1": "conv1 pool1 relu conv2 relu pool2 conv3 relu pool3 fc10",
-    "cifar10_80sec": "conv1 pool1 relu conv2 relu pool2 conv3 relu pool3 fc64 relu fc10",
+    "cifar10_80sec": "conv1 relu pool1 conv2 relu pool2 conv3 relu pool3 fc64 relu fc10",
     "cifar10_18pct": "conv1 pool1 relu same_map_norm1 conv2 relu pool2 same_map_norm2 conv3 relu pool3 fc10",
     "cifar10_13pct": "conv1 relu pool1 conv2 relu pool2 local3 relu local4 relu fc10",
     "cifar10_11pct": "conv1 relu pool1 norm1 conv2 relu norm2 pool2 local3 relu local4 relu fc10",
@@ -63,7 +63,7 @@ CIFAR10 = TWO_GPU | {
     "norm": {"size": 9, "k": 1, "alpha": 0.001 / 9, "beta": 0.75},
     "same_map_norm": {"size": 3, "k": 1, "alpha": 5e-5 / 9, "beta": 0.75},
 }
-AVERAGING = CIFAR10 | {"average": ("pool2", "pool3")}
+AVERAGING = CIFAR10 | {"image": 32, "average": ("pool2", "pool3")}
 TORCHVISION = {"pad": {"conv1": 2}, "rounding": math.floor, "dropout": (2, 1)}
 NETS = {
     "two_gpu": TWO_GPU,
@@ -71,13 +71,13 @@ NETS = {
     "no_overlap": TWO_GPU | {"pool": 2, "pad": {"conv1": 0, "conv2": 1, "conv5": 0}},
     "no_norm": TWO_GPU | {"norm": None},
     "no_dropout": TWO_GPU,
-    "separate": TWO_GPU | {"maps": column(48, 160, 192, 192, 128, hidden=4096), "both": ("conv1",)},
+    "separate": TWO_GPU | {"maps": column(48, 160, 192, 192, 128, hidden=4096) | {"fc7": 2048}, "both": ("conv1",)},
     "sixth_conv": TWO_GPU | {"maps": column(48, 128, 192, 192, 128, 128, hidden=2048)},
     "no_towers": NO_TOWERS,
     "one_weird_trick": NO_TOWERS | TORCHVISION | {"maps": column(64, 192, 384, 256, 256, hidden=4096)},
     "caffe": CAFFE,
     "caffenet": CAFFE,
-    "cifar10_figure1": AVERAGING | {"image": 32, "maps": {"conv1": 32, "conv2": 32, "conv3": 64}},
+    "cifar10_figure1": AVERAGING | {"maps": {"conv1": 32, "conv2": 32, "conv3": 64}},
     "cifar10_80sec": AVERAGING | {"maps": {"conv1": 32, "conv2": 32, "conv3": 64, "fc64": 64}},
     "cifar10_18pct": AVERAGING | {"maps": {"conv1": 32, "conv2": 32, "conv3": 64}},
     "cifar10_13pct": CIFAR10 | {"maps": {"conv1": 64, "conv2": 64, "local3": 32, "local4": 32}},

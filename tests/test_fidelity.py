@@ -33,7 +33,8 @@ def test_a_fidelity_decides_every_difference(kind):
     config = fidelity.resolve(config)
     for difference in fidelity.DIFFERENCES:
         assert value(config, difference.field) == getattr(difference, kind), difference.field
-    assert not [name for name, of in settings.flatten(config.to_dict()) if of is None and name != "model.image_size"]
+    undecided = {name for name, of in settings.flatten(config.to_dict()) if of is None}
+    assert undecided == {"model.image_size", "schedule.notes"}
 
 
 def test_fields_that_are_set_stay():
@@ -72,7 +73,7 @@ def test_another_fidelity_is_refused():
 
 
 CONFIGS = [config.get_config for config in (two_gpu, one_gpu, quickstart, imagenette, net145)]
-CONFIGS += [functools.partial(cifar10.get_config, net) for net in cifar10.LENGTHS]
+CONFIGS += [functools.partial(cifar10.get_config, net) for net in cifar10.RECIPES]
 
 
 @pytest.mark.parametrize("get_config", CONFIGS)
