@@ -1,11 +1,12 @@
 """What the paper's text and the 2012 code do differently, one config field each.
 
-A field that a config leaves at None is decided by `config.fidelity`: `paper`, or `code`, net 145 as it was run.
+A field that a config leaves at None is decided by `config.fidelity`: `paper`, or `code`, the nets of 2012 as
+they were run.
 """
 
 import typing
 
-from alexnet_jax import UserError, nets
+from alexnet_jax import UserError, nets, notes
 
 
 class Difference(typing.NamedTuple):
@@ -19,6 +20,7 @@ class Difference(typing.NamedTuple):
 
 
 # Sources are a section of the paper, and what in net 145's files of 2012. The project's configs set colour_scale.
+# schedule.name comes before what the notes decide with it.
 DIFFERENCES = (
     Difference(
         "model.block1", "relu norm pool", "norm pool relu", "what follows conv1, in this order", "3.5; layer definition"
@@ -44,20 +46,22 @@ DIFFERENCES = (
         "augment.colour_scale", "eigenvalue", "standard_deviation", "λ of the colour noise", "4.1; data provider"
     ),
     Difference("augment.divisor", 1.0, 1.1, "of training images with their colour noise", "4.1; data provider"),
+    Difference("schedule.name", "plateau", "hand", "how the learning rate falls", "5; notes"),
     Difference(
         "augment.noise_off_at", 0.0, 67.0, "epoch that ends colour noise and divisor; 0: they never end", "4.1; notes"
     ),
     Difference("augment.crop_group", 1, 32, "consecutive examples that share crop and flip", "4.1; data provider"),
-    Difference("schedule.name", "plateau", "hand", "how the learning rate falls", "5; notes"),
     Difference("num_epochs", 90.0, 91.0, "length of the training", "5; notes"),
 )
+BY_NOTES = {"augment.noise_off_at": "noise_off", "num_epochs": "end"}  # where other nets than 145 have other values
 
 
 def resolve(config):
     """A copy of a config in which `config.fidelity` has decided the fields of `DIFFERENCES` that were None.
 
     Raises:
-      UserError: there is no such fidelity, or a net of its own kind was given a field of the paper's nets.
+      UserError: there is no such fidelity, there are no such notes, or a net of its own kind was given a field of the
+        paper's nets.
     """
     if config.fidelity not in ("paper", "code"):
         raise UserError(f"config.fidelity={config.fidelity!r}: there are paper and code")
@@ -71,4 +75,6 @@ def resolve(config):
                 raise UserError(f"config.{difference.field}: net {config.model.net!r} has no such choice; leave it out")
         elif fields[name] is None:
             fields[name] = getattr(difference, config.fidelity)
+            if config.fidelity == "code" and difference.field in BY_NOTES:
+                fields[name] = float(getattr(notes.of(config), BY_NOTES[difference.field]))
     return config

@@ -6,13 +6,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from alexnet_jax import UserError
+from alexnet_jax import UserError, notes
 
 SCHEDULES = ("plateau", "steps", "hand", "automatic", "polynomial")
-
-# Net 145's rates of weights: from these epochs on these factors, latest first; and what became of conv1.
-HAND = ((79, 0.001), (51, 0.01), (25, 0.1), (0, 1.0))
-CONV1_SLOWED, CONV1_FROZEN = 67, 72
 
 
 def sgd(decays, momentum=0.9):
@@ -79,8 +75,9 @@ def learning_rates(config, net, schedule, epoch):
 
     `plateau`: ÷10 as often as `observe` has counted.
     `steps`: ÷10 at each of `config.schedule.epochs`.
-    `hand`: as net 145, by hand, until epoch 91; conv1 slower from 67 on and frozen from 72 on.
-    `automatic`: as net 170, ÷250 in three equal ratios after 25, 50 and 75 % of the epochs, biases ÷10 in the middle.
+    `hand`: as the 2012 nets, by their `notes`.
+    `automatic`: as net 170, ÷250 in three equal ratios after 25, 50 and 75 % of the epochs, biases ÷10 in the middle;
+      at exactly these points the rate is still the old one. By its notes, conv1 is frozen from epoch 74 on.
     `polynomial`: with the square of what is left of the epochs.
 
     In the first `config.schedule.warmup` epochs all that is multiplied by a factor that rises from 0 to 1.
@@ -93,27 +90,33 @@ def learning_rates(config, net, schedule, epoch):
         case "steps":
             weights = biases = 10.0 ** -sum(epoch >= e for e in config.schedule.epochs)
         case "hand":
-            weights = biases = next(factor for start, factor in HAND if epoch >= start)
+            weights = biases = 1.0
         case "automatic":
-            weights, biases = 250.0 ** -(min(3, int(4 * progress)) / 3), 10.0 ** -(progress >= 0.5)
+            weights, biases = 250.0 ** -(equal_steps(4, progress) / 3), 10.0 ** -equal_steps(2, progress)
         case "polynomial":
             weights = biases = (1 - progress) ** 2
-    if not config.optimizer.bias_rate_falls and config.schedule.name != "automatic":
-        biases = 1.0
+    falls = config.optimizer.bias_rate_falls or config.schedule.name == "automatic"
+    by_hand = notes.of(config) if config.schedule.name in ("hand", "automatic") else None
     warm = min(1.0, epoch / config.schedule.warmup) if config.schedule.warmup else 1.0
     base, factors = warm * config.schedule.learning_rate, layer_factors(config.optimizer.layer_rates, net)
-    rates = {
-        layer.name: {
-            "bias": base * factors[layer.name] * config.optimizer.bias_rate * biases,
-            "kernel": base * factors[layer.name] * weights,
-        }
-        for layer in net.layers
-    }
-    if config.schedule.name == "hand" and epoch >= CONV1_SLOWED:
-        rates["conv1"]["kernel"] = base * factors["conv1"] * HAND[0][1]
-    if config.schedule.name == "hand" and epoch >= CONV1_FROZEN:
-        rates["conv1"] = {"bias": 0.0, "kernel": 0.0}
+    rates = {}
+    for layer in net.layers:
+        kernel, bias = weights, biases if falls else 1.0
+        if by_hand:
+            kernel *= notes.factor(by_hand.weights, layer.name, epoch)
+            with_weights = config.schedule.name == "hand" and falls
+            bias *= notes.factor(by_hand.weights if with_weights else by_hand.biases, layer.name, epoch)
+        rate = base * factors[layer.name]
+        rates[layer.name] = {"bias": rate * config.optimizer.bias_rate * bias, "kernel": rate * kernel}
     return rates
+
+
+def equal_steps(count, progress):
+    """How many of the `count` equal parts of a training are over, when `progress` of it, a fraction, is done.
+
+    A part that ends just now is not; of the last one never.
+    """
+    return min(count - 1, max(0, math.ceil(count * progress - 1e-9) - 1))  # less what rounding may have added
 
 
 def layer_factors(text, net):

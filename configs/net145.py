@@ -3,9 +3,14 @@
   python -m alexnet_jax.main --config=configs/net145.py --workdir=/tmp/net145
 
 The differences are listed in alexnet_jax/fidelity.py; each is a field that can be set alone, as
---config.model.conv3to5_stddev=0.01. Net 170, a later run by an automatic schedule that was as good, is
---config.schedule.name=automatic --config.num_epochs=90.0 --config.augment.noise_off_at=0.0 (40.5 % top-1 error,
-18.0 % top-5, by the log of 2012).
+--config.model.conv3to5_stddev=0.01. With
+
+  --config.model.net=one_gpu --config.mesh.model=1, no_overlap, no_norm or separate: nets 145-half, 147, 148 and 150
+  --config.schedule.notes=145-2010: net 145 on ILSVRC-2010 (prepared into --config.dataset.root=imagenet2010)
+  --config.schedule.name=automatic: net 170, a later run that was as good (40.5 % top-1 error, 18.0 % top-5, by its log)
+
+the length, and the epochs at which rates fall and the colour noise ends, are those of that net; alexnet_jax/notes.py
+has them all.
 
 Data and cost: as configs/two_gpu.py.
 Expected: 40.66 % top-1 and 18.21 % top-5 error on the validation images with ten views (log of 2012). Not run yet.

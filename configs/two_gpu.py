@@ -63,6 +63,7 @@ def get_config():
 
     config.schedule = ConfigDict()
     config.schedule.name = placeholder(str)  # plateau, steps, hand, automatic or polynomial
+    config.schedule.notes = placeholder(str)  # hand: whose of alexnet_jax/notes.py; None: the net's own
     config.schedule.learning_rate = 0.01
     config.schedule.warmup = 0.0  # epochs in which the rate rises from 0
     config.schedule.patience = 5  # plateau: evaluations without a new minimum, then ÷10, three times

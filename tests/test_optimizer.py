@@ -98,11 +98,18 @@ def test_the_schedule_of_net_145():
 
 def test_the_automatic_schedule_of_net_170():
     config = settings("code", "automatic")
-    config.num_epochs = 90.0
-    assert rates(config, (0, 22.4, 22.5, 44.9, 45, 67.4, 67.5, 89.9, 90)) == pytest.approx(
-        [0.01] * 2 + [0.01 / 250 ** (1 / 3)] * 2 + [0.01 / 250 ** (2 / 3)] * 2 + [0.01 / 250] * 3
-    )
-    assert rates(config, (0, 44.9, 45, 90), leaf="bias") == pytest.approx([0.02, 0.02, 0.002, 0.002])
+    assert (config.num_epochs, config.augment.noise_off_at) == (95, 68)
+    expected = [0.01 / 250 ** (i / 3) for i in (0, 0, 1, 1, 2, 2, 3, 3)]
+    assert rates(config, (0, 23.75, 23.8, 47.5, 47.6, 71.25, 71.3, 95)) == pytest.approx(expected)  # the ends: still
+    assert rates(config, (0, 47.5, 47.6, 95), leaf="bias") == pytest.approx([0.02, 0.02, 0.002, 0.002])
+    assert rates(config, (73.9, 74, 95), "conv1") == pytest.approx([0.01 / 250, 0, 0])
+    assert rates(config, (73.9, 74, 95), "conv1", "bias") == pytest.approx([0.002, 0, 0])
+
+
+@pytest.mark.parametrize(("steps", "per_epoch"), [(12, 7), (396, 30), (1000, 11)])
+def test_equal_steps_are_equal_for_any_length(steps, per_epoch):
+    parts = [optimizer.equal_steps(4, (step / per_epoch) / (steps / per_epoch)) for step in range(steps)]
+    assert [parts.count(part) for part in range(4)] == [steps // 4 + 1, steps // 4, steps // 4, steps // 4 - 1]
 
 
 def test_polynomial_decay_after_a_warm_up():

@@ -1,0 +1,109 @@
+"""How the rates of the 2012 nets were lowered by hand: the notes at the end of their parameter files, as data."""
+
+import typing
+
+from alexnet_jax import UserError
+
+
+class Notes(typing.NamedTuple):
+    """What was changed by hand in a training, and at which of its epochs.
+
+    Attributes:
+      weights: (epoch, layer, factor), in order: from this epoch on the learning rate of the layer's weights is the
+        first one times the factor. The layer '' is all layers that have not been named before.
+      biases: the same for biases.
+      noise_off: the epoch that ends colour noise; 0: it never ends.
+      end: the length of the training, in epochs.
+    """
+
+    weights: tuple
+    biases: tuple
+    noise_off: float
+    end: float
+
+
+# The notes have no biases. Their last rates are in the files, above the notes: where they are lower than the first,
+# 0.02, they are taken to have fallen with the weights' last fall, and conv1's to 0 when its weights' did.
+NOTES = {
+    "145": Notes(
+        weights=((25, "", 1e-1), (51, "", 1e-2), (67, "conv1", 1e-3), (72, "conv1", 0), (79, "", 1e-3)),
+        biases=((72, "conv1", 0),),
+        noise_off=67,
+        end=91,
+    ),
+    "145-2010": Notes(
+        weights=((23, "", 1e-1), (51, "", 1e-2), (68, "conv1", 1e-3), (72, "conv1", 0), (78, "", 1e-3)),
+        biases=((72, "conv1", 0), (78, "", 1e-1)),
+        noise_off=68,
+        end=93,
+    ),
+    # Its weights end at 1e-5, and no epoch is noted: that of net 145.
+    "145-half": Notes(
+        weights=((20, "", 1e-1), (48, "", 1e-2), (66, "conv1", 1e-3), (72, "conv1", 0), (79, "", 1e-3)),
+        biases=((79, "conv1", 1e-1), (79, "conv2", 1e-1)),
+        noise_off=66,
+        end=96,
+    ),
+    # From net 146 trained on ImageNet of Fall 2009.
+    "146-2012-2009": Notes(
+        weights=(
+            (0, "", 1e-1),
+            (0, "conv1", 1e-2),
+            (3, "conv1", 1e-3),
+            (4, "conv1", 0),
+            (22, "", 1e-2),
+            (42, "", 1e-3),
+        ),
+        biases=((0, "conv6", 1e-1), (4, "conv1", 0)),
+        noise_off=38,
+        end=52,
+    ),
+    "147": Notes(
+        weights=((23, "", 1e-1), (51, "", 1e-2), (79, "conv1", 0), (79, "", 1e-3)),
+        biases=((79, "conv1", 0), (79, "", 1e-1)),
+        noise_off=0,
+        end=90,
+    ),
+    "148": Notes(
+        weights=((22, "", 1e-1), (44, "", 1e-2), (69, "conv1", 1e-3), (73, "conv1", 0), (86, "", 1e-3)),
+        biases=((73, "conv1", 0),),
+        noise_off=69,
+        end=97,
+    ),
+    "150": Notes(
+        weights=((25, "", 1e-1), (49, "", 1e-2), (66, "conv1", 1e-3), (72, "conv1", 0), (79, "", 1e-3)),
+        biases=((72, "conv1", 0),),
+        noise_off=66,
+        end=92,
+    ),
+    # Beside its automatic schedule. The length is not noted: its first epochs are those of net 169, which had 95.
+    "170": Notes(weights=((74, "conv1", 0),), biases=((74, "conv1", 0),), noise_off=68, end=95),
+}
+OF_NETS = {"one_gpu": "145-half", "no_overlap": "147", "no_norm": "148", "separate": "150"}
+
+
+def of(config):
+    """The notes that a config's schedule follows.
+
+    `automatic` follows net 170's, `hand` those that `config.schedule.notes` names, by default its net's, and net 145's
+    for a net that has none.
+
+    Raises:
+      UserError: there are no such notes, or the schedule is another.
+    """
+    name = config.schedule.get("notes")
+    if name is None:
+        return NOTES["170" if config.schedule.name == "automatic" else OF_NETS.get(config.model.net, "145")]
+    if config.schedule.name != "hand" or name == "170" or name not in NOTES:
+        names = ", ".join(name for name in NOTES if name != "170")
+        raise UserError(f"config.schedule.notes={name}: are for config.schedule.name=hand; there are {names}")
+    return NOTES[name]
+
+
+def factor(changes, layer, epoch):
+    """What a layer's first rate is multiplied by after `epoch` epochs, by `Notes.weights` or `Notes.biases`."""
+    found, named = 1.0, False
+    for start, name, factor in changes:
+        if epoch >= start and (name == layer or not (name or named)):
+            found, named = factor, bool(name)
+    return found
