@@ -1,5 +1,6 @@
 """A run's settings: what is wrong with them, and what its directory keeps of them."""
 
+import dataclasses
 import json
 import math
 import os
@@ -7,10 +8,12 @@ import os
 import jax
 import numpy as np
 
-from alexnet_jax import UserError, augment, datasets, files, optimizer, processes
+from alexnet_jax import UserError, augment, datasets, files, nets, notes, optimizer, processes
 
 # What may change between two runs on one directory: nothing that the steps already taken depend on.
 MAY_CHANGE = {"num_epochs", "mesh.data", "mesh.model", "dataset.root", "log_every", "save_every"}
+# Nets that were corrected before runs recorded in net.json what their net was.
+CORRECTED = ("separate", "sixth_conv", "cifar10_80sec", "cifar10_18pct")
 
 
 def check(config):
@@ -68,6 +71,12 @@ def check_workdir(config, workdir):
         changed = changes(files.read_json(path), json.loads(config.to_json()), may_change)
         if changed:
             raise UserError(f"{workdir} holds a run of another config ({changed}); use another --workdir")
+        corrected = corrections(read_record(workdir), config)
+        if corrected:
+            raise UserError(
+                f"{workdir} holds a run of an earlier version of this net or schedule ({corrected}); use another "
+                "--workdir, or go on with the version that began it"
+            )
     try:
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -84,8 +93,35 @@ def changes(there, here, may_change=()):
     )
 
 
+def record(config):
+    """What a config means to this version of the program, as JSON has it: its net, and the notes its rates follow."""
+    net = nets.from_config(config.model)
+    layers = {layer.name: {"kind": type(layer).__name__} | dataclasses.asdict(layer) for layer in net.layers}
+    found = dataclasses.asdict(net) | {"order": list(layers), "layers": layers}
+    if config.schedule.name in ("hand", "automatic"):
+        found["notes"] = notes.of(config)._asdict()
+    return json.loads(json.dumps(found))
+
+
+def read_record(workdir):
+    """The `record` of a run by the version that began it; {} if that made none."""
+    path = workdir / "net.json"
+    return files.read_json(path) if path.exists() else {}
+
+
+def corrections(recorded, config):
+    """In what a config meant something else to the version that recorded it, in words; '' if in nothing."""
+    if recorded:
+        now = record(config)
+        return changes(recorded, {name: value for name, value in now.items() if name in recorded})
+    if config.model.net in CORRECTED:
+        return f"net {config.model.net!r} was corrected since"
+    by_hand = config.schedule.name in ("hand", "automatic") and notes.of(config) is not notes.NOTES["145"]
+    return f"schedule {config.schedule.name!r} of net {config.model.net!r} was corrected since" if by_hand else ""
+
+
 def keep(config, mean, start, workdir):
-    """Writes `config.json`, and `mean.npy`, which is subtracted from whatever the net will ever see.
+    """Writes `config.json`, `net.json`, and `mean.npy`, which is subtracted from whatever the net will ever see.
 
     Raises UserError if the run so far subtracted another mean, or the directory cannot be written.
     """
@@ -98,6 +134,7 @@ def keep(config, mean, start, workdir):
                 fields = json.loads(config.to_json())
                 fields["dataset"]["root"] = datasets.absolute_root(config.dataset.name, config.dataset.root)
                 files.write_json(workdir / "config.json", fields)
+                files.write_json(workdir / "net.json", record(config))
                 with files.whole(path, "wb") as file:
                     np.save(file, mean)
         except (EOFError, ValueError) as error:

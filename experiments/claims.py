@@ -98,7 +98,8 @@ def of_seed(fields, seed):
 def finished(claim, scale, results):
     """Those members of a claim's sweep that are finished among some results, as `runs.Run`s in the order of the sweep.
 
-    One that was kept of another config or other images, or that started from such a one, does not count.
+    One that was kept of another config, an earlier version of its net or other images, or that started from such a one,
+    does not count.
     """
     data = claim.DATA[scale]
     kept = {json.dumps(run.settings): run for run in runs.load(results, scale, data)}
@@ -108,8 +109,10 @@ def finished(claim, scale, results):
         if (
             run
             and run.result["num_examples"] == TEST_IMAGES[data]
-            and _has_config(run.config, claim.get_config(scale), member)
-            and (not run.start or _has_config(run.start["config"], *_first(claim, scale, run.seed)))
+            and _is_of(run.config, run.net, claim.get_config(scale), member)
+            and (
+                not run.start or _is_of(run.start["config"], run.start.get("net", {}), *_first(claim, scale, run.seed))
+            )
         ):
             found.append(run)
     return found
@@ -121,11 +124,13 @@ def _first(claim, scale, seed):
     return claim.get_config(f"more_{scale}"), member
 
 
-def _has_config(kept, config, member):
-    """Whether a kept config is a config with the settings of a member."""
+def _is_of(kept, kept_net, config, member):
+    """Whether a kept config and record are of a config with the settings of a member, and of the net it has today."""
     config.update_from_flattened_dict(member)
-    now = dict(settings.flatten(json.loads(fidelity.resolve(config).to_json())))
-    return all(now.get(name, value) == value for name, value in settings.flatten(kept) if name not in MAY_DIFFER)
+    config = fidelity.resolve(config)
+    now = dict(settings.flatten(json.loads(config.to_json())))
+    same = all(now.get(name, value) == value for name, value in settings.flatten(kept) if name not in MAY_DIFFER)
+    return same and not settings.corrections(kept_net, config)
 
 
 def with_settings(some_runs, fields):

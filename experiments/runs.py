@@ -4,7 +4,7 @@ import dataclasses
 import json
 import pathlib
 
-from alexnet_jax import UserError, files
+from alexnet_jax import UserError, files, settings
 from experiments import sweep
 
 COMMITTED = pathlib.Path(__file__).parent / "results"
@@ -19,9 +19,10 @@ class Run:
       commit: of the project when it was started, and of every later start, with a + where files had been changed.
       settings: in which it differs from the claim's config.
       config: all fields.
+      net: what the config meant to the version that ran it, as `settings.record` has it; {} if that made no record.
       result: what `train_and_evaluate` returned.
       metrics: the lines of metrics.jsonl, but for the speed.
-      start: commit, config and result of the run that it started from, if it did.
+      start: commit, config, net and result of the run that it started from, if it did.
       data: what the images were prepared from, as prepare.json has it; {} of images that were not.
     """
 
@@ -31,6 +32,7 @@ class Run:
     config: dict
     result: dict
     metrics: list = dataclasses.field(repr=False)
+    net: dict = dataclasses.field(default_factory=dict)
     start: dict = dataclasses.field(default_factory=dict)
     data: dict = dataclasses.field(default_factory=dict)
 
@@ -90,6 +92,7 @@ def keep(member, path):
         "commit": _commits(member.workdir),
         "settings": member.settings,
         "config": config,
+        "net": settings.read_record(member.workdir),
         "result": member.result,
         "start": start,
         "data": files.read_json(prepared) if prepared.exists() else {},
@@ -104,7 +107,7 @@ def _start(workdir):
     """What is kept of the run that another one started from."""
     config, result = (files.read_json(workdir / f"{name}.json") for name in ("config", "result"))
     config["dataset"]["root"] = pathlib.Path(config["dataset"]["root"]).name
-    return {"commit": _commits(workdir), "config": config, "result": result}
+    return {"commit": _commits(workdir), "config": config, "net": settings.read_record(workdir), "result": result}
 
 
 def _commits(workdir):

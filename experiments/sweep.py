@@ -33,6 +33,8 @@ import sys
 import time
 import traceback
 
+from ml_collections import ConfigDict
+
 from alexnet_jax import UserError, commands, files, interruption, settings
 
 PROGRAM = ("-m", "alexnet_jax.main")  # what a member runs
@@ -66,7 +68,7 @@ class Member:
     def state(self):
         """finished, failed, started or waiting.
 
-        Raises UserError if the directory holds a run of other settings.
+        Raises UserError if the directory holds a run of other settings, or of an earlier version of its net.
         """
         path = self.workdir / "run.json"
         if not path.exists():
@@ -75,8 +77,18 @@ class Member:
         if changed:
             raise UserError(f"{self.workdir}: holds a run of other settings ({changed}); use another --workdir")
         if self.result:
+            self._check_net()
             return "finished"
         return "failed" if (self.workdir / "failed").exists() else "started"
+
+    def _check_net(self):
+        config = ConfigDict(files.read_json(self.workdir / "config.json"))
+        corrected = settings.corrections(settings.read_record(self.workdir), config)
+        if corrected:
+            raise UserError(
+                f"{self.workdir}: was finished by an earlier version of this net or schedule ({corrected}); use "
+                "another --workdir, or remove this directory to train it again"
+            )
 
     @property
     def result(self):

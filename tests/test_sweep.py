@@ -31,7 +31,7 @@ def sweep():
 """
 
 
-# In place of a training: two seconds, with its lock, its last lines, its exit statuses and a result.json.
+# In place of a training: two seconds, with its lock, its last lines, its exit statuses and its two JSON files.
 MEMBER = """
 import json, pathlib, re, sys, time
 from alexnet_jax import UserError, commands, files, interruption
@@ -46,6 +46,7 @@ with commands.one_line_errors("the same command goes on"), interruption.held(), 
         time.sleep(0.1)
         interruption.check()
     errors = {"top1_error": 0.1 + 0.02 * seed**2, "top5_error": 0.01 * seed}
+    files.write_json(workdir / "config.json", {"model": {"net": "two_gpu"}, "schedule": {"name": "plateau"}})
     files.write_json(workdir / "result.json", {"center": errors, "ten_crop": errors})
     print(workdir / "result.json")
 """
