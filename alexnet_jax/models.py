@@ -6,6 +6,7 @@ to see those of the others. What leaves this module has the channels of the towe
 
 import functools
 import math
+import typing
 
 import jax
 import jax.numpy as jnp
@@ -298,8 +299,21 @@ def dropout(x, tower_keys_BxT, layer):
     return jnp.where(jnp.moveaxis(kept_BxTxU, 1, -2).reshape(x.shape), x, 0)
 
 
+class Row(typing.NamedTuple):
+    """A layer with weights: the shape of its output for an image, the numbers in it, and what it takes.
+
+    `macs` are multiply-accumulates per image.
+    """
+
+    name: str
+    output: tuple[int, ...]
+    neurons: int
+    parameters: int
+    macs: int
+
+
 def layer_table(net):
-    """A row per layer with parameters: (name, output shape, parameters, multiply-accumulates per image)."""
+    """A `Row` for every layer with weights."""
     params = jax.eval_shape(functools.partial(init, net), jax.random.key(0))
     image = jax.ShapeDtypeStruct((1, net.image_size, net.image_size, 3), jnp.float32)
     mesh = jax.sharding.AbstractMesh((1, 1), **sharding.AXES)
@@ -310,16 +324,19 @@ def layer_table(net):
         shape = (outputs | {net.layers[-1].name: logits})[layer.name].shape[1:]
         count = sum(math.prod(p.shape) for p in params[layer.name].values())
         places = 1 if isinstance(layer, layers.Local) else math.prod(shape[:-1])
-        rows.append((layer.name, shape, count, math.prod(kernel) * places))
+        rows.append(Row(layer.name, shape, math.prod(shape), count, math.prod(kernel) * places))
     return rows
+
+
+def total(rows):
+    """The sum of some rows of `layer_table`, a `Row` without an output."""
+    return Row("total", (), *(sum(row[i] for row in rows) for i in (2, 3, 4)))
 
 
 def format_table(net):
     """`layer_table` as text, with totals."""
     rows = layer_table(net)
-    total = ("total", (), sum(row[2] for row in rows), sum(row[3] for row in rows))
-    lines = [("layer", "output", "parameters", "MACs per image")]
-    lines += [
-        (name, "×".join(map(str, shape)), f"{count:,}", f"{macs:,}") for name, shape, count, macs in [*rows, total]
-    ]
-    return "\n".join(f"{a:6}  {b:10}  {c:>12}  {d:>15}" for a, b, c, d in lines)
+    lines = [("layer", "output", "neurons", "parameters", "MACs per image")]
+    for row in [*rows, total(rows)]:
+        lines.append((row.name, "×".join(map(str, row.output)), *(f"{number:,}" for number in row[2:])))
+    return "\n".join(f"{a:6}  {b:10}  {c:>9}  {d:>12}  {e:>15}" for a, b, c, d, e in lines)

@@ -182,9 +182,10 @@ def largest(pairs):
 
 def main():
     print(
-        "| net | as in | parameters | MACs | NumPy, forward | backward | ONNX Runtime | PyTorch, forward | backward |"
+        "| net | as in | neurons | parameters | MACs | NumPy, forward | backward | ONNX Runtime | PyTorch, forward "
+        "| backward |"
     )
-    print("|---|---|---|---|---|---|---|---|---|")
+    print("|---" * 10 + "|")
     for name, kind in CASES:
         full = describe(name, kind)
         pairs = beside_numpy(name, kind)
@@ -192,8 +193,7 @@ def main():
         cells += [f"{largest(beside_onnx(name, kind, full))[0]:.1e}" if name in onnx_nets.NETS else ""]
         if name == "one_weird_trick" and importlib.util.find_spec("torch"):
             cells += [f"{largest(pairs)[0]:.1e}" for pairs in beside_torch()]
-        rows = models.layer_table(full)
-        counts = [f"{sum(row[i] for row in rows):,}" for i in (2, 3)]
+        counts = [f"{number:,}" for number in models.total(models.layer_table(full))[2:]]
         source = kind if full.two_fidelities else ""
         print("| " + " | ".join([name, source, *counts, *cells, *[""] * (5 - len(cells))]) + " |", flush=True)
 

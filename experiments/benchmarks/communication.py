@@ -105,7 +105,7 @@ def least_between_towers(net):
 
 def gradient_bytes(net):
     """Of the parameters of a tower's device: its share of the tower layers, and the last layer."""
-    *tower_layers, last = (parameters for _, _, parameters, _ in models.layer_table(net))
+    *tower_layers, last = (row.parameters for row in models.layer_table(net))
     return 4 * (sum(tower_layers) // net.towers + last)
 
 

@@ -18,7 +18,7 @@ WAYS = {"center": 1, "ten_crop": 10}  # views
 
 def main():
     args = contestants.Parser("evaluation", __doc__, pytorch=True, repeats=5).parse_args()
-    operations = 2 * BATCH_SIZE * sum(macs for _, _, _, macs in models.layer_table(models.NETS["two_gpu"]))  # of a view
+    operations = 2 * BATCH_SIZE * models.total(models.layer_table(models.NETS["two_gpu"])).macs  # of a view
     seconds = {}
     for way, views in WAYS.items():
         names = [name for name in contestants.NAMES if views == 1 or name != "flax"]

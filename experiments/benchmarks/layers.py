@@ -33,7 +33,7 @@ def main():
     print(f"{contestants.machine()}\nbatch {args.batch_size}; a step at the rate of matrix products = 100 %\n")
     print(f"{'':8}{'at that rate':>14}{'forward':>12}{'input':>12}{'kernel':>12}{'all':>12}")
     rows = {}
-    for (layer, seen, side, _), (_, _, _, macs) in zip(layers.sizes(NET), models.layer_table(NET), strict=True):
+    for (layer, seen, side, _), counts in zip(layers.sizes(NET), models.layer_table(NET), strict=True):
         weights, shared = getattr(model, layer.name), layer.both or layer is NET.layers[0]
         kernels = jnp.split(weights.kernel[...], 1 if shared else NET.towers, axis=-1)
         shape = (seen * side * side,) if isinstance(layer, layers.Dense) else (side, side, seen)
@@ -56,7 +56,7 @@ def main():
         rows[layer.name] = {part: value / whole_step for part, value in seconds.items()}
         row = rows[layer.name]
         cells = "".join(f"{row[part]:12.1%}" if part in row else f"{'':12}" for part in ("forward", "input", "kernel"))
-        at_that_rate = len(row) * 2 * macs / train_step.operations()
+        at_that_rate = len(row) * 2 * counts.macs / train_step.operations()
         print(f"{layer.name:8}{at_that_rate:14.1%}{cells}{sum(row.values()):12.1%}", flush=True)
     print(f"{'all':8}{1:14.1%}{sum(sum(row.values()) for row in rows.values()):48.1%}")
     contestants.write(args.output, batch_size=args.batch_size, shares=rows)

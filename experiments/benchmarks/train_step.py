@@ -16,7 +16,7 @@ from experiments.benchmarks import contestants
 
 def operations():
     """Floating-point operations of a step for an image: conv1's input needs no gradient."""
-    macs = {name: macs for name, _, _, macs in models.layer_table(models.NETS["two_gpu"])}
+    macs = {row.name: row.macs for row in models.layer_table(models.NETS["two_gpu"])}
     return 2 * (3 * sum(macs.values()) - macs["conv1"])
 
 
