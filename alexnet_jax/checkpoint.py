@@ -108,7 +108,7 @@ class Checkpoints:
           data: what `data` in the notes must be.
 
         Raises:
-          UserError: none can be read, it is of other data, or the processes do not see the same one.
+          UserError: none can be read, it is of other data or another net, or the processes do not see the same one.
         """
         directory, damaged, found = self._checkpointer.directory, {}, (0, None, like)
         with processes.together():
@@ -141,6 +141,7 @@ class Checkpoints:
                 "use a new --workdir"
             )
         with self._reading(step):
+            self._check_net(step, like)
             state = self._checkpointer.load(step, jax.tree.map(lambda x: np.empty(x.shape, x.dtype), like))
             _check(state, checksums)
             return notes, state
@@ -156,14 +157,29 @@ class Checkpoints:
     def restore_params(self, step, like):
         """The parameters alone of the checkpoint of `step`, as a tree of jax.ShapeDtypeStruct says.
 
-        Raises UserError if they cannot be read.
+        Raises UserError if they cannot be read, or are of another net.
         """
         velocity = jax.tree.map(lambda _: ocp.PLACEHOLDER, like)
         checksums = self.notes(step).get("checksums")
         with self._reading(step):
+            self._check_net(step, {"params": like})
             params = self._checkpointer.load(step, {"params": like, "velocity": velocity})["params"]
             _check({"params": params}, checksums)
             return _donatable(params)
+
+    def _check_net(self, step, like):
+        saved = self._checkpointer.metadata(step).metadata
+        if not saved:
+            raise ValueError("no metadata")
+        for part, tree in like.items():
+            theirs, ours = _shapes(saved[part]), _shapes(tree)
+            for name in ours | theirs:
+                if ours.get(name) != theirs.get(name):
+                    raise UserError(
+                        f"{self._checkpointer.directory / str(step)}: is of another net ({name} has the shape "
+                        f"{theirs.get(name)} there and {ours.get(name)} here); if an earlier version of this program "
+                        "trained it, use that version"
+                    )
 
     @contextlib.contextmanager
     def _reading(self, step):
@@ -192,6 +208,14 @@ def _cause(error):
         return f"another process did not write its part within {SAVING} s; see its message"
     code = re.search(r"os_error_code='(\d+)'", str(error))
     return os.strerror(int(code[1])) if code else str(error).partition("\n")[0][:200]
+
+
+def _shapes(tree):
+    """The shape of every array by its name, as conv1.kernel."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="."): tuple(leaf.shape)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
 
 
 def _checksums(tree):

@@ -1,12 +1,14 @@
 """Training that begins with the weights of another run, and what stands in its way."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
 from conftest import describe
 from weights import some_weights
 
-from alexnet_jax import UserError, layers, pretrained, train
+from alexnet_jax import UserError, files, layers, pretrained, settings, train
 from configs import two_gpu
 
 
@@ -30,6 +32,21 @@ def test_fine_tuning_takes_all_layers_but_the_last(config, tmp_path):
     with pytest.raises(UserError, match="config.init_from: .*nowhere: no net was trained there"):
         train.train_and_evaluate(config, tmp_path / "third")
     assert not (tmp_path / "third" / "checkpoints").exists()
+
+
+def test_a_checkpoint_of_another_net_is_not_taken_for_a_damaged_one(config, tmp_path):
+    config.num_epochs = 0.35
+    train.train_and_evaluate(config, tmp_path / "run")
+    fields = files.read_json(tmp_path / "run" / "config.json")
+    fields["model"]["net"] = "separate"
+    files.write_json(tmp_path / "run" / "config.json", fields)
+    with pytest.raises(UserError, match=r"is of another net \(conv2.bias has the shape \(16,\) there and \(20,\) here"):
+        pretrained.from_workdir(tmp_path / "run")
+    config.model.net = "separate"
+    (tmp_path / "run" / "net.json").write_text(json.dumps(settings.record(config)))
+    with pytest.raises(UserError, match="is of another net"):
+        train.train_and_evaluate(config, tmp_path / "run")
+    assert (tmp_path / "run" / "checkpoints" / "1").exists()
 
 
 @pytest.mark.slow
