@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from conftest import write_images
 
-from alexnet_jax import UserError, datasets, ensemble, fidelity, files, nets, retrieval, visualize
+from alexnet_jax import UserError, datasets, ensemble, fidelity, files, nets, retrieval, settings, visualize
 from experiments import __main__ as experiments_main
 from experiments import (
     claims,
@@ -27,6 +27,7 @@ from experiments import (
     sweep,
     table2,
     ten_views,
+    two_gpus,
 )
 
 EXPERIMENTS = pathlib.Path(report.__file__).parent
@@ -56,17 +57,19 @@ def kept_run(config, **fields):
     """The content of the file of a training with a config and other settings."""
     config = copy.deepcopy(config)
     config.update_from_flattened_dict(fields)
+    config = fidelity.resolve(config)
     errors = {"top1_error": 0.4, "top5_error": 0.1}
     return {
         "commit": "abc",
         "settings": fields,
-        "config": json.loads(fidelity.resolve(config).to_json()),
+        "config": json.loads(config.to_json()),
+        "net": settings.record(config),
         "result": {"step": 9, "num_examples": 3925, "center": errors, "ten_crop": errors},
         "metrics": [{"split": split, "epoch": 1.0, "top1_error": 0.5} for split in ("train", "eval")],
     }
 
 
-def test_what_was_kept_of_another_config_or_other_images_does_not_count(tmp_path, capsys):
+def test_what_was_kept_of_another_config_net_or_images_does_not_count(tmp_path, capsys):
     directory = runs.directory(tmp_path / "results", "laptop", "imagenette")
     directory.mkdir(parents=True)
 
@@ -92,6 +95,14 @@ def test_what_was_kept_of_another_config_or_other_images_does_not_count(tmp_path
     assert "1 of them started from nets with a top-1 error of 40.0 % on their own data, of commit `abc`." in said
     kept["start"]["config"]["num_epochs"] = 1.0
     assert finished(pretraining, kept) == []
+    kept["start"] = kept_run(pretraining.get_config("more_laptop"), **claims.of_seed(pretraining.SIXTH, 1))
+    kept["start"]["net"] = {}  # from before net 146 was corrected
+    assert finished(pretraining, kept) == []
+
+    kept = kept_run(two_gpus.get_config(), **claims.of_seed({"model.net": "separate"}, 1))
+    assert finished(two_gpus, kept) == [1]
+    kept["net"]["layers"]["fc7"]["features"] = 1024
+    assert finished(two_gpus, kept) == []
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,37 @@ def test_nets_of_others_have_one_architecture_and_both_recipes():
     assert (paper.optimizer.bias_rate, code.optimizer.bias_rate) == (1, 2)
 
 
+def test_two_of_cifar10s_nets_see_whole_images_that_are_not_mirrored():
+    for name in cifar10.RECIPES:
+        config = fidelity.resolve(cifar10.get_config(name))
+        net = nets.from_config(config.model)
+        whole = name in ("80sec", "18pct")
+        assert (net.stored_size, net.image_size, config.augment.flip) == (32, 32 if whole else 24, not whole)
+        rates = optimizer.learning_rates(config, net, optimizer.init_schedule(), config.num_epochs)["fc10"]
+        assert rates["bias"] == pytest.approx(0.002 * {"80sec": 0.1, "18pct": 0.01}.get(name, 1))
+
+
+@pytest.mark.parametrize(
+    ("net", "num_epochs", "noise_off_at"),
+    [("one_gpu", 96, 66), ("no_overlap", 90, 0), ("no_norm", 97, 69), ("separate", 92, 66), ("no_towers", 91, 67)],
+)
+def test_the_code_trains_each_net_as_its_own_notes_have_it(net, num_epochs, noise_off_at):
+    config = net145.get_config()
+    config.model.net = net
+    config = fidelity.resolve(config)
+    assert (config.num_epochs, config.augment.noise_off_at) == (num_epochs, noise_off_at)
+
+
+@pytest.mark.parametrize(("name", "notes"), [("hand", "144"), ("hand", "170"), ("steps", "145")])
+def test_impossible_notes_are_refused(name, notes):
+    config = net145.get_config()
+    config.schedule.name, config.schedule.notes = name, notes
+    with pytest.raises(
+        UserError, match=f"config.schedule.notes={notes}: are for config.schedule.name=hand; there are 145,"
+    ):
+        fidelity.resolve(config)
+
+
 def test_another_fidelity_is_refused():
     config = two_gpu.get_config()
     config.fidelity = "book"

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from conftest import write_images
 
+from alexnet_jax import files
 from experiments import sweep
 
 CONFIG = """
@@ -154,6 +155,18 @@ def test_a_member_is_a_training(tmp_path):
     flags = [write_config(tmp_path, text), f"--workdir={tmp_path / 'runs'}"]
     done = subprocess.run([sys.executable, sweep.__file__, "local", *flags], capture_output=True, text=True)
     assert "batch_size=7: failed (alexnet_jax: config.batch_size=7: use a multiple" in done.stdout
+
+
+def test_a_member_that_an_earlier_version_finished_does_not_count(tmp_path, run_command):
+    text = CONFIG.partition("def sweep")[0] + "def sweep():\n    yield {{'model.net': 'separate'}}\n"
+    flags = [write_config(tmp_path, text), f"--workdir={tmp_path / 'runs'}"]
+    (member,) = sweep.read_members(flags[0].removeprefix("--config="), tmp_path / "runs", [])
+    config = {"model": {"net": "separate"}, "schedule": {"name": "plateau"}}
+    member.workdir.mkdir(parents=True)
+    for name, fields in {"run": member.description, "config": config, "result": {}}.items():
+        files.write_json(member.workdir / f"{name}.json", fields | {"step": 1} if name == "result" else fields)
+    status, _, error = run_command(sweep.main, "local", *flags)
+    assert status == 1 and "was finished by an earlier version of this net or schedule" in error
 
 
 @TRAINING_TOO

@@ -255,6 +255,46 @@ def test_a_directory_of_another_config_is_refused(config, tmp_path):
     settings.check_workdir(config, run)
 
 
+def test_a_run_of_an_earlier_version_of_its_net_is_not_gone_on_with(config, tmp_path):
+    def keep(**model):
+        config.model.update(model)
+        (tmp_path / "checkpoints" / "3").mkdir(parents=True, exist_ok=True)
+        settings.keep(config, np.ones(3, np.float32), 0, tmp_path)
+
+    keep(net="separate")
+    settings.check_workdir(config, tmp_path)
+    recorded = files.read_json(tmp_path / "net.json")
+    recorded["layers"]["fc7"]["features"] *= 2
+    files.write_json(tmp_path / "net.json", recorded)
+    with pytest.raises(
+        UserError, match="earlier version .* \\(layers.fc7.features is 256 there and 128 here\\); use ano"
+    ):
+        settings.check_workdir(config, tmp_path)
+    # Of a run from before there was a net.json it is known which nets have changed.
+    (tmp_path / "net.json").unlink()
+    with pytest.raises(UserError, match="earlier version .* \\(net 'separate' was corrected since\\)"):
+        settings.check_workdir(config, tmp_path)
+    keep(net="two_gpu")
+    (tmp_path / "net.json").unlink()
+    settings.check_workdir(config, tmp_path)
+
+
+@pytest.mark.parametrize(("name", "net", "same"), [
+    ("hand", "two_gpu", True),
+    ("hand", "no_norm", False),
+    ("automatic", "two_gpu", False),
+    ("steps", "no_norm", True),
+])  # fmt: skip
+def test_a_run_of_an_earlier_schedule_is_not_gone_on_with(config, name, net, same):
+    config.schedule.name, config.model.net = name, net
+    assert (settings.corrections({}, config) == "") == same
+    recorded = settings.record(config)
+    assert settings.corrections(recorded, config) == ""
+    if "notes" in recorded:
+        recorded["notes"]["weights"][0][0] += 1
+        assert settings.corrections(recorded, config).startswith("notes.weights is [[")
+
+
 def test_the_mean_of_a_run_never_changes(config, tmp_path):
     settings.keep(config, np.ones(3, np.float32), 0, tmp_path)
     with pytest.raises(UserError, match="was trained on images with another mean"):
