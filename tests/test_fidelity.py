@@ -12,7 +12,7 @@ import reference
 import reference_nets
 from conftest import mesh
 
-from alexnet_jax import UserError, datasets, fidelity, models, nets, optimizer, settings, sharding, train
+from alexnet_jax import UserError, datasets, fidelity, models, nets, notes, optimizer, settings, sharding, train
 from configs import cifar10, imagenette, net145, one_gpu, quickstart, two_gpu
 
 PAGE = pathlib.Path(__file__).parent.parent / "alexnet_jax" / "docs" / "nets.md"
@@ -122,6 +122,18 @@ def test_the_page_of_the_nets_lists_every_difference_and_every_net():
     for name in nets.NETS:
         assert f"`{name}`" in text or f"`…{name.removeprefix('cifar10')}`" in text, name
         assert f"\n| {name} | " in text, name  # beside its witnesses
+
+
+def test_the_page_of_the_nets_has_the_notes_and_the_layers():
+    text = PAGE.read_text()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
+    for name, found in notes.NOTES.items():
+        general = {factor: epoch for epoch, layer, factor in found.weights if not layer}
+        conv1 = {factor: epoch for epoch, layer, factor in found.weights if layer == "conv1"}
+        slower = " ".join(layer or "all but conv1" for _, layer, factor in found.biases if factor == 0.1)
+        cells = [general.get(factor, "") for factor in (1e-1, 1e-2, 1e-3)] + [conv1.get(1e-3, ""), conv1[0]]
+        assert [name, *map(str, cells), str(found.noise_off or ""), str(found.end), slower] in rows, name
+    assert models.format_table(nets.NETS["two_gpu"]) in text
 
 
 @pytest.mark.parametrize("width", [1 / 16, pytest.param(1.0, marks=pytest.mark.slow)])
