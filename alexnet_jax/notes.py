@@ -103,7 +103,7 @@ def of(config):
 def factor(changes, layer, epoch):
     """What a layer's first rate is multiplied by after `epoch` epochs, by `Notes.weights` or `Notes.biases`."""
     found, named = 1.0, False
-    for start, name, factor in changes:
+    for start, name, value in changes:
         if epoch >= start and (name == layer or not (name or named)):
-            found, named = factor, bool(name)
+            found, named = value, bool(name)
     return found
