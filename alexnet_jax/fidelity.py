@@ -48,10 +48,14 @@ DIFFERENCES = (
     Difference("augment.divisor", 1.0, 1.1, "of training images with their colour noise", "4.1; data provider"),
     Difference("schedule.name", "plateau", "hand", "how the learning rate falls", "5; notes"),
     Difference(
-        "augment.noise_off_at", 0.0, 67.0, "epoch that ends colour noise and divisor; 0: they never end", "4.1; notes"
+        "augment.noise_off_at",
+        0.0,
+        float(notes.NOTES["145"].noise_off),
+        "epoch that ends colour noise and divisor; 0: they never end",
+        "4.1; notes",
     ),
     Difference("augment.crop_group", 1, 32, "consecutive examples that share crop and flip", "4.1; data provider"),
-    Difference("num_epochs", 90.0, 91.0, "length of the training", "5; notes"),
+    Difference("num_epochs", 90.0, float(notes.NOTES["145"].end), "length of the training", "5; notes"),
 )
 BY_NOTES = {"augment.noise_off_at": "noise_off", "num_epochs": "end"}  # where other nets than 145 have other values
 

@@ -18,7 +18,7 @@ from alexnet_jax import layers, sharding
 from alexnet_jax.layers import Net
 from alexnet_jax.nets import NETS, from_config
 
-__all__ = ["NETS", "AlexNet", "Net", "apply", "format_table", "forward", "from_config", "init", "layer_table"]
+__all__ = ["NETS", "AlexNet", "Net", "apply", "format_table", "forward", "from_config", "init", "layer_table", "total"]
 
 
 class AlexNet(nnx.Module):
@@ -330,7 +330,7 @@ def layer_table(net):
 
 def total(rows):
     """The sum of some rows of `layer_table`, a `Row` without an output."""
-    return Row("total", (), *(sum(row[i] for row in rows) for i in (2, 3, 4)))
+    return Row("total", (), *map(sum, zip(*(row[2:] for row in rows), strict=True)))
 
 
 def format_table(net):

@@ -9,8 +9,8 @@ class Notes(typing.NamedTuple):
     """What was changed by hand in a training, and at which of its epochs.
 
     Attributes:
-      weights: (epoch, layer, factor), in order: from this epoch on the learning rate of the layer's weights is the
-        first one times the factor. The layer '' is all layers that have not been named before.
+      weights: (epoch, layer, factor), in order: from this epoch on the learning rate of the layer's weights is
+        `config.schedule.learning_rate` times the factor. The layer '' is all layers that have not been named before.
       biases: the same for biases.
       noise_off: the epoch that ends colour noise; 0: it never ends.
       end: the length of the training, in epochs.
@@ -22,8 +22,9 @@ class Notes(typing.NamedTuple):
     end: float
 
 
-# The notes have no biases. Their last rates are in the files, above the notes: where they are lower than the first,
-# 0.02, they are taken to have fallen with the weights' last fall, and conv1's to 0 when its weights' did.
+# The notes say nothing of biases. Their last rates are in the files, above the notes: where they are lower than the
+# first, 0.02, they are taken to have fallen with the weights' last fall, and conv1's to 0 when its weights' did (net
+# 170's too, by analogy: its file has the first rates). Those of net 146's conv6 were lower from its first training on.
 NOTES = {
     "145": Notes(
         weights=((25, "", 1e-1), (51, "", 1e-2), (67, "conv1", 1e-3), (72, "conv1", 0), (79, "", 1e-3)),
@@ -44,7 +45,7 @@ NOTES = {
         noise_off=66,
         end=96,
     ),
-    # From net 146 trained on ImageNet of Fall 2009.
+    # It goes on from a net 146 trained on ImageNet's Fall 2009 release.
     "146-2012-2009": Notes(
         weights=(
             (0, "", 1e-1),
@@ -76,9 +77,11 @@ NOTES = {
         noise_off=66,
         end=92,
     ),
-    # Beside its automatic schedule. The length is not noted: its first epochs are those of net 169, which had 95.
+    # What was done beside the automatic schedule. The length is an inference: its first epochs are those of net 169,
+    # which had 95.
     "170": Notes(weights=((74, "conv1", 0),), biases=((74, "conv1", 0),), noise_off=68, end=95),
 }
+# Net 146, `sixth_conv`, is not among them: its notes are of a net trained before.
 OF_NETS = {"one_gpu": "145-half", "no_overlap": "147", "no_norm": "148", "separate": "150"}
 
 

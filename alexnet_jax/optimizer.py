@@ -81,7 +81,8 @@ def learning_rates(config, net, schedule, epoch):
     `polynomial`: with the square of what is left of the epochs.
 
     In the first `config.schedule.warmup` epochs all that is multiplied by a factor that rises from 0 to 1.
-    Biases have `config.optimizer.bias_rate` times the rate of weights, which falls with it or not.
+    Biases have `config.optimizer.bias_rate` times the rate of weights. It falls with that, or else stays, but for what
+    the notes and net 170 do to it.
     """
     progress = epoch / config.num_epochs
     match config.schedule.name:

@@ -22,6 +22,7 @@ def check(config):
         raise UserError(
             f"config.schedule.name: no schedule {config.schedule.name!r}; there are {', '.join(optimizer.SCHEDULES)}"
         )
+    notes.of(config)
     if config.optimizer.name not in optimizer.OPTIMIZERS:
         names = ", ".join(optimizer.OPTIMIZERS)
         raise UserError(f"config.optimizer.name: no optimizer {config.optimizer.name!r}; there are {names}")
@@ -110,14 +111,22 @@ def read_record(workdir):
 
 
 def corrections(recorded, config):
-    """In what a config meant something else to the version that recorded it, in words; '' if in nothing."""
+    """How a config's net and schedule differ from those of the version that recorded them, in words; '' if they do not.
+
+    A field that only one of the two versions has is not compared.
+    """
     if recorded:
-        now = record(config)
-        return changes(recorded, {name: value for name, value in now.items() if name in recorded})
-    if config.model.net in CORRECTED:
-        return f"net {config.model.net!r} was corrected since"
-    by_hand = config.schedule.name in ("hand", "automatic") and notes.of(config) is not notes.NOTES["145"]
-    return f"schedule {config.schedule.name!r} of net {config.model.net!r} was corrected since" if by_hand else ""
+        now = dict(flatten(record(config)))
+        there = {name: value for name, value in flatten(recorded) if name in now}
+        return changes(there, {name: now[name] for name in there})
+    name, net = config.schedule.name, config.model.net
+    if net in CORRECTED:
+        return f"net {net!r} was corrected since"
+    # Of the schedules by hand only net 145's was right, and for biases that fall with the weights not even that.
+    same = name not in ("hand", "automatic") or notes.of(config) is notes.NOTES["145"]
+    if same and not (name == "hand" and config.optimizer.bias_rate_falls):
+        return ""
+    return f"schedule {name!r} of net {net!r} was corrected since"
 
 
 def keep(config, mean, start, workdir):

@@ -5,9 +5,12 @@
 The differences are listed in alexnet_jax/fidelity.py; each is a field that can be set alone, as
 --config.model.conv3to5_stddev=0.01. With
 
-  --config.model.net=one_gpu --config.mesh.model=1, no_overlap, no_norm or separate: nets 145-half, 147, 148 and 150
-  --config.schedule.notes=145-2010: net 145 on ILSVRC-2010 (prepared into --config.dataset.root=imagenet2010)
-  --config.schedule.name=automatic: net 170, a later run that was as good (40.5 % top-1 error, 18.0 % top-5, by its log)
+  --config.schedule.notes=145-2010                      net 145 on ILSVRC-2010
+  --config.model.net=one_gpu --config.mesh.model=1      net 145-half, one column; trained on ILSVRC-2010 too
+  --config.model.net=no_overlap                         net 147, pools of 2×2
+  --config.model.net=no_norm                            net 148, no response normalisation
+  --config.model.net=separate                           net 150, towers that never communicate
+  --config.schedule.name=automatic                      net 170, a later run (40.5 % top-1 error, 18.0 % top-5)
 
 the length, and the epochs at which rates fall and the colour noise ends, are those of that net; alexnet_jax/notes.py
 has them all.

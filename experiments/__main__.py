@@ -99,6 +99,7 @@ def check_inputs(args, claim, members):
     for start in {member.settings.get("init_from", "") for member in members} - {""}:
         if not pathlib.Path(start).exists():
             raise UserError(f"{start}: no such directory; experiments/{args.name}.py says how to train it first")
+        sweep.check_net(pathlib.Path(start))
 
 
 if __name__ == "__main__":

@@ -5,9 +5,9 @@ normalization".
 Log of 2012: 13 % and 11 % by two nets that differ in more than norms.
 
 The net with norms has 64 maps in its first locally connected layer, not 32, and another weight decay in its last. So a
-third net is tried here: that one without its norms. It is the one that decides. At full scale the biases' rate stays
-when that of weights falls, for the last 20 epochs, as in 2012; on a laptop, where that would be for two of ten, it falls
-too.
+third net is tried here: that one without its norms. It is the one that decides. At full scale the biases' rate stays as
+it is in the last 20 epochs, when that of weights falls, as in 2012. On a laptop these are the last two of ten epochs,
+and it falls too.
 
   python -m experiments lrn_cifar10 --scale=full --root=cifar10_32 --workdir=DIR
   python -m experiments lrn_cifar10 --scale=laptop --root=cifar10_32 --workdir=DIR

@@ -15,8 +15,8 @@ then that of the claim, whose nets start from there, each from that of its seed.
 
 The first command of all wants the Fall 2011 release as a set `imagenet_fall2011`, prepared from a folder with train/
 and, of images set aside, val/. A laptop trains on the embedded textures first: 4,000 drawings for 9,469 photographs,
-where the paper has 15 million photographs for 1.2 million. The net of 2012 for the Fall 2011 release had two linear layers of 1,024
-units before its classes; here it has one last layer, as for ILSVRC-2012.
+where the paper has 15 million photographs for 1.2 million. The net of 2012 for the Fall 2011 release had two linear
+layers of 1,024 units before its classes; here it has one last layer, as for ILSVRC-2012.
 
 Cost: nine trainings of 90 epochs on ImageNet and three on all of it, or twelve of two to five minutes of a CPU core.
 """

@@ -77,18 +77,9 @@ class Member:
         if changed:
             raise UserError(f"{self.workdir}: holds a run of other settings ({changed}); use another --workdir")
         if self.result:
-            self._check_net()
+            check_net(self.workdir)
             return "finished"
         return "failed" if (self.workdir / "failed").exists() else "started"
-
-    def _check_net(self):
-        config = ConfigDict(files.read_json(self.workdir / "config.json"))
-        corrected = settings.corrections(settings.read_record(self.workdir), config)
-        if corrected:
-            raise UserError(
-                f"{self.workdir}: was finished by an earlier version of this net or schedule ({corrected}); use "
-                "another --workdir, or remove this directory to train it again"
-            )
 
     @property
     def result(self):
@@ -137,6 +128,17 @@ class Member:
     def last_line(self):
         lines = (self.workdir / "log.txt").read_text(errors="replace").splitlines()
         return lines[-1] if lines else ""
+
+
+def check_net(workdir):
+    """Raises UserError if a run was finished by an earlier version of its net or schedule."""
+    config = ConfigDict(files.read_json(workdir / "config.json"))
+    corrected = settings.corrections(settings.read_record(workdir), config)
+    if corrected:
+        raise UserError(
+            f"{workdir}: was finished by an earlier version of this net or schedule ({corrected}); use another "
+            "--workdir, or remove this directory to train it again"
+        )
 
 
 def commit():

@@ -267,6 +267,12 @@ def test_a_claim_from_training_to_the_pages(tiny_claim, tmp_path, monkeypatch, c
     monkeypatch.setitem(claims.TEST_IMAGES, "noise", 51)
     tiny_claim.write_text(tiny_claim.read_text().replace('"schedule.learning_rate": 0.0001', '"init_from": "nope"'))
     assert "nope: no such directory" in run_main(monkeypatch, *flags)
+    (tmp_path / "old").mkdir()
+    old = {"model": {"net": "sixth_conv"}, "schedule": {"name": "plateau"}}
+    files.write_json(tmp_path / "old" / "config.json", old)
+    tiny_claim.write_text(tiny_claim.read_text().replace('"nope"', repr(str(tmp_path / "old"))))
+    refused = "old: was finished by an earlier version of this net or schedule (net 'sixth_conv' was corrected since)"
+    assert refused in run_main(monkeypatch, *flags)
 
 
 def look_into(members, kept, monkeypatch):

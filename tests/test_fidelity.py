@@ -86,14 +86,13 @@ def test_the_code_trains_each_net_as_its_own_notes_have_it(net, num_epochs, nois
     assert (config.num_epochs, config.augment.noise_off_at) == (num_epochs, noise_off_at)
 
 
-@pytest.mark.parametrize(("name", "notes"), [("hand", "144"), ("hand", "170"), ("steps", "145")])
-def test_impossible_notes_are_refused(name, notes):
-    config = net145.get_config()
-    config.schedule.name, config.schedule.notes = name, notes
-    with pytest.raises(
-        UserError, match=f"config.schedule.notes={notes}: are for config.schedule.name=hand; there are 145,"
-    ):
-        fidelity.resolve(config)
+@pytest.mark.parametrize("kind", ["paper", "code"])
+@pytest.mark.parametrize(("name", "whose"), [("hand", "144"), ("hand", "170"), ("steps", "145")])
+def test_impossible_notes_are_refused(kind, name, whose):
+    config = two_gpu.get_config()
+    config.fidelity, config.schedule.name, config.schedule.notes = kind, name, whose
+    with pytest.raises(UserError, match=f"config.schedule.notes={whose}: are for .*=hand; there are 145, 145-2010"):
+        settings.check(fidelity.resolve(config))
 
 
 def test_another_fidelity_is_refused():

@@ -256,12 +256,9 @@ def test_a_directory_of_another_config_is_refused(config, tmp_path):
 
 
 def test_a_run_of_an_earlier_version_of_its_net_is_not_gone_on_with(config, tmp_path):
-    def keep(**model):
-        config.model.update(model)
-        (tmp_path / "checkpoints" / "3").mkdir(parents=True, exist_ok=True)
-        settings.keep(config, np.ones(3, np.float32), 0, tmp_path)
-
-    keep(net="separate")
+    config.model.net = "separate"
+    (tmp_path / "checkpoints" / "3").mkdir(parents=True)
+    settings.keep(config, np.ones(3, np.float32), 0, tmp_path)
     settings.check_workdir(config, tmp_path)
     recorded = files.read_json(tmp_path / "net.json")
     recorded["layers"]["fc7"]["features"] *= 2
@@ -270,23 +267,42 @@ def test_a_run_of_an_earlier_version_of_its_net_is_not_gone_on_with(config, tmp_
         UserError, match="earlier version .* \\(layers.fc7.features is 256 there and 128 here\\); use ano"
     ):
         settings.check_workdir(config, tmp_path)
-    # Of a run from before there was a net.json it is known which nets have changed.
-    (tmp_path / "net.json").unlink()
-    with pytest.raises(UserError, match="earlier version .* \\(net 'separate' was corrected since\\)"):
-        settings.check_workdir(config, tmp_path)
-    keep(net="two_gpu")
-    (tmp_path / "net.json").unlink()
+    recorded["layers"]["fc7"].pop("features")  # as if that field were new
+    recorded["old"] = 1
+    files.write_json(tmp_path / "net.json", recorded)
     settings.check_workdir(config, tmp_path)
+    recorded["order"].remove("fc7")
+    files.write_json(tmp_path / "net.json", recorded)
+    with pytest.raises(UserError, match="earlier version .* \\(order is"):
+        settings.check_workdir(config, tmp_path)
+
+
+@pytest.mark.parametrize("net", ["separate", "sixth_conv", "cifar10_80sec", "cifar10_18pct", "two_gpu"])
+def test_of_a_run_that_did_not_record_its_net_it_is_known_which_were_corrected(config, tmp_path, net):
+    if net.startswith("cifar10"):
+        config.model.update(dict.fromkeys(("block1", "block2", "block5", "norm_alpha", "conv3to5_stddev")))
+    config.model.net = net
+    (tmp_path / "checkpoints" / "3").mkdir(parents=True)
+    settings.keep(config, np.ones(3, np.float32), 0, tmp_path)
+    settings.check_workdir(config, tmp_path)
+    (tmp_path / "net.json").unlink()
+    if net == "two_gpu":
+        settings.check_workdir(config, tmp_path)
+        return
+    with pytest.raises(UserError, match=f"earlier version .* \\(net '{net}' was corrected since\\)"):
+        settings.check_workdir(config, tmp_path)
 
 
 @pytest.mark.parametrize(("name", "net", "same"), [
     ("hand", "two_gpu", True),
+    ("hand with falling biases", "two_gpu", False),
     ("hand", "no_norm", False),
     ("automatic", "two_gpu", False),
     ("steps", "no_norm", True),
 ])  # fmt: skip
 def test_a_run_of_an_earlier_schedule_is_not_gone_on_with(config, name, net, same):
-    config.schedule.name, config.model.net = name, net
+    config.schedule.name, config.model.net = name.partition(" ")[0], net
+    config.optimizer.bias_rate_falls = "falling" in name
     assert (settings.corrections({}, config) == "") == same
     recorded = settings.record(config)
     assert settings.corrections(recorded, config) == ""
