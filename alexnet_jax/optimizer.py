@@ -84,31 +84,31 @@ def learning_rates(config, net, schedule, epoch):
     Biases have `config.optimizer.bias_rate` times the rate of weights. It falls with that, or else stays, but for what
     the notes and net 170 do to it.
     """
-    progress = epoch / config.num_epochs
+    progress, weights, biases, by_hand = epoch / config.num_epochs, 1.0, 1.0, ((), ())
     match config.schedule.name:
         case "plateau":
-            weights = biases = 10.0 ** -schedule["drops"]
+            weights = 10.0 ** -schedule["drops"]
         case "steps":
-            weights = biases = 10.0 ** -sum(epoch >= e for e in config.schedule.epochs)
+            weights = 10.0 ** -sum(epoch >= e for e in config.schedule.epochs)
         case "hand":
-            weights = biases = 1.0
+            by_hand = notes.of(config)[:2]
         case "automatic":
             weights, biases = 250.0 ** -(equal_steps(4, progress) / 3), 10.0 ** -equal_steps(2, progress)
+            by_hand = notes.of(config)[:2]
         case "polynomial":
-            weights = biases = (1 - progress) ** 2
-    falls = config.optimizer.bias_rate_falls or config.schedule.name == "automatic"
-    by_hand = notes.of(config) if config.schedule.name in ("hand", "automatic") else None
+            weights = (1 - progress) ** 2
+    biases_fall = config.optimizer.bias_rate_falls and config.schedule.name != "automatic"
     warm = min(1.0, epoch / config.schedule.warmup) if config.schedule.warmup else 1.0
     base, factors = warm * config.schedule.learning_rate, layer_factors(config.optimizer.layer_rates, net)
     rates = {}
     for layer in net.layers:
-        kernel, bias = weights, biases if falls else 1.0
-        if by_hand:
-            kernel *= notes.factor(by_hand.weights, layer.name, epoch)
-            with_weights = config.schedule.name == "hand" and falls
-            bias *= notes.factor(by_hand.weights if with_weights else by_hand.biases, layer.name, epoch)
         rate = base * factors[layer.name]
-        rates[layer.name] = {"bias": rate * config.optimizer.bias_rate * bias, "kernel": rate * kernel}
+        kernel, bias = (notes.factor(changes, layer.name, epoch) for changes in by_hand)
+        kernel, bias = weights * kernel, biases * bias
+        rates[layer.name] = {
+            "bias": rate * config.optimizer.bias_rate * (kernel if biases_fall else bias),
+            "kernel": rate * kernel,
+        }
     return rates
 
 
