@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from alexnet_jax import UserError, checkpoint, files, layers, models, nets, sharding
+from alexnet_jax import UserError, checkpoint, files, layers, models, nets, settings, sharding
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +77,7 @@ def load(workdirs):
 
 
 def read(workdir):
-    """The `Member` of a directory. Raises UserError if there is none, or it is damaged."""
+    """The `Member` of a directory. Raises UserError if there is none, it is damaged, or its net was another."""
     if not (workdir / "checkpoints").is_dir():
         raise UserError(
             f"{workdir}: no net was trained there, as python -m alexnet_jax.main does; files of weights are read by "
@@ -93,6 +93,13 @@ def read(workdir):
         class_names = tuple(checkpoints.notes(step)["data"]["class_names"])
     try:
         net = nets.from_config(config.model).with_classes(len(class_names))
+        recorded = settings.read_record(workdir)
+        corrected = settings.corrections(recorded, config, training=False) if recorded else ""
+        if corrected:
+            raise UserError(
+                f"{workdir}: its net is another than that of this version of the program ({corrected}); use the "
+                "version that trained it"
+            )
         return Member(
             workdir,
             config.dataset.name,

@@ -94,12 +94,15 @@ def of(config):
     Raises:
       UserError: there are no such notes, or the schedule is another.
     """
-    name = config.schedule.get("notes")
+    name, by_hand = config.schedule.get("notes"), [each for each in NOTES if each != "170"]
     if name is None:
         return NOTES["170" if config.schedule.name == "automatic" else OF_NETS.get(config.model.net, "145")]
-    if config.schedule.name != "hand" or name == "170" or name not in NOTES:
-        names = ", ".join(name for name in NOTES if name != "170")
-        raise UserError(f"config.schedule.notes={name}: are for config.schedule.name=hand; there are {names}")
+    if name not in by_hand:
+        raise UserError(
+            f"config.schedule.notes: no notes {name!r} of a schedule by hand; there are {', '.join(by_hand)}"
+        )
+    if config.schedule.name != "hand":
+        raise UserError(f"config.schedule.notes={name}: are for config.schedule.name=hand")
     return NOTES[name]
 
 

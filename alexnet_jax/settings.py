@@ -14,6 +14,15 @@ from alexnet_jax import UserError, augment, datasets, files, nets, notes, optimi
 MAY_CHANGE = {"num_epochs", "mesh.data", "mesh.model", "dataset.root", "log_every", "save_every"}
 # Nets that were corrected before runs recorded in net.json what their net was.
 CORRECTED = ("separate", "sixth_conv", "cifar10_80sec", "cifar10_18pct")
+ONLY_IN_TRAINING = (
+    ".stddev",
+    ".bias",
+    ".decay",
+    ".weights",
+    ".biases",
+    ".noise_off",
+    ".end",
+)  # ends of a record's fields
 
 
 def check(config):
@@ -66,16 +75,17 @@ def has_begun(workdir):
 def check_workdir(config, workdir):
     """Makes the directory. Raises UserError if it cannot be written, or holds a run of another config."""
     path = workdir / "config.json"
-    if path.exists() and has_begun(workdir):
-        whole = config.schedule.name in ("automatic", "polynomial")  # whose rates depend on the length
-        may_change = MAY_CHANGE - {"num_epochs"} if whole else MAY_CHANGE
-        changed = changes(files.read_json(path), json.loads(config.to_json()), may_change)
-        if changed:
-            raise UserError(f"{workdir} holds a run of another config ({changed}); use another --workdir")
+    if has_begun(workdir):
+        if path.exists():
+            whole = config.schedule.name in ("automatic", "polynomial")  # whose rates depend on the length
+            may_change = MAY_CHANGE - {"num_epochs"} if whole else MAY_CHANGE
+            changed = changes(files.read_json(path), json.loads(config.to_json()), may_change)
+            if changed:
+                raise UserError(f"{workdir} holds a run of another config ({changed}); use another --workdir")
         corrected = corrections(read_record(workdir), config)
         if corrected:
             raise UserError(
-                f"{workdir} holds a run of an earlier version of this net or schedule ({corrected}); use another "
+                f"{workdir} holds a run of another version of this net or schedule ({corrected}); use another "
                 "--workdir, or go on with the version that began it"
             )
     try:
@@ -98,6 +108,7 @@ def record(config):
     """What a config means to this version of the program, as JSON has it: its net, and the notes its rates follow."""
     net = nets.from_config(config.model)
     layers = {layer.name: {"kind": type(layer).__name__} | dataclasses.asdict(layer) for layer in net.layers}
+    del layers[net.layers[-1].name]["features"]  # the classes of the data
     found = dataclasses.asdict(net) | {"order": list(layers), "layers": layers}
     if config.schedule.name in ("hand", "automatic"):
         found["notes"] = notes.of(config)._asdict()
@@ -105,28 +116,51 @@ def record(config):
 
 
 def read_record(workdir):
-    """The `record` of a run by the version that began it; {} if that made none."""
+    """The `record` of a run by the version that began it; {} if that made none. Raises UserError if it is damaged."""
     path = workdir / "net.json"
-    return files.read_json(path) if path.exists() else {}
+    if not path.exists():
+        return {}
+    try:
+        found = json.loads(path.read_text())
+        layers, its_notes = found["layers"], found.get("notes", {})
+        if list(layers) == found["order"] and all(isinstance(part, dict) for part in (*layers.values(), its_notes)):
+            return found
+    except (AttributeError, OSError, LookupError, TypeError, ValueError):
+        pass
+    raise UserError(f"{path}: is not what training wrote; restore it")
 
 
-def corrections(recorded, config):
-    """How a config's net and schedule differ from those of the version that recorded them, in words; '' if they do not.
+def corrections(recorded, config, training=True):
+    """How a config's net and schedule differ from those that a version recorded, in words; '' if they do not.
 
-    A field that only one of the two versions has is not compared.
+    A field that only one of the two versions has is not compared; without `training`, neither is what only training
+    depends on. Of a run without a record it is known which nets and schedules were corrected.
     """
     if recorded:
-        now = dict(flatten(record(config)))
-        there = {name: value for name, value in flatten(recorded) if name in now}
-        return changes(there, {name: now[name] for name in there})
+        now = dict(_fields(record(config)))
+        different = {
+            name: value
+            for name, value in _fields(recorded)
+            if value != now.get(name, value) and (training or not name.endswith(ONLY_IN_TRAINING))
+        }
+        few = dict(list(different.items())[:3])
+        return changes(few, {name: now[name] for name in few})
     name, net = config.schedule.name, config.model.net
-    if net in CORRECTED:
-        return f"net {net!r} was corrected since"
+    corrected = ""
     # Of the schedules by hand only net 145's was right, and for biases that fall with the weights not even that.
-    same = name not in ("hand", "automatic") or notes.of(config) is notes.NOTES["145"]
-    if same and not (name == "hand" and config.optimizer.bias_rate_falls):
-        return ""
-    return f"schedule {name!r} of net {net!r} was corrected since"
+    if name in ("hand", "automatic") and notes.of(config) is not notes.NOTES["145"]:
+        corrected = f"schedule {name!r} of net {net!r}"
+    if name == "hand" and config.optimizer.bias_rate_falls:
+        corrected = f"schedule {name!r} of net {net!r}"
+    if net in CORRECTED:
+        corrected = f"net {net!r}"
+    return f"there is no net.json, and {corrected} was corrected after the last version without" if corrected else ""
+
+
+def _fields(recorded):
+    """The fields of a record as ('a.b', value); a norm, which may be None, is one."""
+    for name, value in recorded.items():
+        yield from flatten({name: value}) if name in ("layers", "notes") else [(name, value)]
 
 
 def keep(config, mean, start, workdir):

@@ -68,7 +68,7 @@ class Member:
     def state(self):
         """finished, failed, started or waiting.
 
-        Raises UserError if the directory holds a run of other settings, or of an earlier version of its net.
+        Raises UserError if the directory holds a run of other settings, or of another version of its net.
         """
         path = self.workdir / "run.json"
         if not path.exists():
@@ -131,12 +131,15 @@ class Member:
 
 
 def check_net(workdir):
-    """Raises UserError if a run was finished by an earlier version of its net or schedule."""
-    config = ConfigDict(files.read_json(workdir / "config.json"))
-    corrected = settings.corrections(settings.read_record(workdir), config)
+    """Raises UserError if a run was finished with another version of its net or schedule."""
+    try:
+        config = ConfigDict(files.read_json(workdir / "config.json"))
+        corrected = settings.corrections(settings.read_record(workdir), config)
+    except (AttributeError, TypeError) as error:
+        raise UserError(f"{workdir / 'config.json'}: is not what training wrote; restore it") from error
     if corrected:
         raise UserError(
-            f"{workdir}: was finished by an earlier version of this net or schedule ({corrected}); use another "
+            f"{workdir}: was finished with another version of this net or schedule ({corrected}); use another "
             "--workdir, or remove this directory to train it again"
         )
 

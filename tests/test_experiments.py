@@ -271,7 +271,7 @@ def test_a_claim_from_training_to_the_pages(tiny_claim, tmp_path, monkeypatch, c
     old = {"model": {"net": "sixth_conv"}, "schedule": {"name": "plateau"}}
     files.write_json(tmp_path / "old" / "config.json", old)
     tiny_claim.write_text(tiny_claim.read_text().replace('"nope"', repr(str(tmp_path / "old"))))
-    refused = "old: was finished by an earlier version of this net or schedule (net 'sixth_conv' was corrected since)"
+    refused = "old: was finished with another version of this net or schedule (there is no net.json"
     assert refused in run_main(monkeypatch, *flags)
 
 

@@ -40,6 +40,11 @@ def test_a_checkpoint_of_another_net_is_not_taken_for_a_damaged_one(config, tmp_
     fields = files.read_json(tmp_path / "run" / "config.json")
     fields["model"]["net"] = "separate"
     files.write_json(tmp_path / "run" / "config.json", fields)
+    with pytest.raises(
+        UserError, match="its net is another than that of this version .*layers.conv2.features is 8 there"
+    ):
+        pretrained.from_workdir(tmp_path / "run")
+    (tmp_path / "run" / "net.json").unlink()
     with pytest.raises(UserError, match=r"is of another net \(conv2.bias has the shape \(16,\) there and \(20,\) here"):
         pretrained.from_workdir(tmp_path / "run")
     config.model.net = "separate"

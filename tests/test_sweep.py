@@ -166,7 +166,7 @@ def test_a_member_that_an_earlier_version_finished_does_not_count(tmp_path, run_
     for name, fields in {"run": member.description, "config": config, "result": {}}.items():
         files.write_json(member.workdir / f"{name}.json", fields | {"step": 1} if name == "result" else fields)
     status, _, error = run_command(sweep.main, "local", *flags)
-    assert status == 1 and "was finished by an earlier version of this net or schedule" in error
+    assert status == 1 and "was finished with another version of this net or schedule" in error
 
 
 @TRAINING_TOO

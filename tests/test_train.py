@@ -264,16 +264,31 @@ def test_a_run_of_an_earlier_version_of_its_net_is_not_gone_on_with(config, tmp_
     recorded["layers"]["fc7"]["features"] *= 2
     files.write_json(tmp_path / "net.json", recorded)
     with pytest.raises(
-        UserError, match="earlier version .* \\(layers.fc7.features is 256 there and 128 here\\); use ano"
+        UserError, match="another version .* \\(layers.fc7.features is 256 there and 128 here\\); use ano"
     ):
         settings.check_workdir(config, tmp_path)
     recorded["layers"]["fc7"].pop("features")  # as if that field were new
     recorded["old"] = 1
     files.write_json(tmp_path / "net.json", recorded)
     settings.check_workdir(config, tmp_path)
+    recorded["layers"].pop("fc7")
     recorded["order"].remove("fc7")
     files.write_json(tmp_path / "net.json", recorded)
-    with pytest.raises(UserError, match="earlier version .* \\(order is"):
+    with pytest.raises(UserError, match="another version .* \\(order is"):
+        settings.check_workdir(config, tmp_path)
+    for damaged in ("", "[1]", '{"a": 1}', '{"layers": 3, "order": 3}', '{"layers": {"fc7": 1}, "order": ["fc7"]}'):
+        (tmp_path / "net.json").write_text(damaged)
+        with pytest.raises(UserError, match="net.json: is not what training wrote; restore it"):
+            settings.check_workdir(config, tmp_path)
+
+
+def test_a_run_whose_config_is_lost_does_not_go_on_as_another_net(config, tmp_path):
+    (tmp_path / "checkpoints" / "3").mkdir(parents=True)
+    settings.keep(config, np.ones(3, np.float32), 0, tmp_path)
+    (tmp_path / "config.json").unlink()
+    settings.check_workdir(config, tmp_path)
+    config.model.net = "no_norm"
+    with pytest.raises(UserError, match=r"another version of this net .*\(norm.size is 5 there and None here"):
         settings.check_workdir(config, tmp_path)
 
 
@@ -289,7 +304,7 @@ def test_of_a_run_that_did_not_record_its_net_it_is_known_which_were_corrected(c
     if net == "two_gpu":
         settings.check_workdir(config, tmp_path)
         return
-    with pytest.raises(UserError, match=f"earlier version .* \\(net '{net}' was corrected since\\)"):
+    with pytest.raises(UserError, match=f"another version .* \\(there is no net.json, and net '{net}' was"):
         settings.check_workdir(config, tmp_path)
 
 
