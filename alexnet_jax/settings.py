@@ -14,15 +14,8 @@ from alexnet_jax import UserError, augment, datasets, files, nets, notes, optimi
 MAY_CHANGE = {"num_epochs", "mesh.data", "mesh.model", "dataset.root", "log_every", "save_every"}
 # Nets that were corrected before runs recorded in net.json what their net was.
 CORRECTED = ("separate", "sixth_conv", "cifar10_80sec", "cifar10_18pct")
-ONLY_IN_TRAINING = (
-    ".stddev",
-    ".bias",
-    ".decay",
-    ".weights",
-    ".biases",
-    ".noise_off",
-    ".end",
-)  # ends of a record's fields
+# Evaluation does not depend on the fields of a record that have these endings.
+ONLY_IN_TRAINING = (".stddev", ".bias", ".decay", ".weights", ".biases", ".noise_off", ".end")
 
 
 def check(config):
@@ -146,15 +139,15 @@ def corrections(recorded, config, training=True):
         few = dict(list(different.items())[:3])
         return changes(few, {name: now[name] for name in few})
     name, net = config.schedule.name, config.model.net
-    corrected = ""
     # Of the schedules by hand only net 145's was right, and for biases that fall with the weights not even that.
-    if name in ("hand", "automatic") and notes.of(config) is not notes.NOTES["145"]:
-        corrected = f"schedule {name!r} of net {net!r}"
-    if name == "hand" and config.optimizer.bias_rate_falls:
-        corrected = f"schedule {name!r} of net {net!r}"
+    by_hand = name in ("hand", "automatic") and notes.of(config) is not notes.NOTES["145"]
     if net in CORRECTED:
         corrected = f"net {net!r}"
-    return f"there is no net.json, and {corrected} was corrected after the last version without" if corrected else ""
+    elif by_hand or name == "hand" and config.optimizer.bias_rate_falls:
+        corrected = f"schedule {name!r} of net {net!r}"
+    else:
+        return ""
+    return f"there is no net.json, and {corrected} was corrected after the last version without"
 
 
 def _fields(recorded):
