@@ -15,7 +15,7 @@ import sys
 from absl import app, flags
 from ml_collections import config_flags
 
-from alexnet_jax import commands, interruption
+from alexnet_jax.runtime import command_line, interruption
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="A file from configs/.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints, metrics and results go; made if there is none.")
@@ -29,9 +29,10 @@ def main(argv):
     if argv[1:]:
         sys.exit(f"alexnet_jax: unexpected argument {argv[1]!r}; settings look like --config.batch_size=64")
     several = DISTRIBUTED.value or COORDINATOR.value
-    with commands.one_line_errors("the same command goes on from the last checkpoint"), interruption.held():
-        commands.set_up_jax(cpu_devices=1 if several else 2)  # a device for each tower
-        from alexnet_jax import files, processes, train  # only now: --help need not wait for JAX
+    with command_line.one_line_errors("the same command goes on from the last checkpoint"), interruption.held():
+        command_line.set_up_jax(cpu_devices=1 if several else 2)  # a device for each tower
+        from alexnet_jax import train  # only now: --help need not wait for JAX
+        from alexnet_jax.runtime import files, processes  # only now: --help need not wait for JAX
 
         if several:
             # Before they meet: at the address of a run that uses the directory, they would disturb it.

@@ -17,19 +17,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from alexnet_jax import (
-    UserError,
-    checkpoint,
-    commands,
-    ensemble,
-    fidelity,
-    files,
-    formats,
-    interruption,
-    models,
-    optimizer,
-    sharding,
-)
+from alexnet_jax import UserError
+from alexnet_jax.analysis import ensemble
+from alexnet_jax.model import alexnet
+from alexnet_jax.runtime import command_line, files, interruption, sharding
+from alexnet_jax.training import checkpoint, fidelity, optimizer
+from alexnet_jax.weights import formats
 from configs import two_gpu
 
 
@@ -113,22 +106,22 @@ def to_workdir(weights, workdir):
 
 
 def main():
-    parser = commands.Parser("alexnet_jax.pretrained", __doc__)
+    parser = command_line.Parser("alexnet_jax.pretrained", __doc__)
     parser.add_argument("--workdir", required=True, help="of a training run to write; with --read, a new directory")
     parser.add_argument("--read", metavar="FILE", help=f"weights: {', '.join(formats.READERS)}")
     parser.add_argument("--write", metavar="FILE", help=f"where the weights go: {', '.join(formats.WRITERS)}")
     args = parser.parse_args()
     if (args.read is None) == (args.write is None):
         parser.error("needs --read=FILE or --write=FILE, one of them")
-    commands.set_up_jax()
-    with commands.one_line_errors("nothing was written"):
+    command_line.set_up_jax()
+    with command_line.one_line_errors("nothing was written"):
         if args.read:
             weights = read(args.read)
             to_workdir(weights, args.workdir)
         else:
             weights = from_workdir(args.workdir)
             write(args.write, weights)
-        print(models.format_table(weights.net))
+        print(alexnet.format_table(weights.net))
         print(f"{weights.model['net']}, written to {args.write or args.workdir}")
 
 

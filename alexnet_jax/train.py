@@ -12,27 +12,12 @@ import optax
 from jax import lax
 from jax.experimental import multihost_utils
 
-from alexnet_jax import (
-    UserError,
-    augment,
-    checkpoint,
-    datasets,
-    ensemble,
-    evaluate,
-    fidelity,
-    files,
-    input_pipeline,
-    interruption,
-    layers,
-    metrics,
-    models,
-    nets,
-    optimizer,
-    processes,
-    settings,
-    sharding,
-    visualize,
-)
+from alexnet_jax import UserError
+from alexnet_jax.analysis import ensemble, figures, inference
+from alexnet_jax.data import augment, datasets, pipeline
+from alexnet_jax.model import alexnet, nets, spec
+from alexnet_jax.runtime import files, interruption, processes, sharding
+from alexnet_jax.training import checkpoint, fidelity, metrics, optimizer, settings
 
 log = logging.getLogger("alexnet_jax")
 
@@ -82,7 +67,7 @@ def train_and_evaluate(config, workdir):
 
     state, schedule, window = init_state(config, net, mesh), optimizer.init_schedule(), {}
     train_step = make_train_step(config, net, mesh, dataset)
-    evaluate_validation = evaluate.make_evaluate([net], mesh, [dataset.mean], dataset.validation, config.batch_size)
+    evaluate_validation = inference.make_evaluate([net], mesh, [dataset.mean], dataset.validation, config.batch_size)
     data = {"class_names": list(dataset.class_names), "train_images": len(dataset.train)}
     with interruption.held(), processes.locked(workdir / "lock"):
         with checkpoint.Checkpoints(workdir / "checkpoints") as checkpoints:
@@ -100,7 +85,7 @@ def train_and_evaluate(config, workdir):
             if start < total_steps:
                 (workdir / "result.json").unlink(missing_ok=True)  # of a shorter run
             describe(net, mesh, dataset, start, total_steps)
-            batches = input_pipeline.train_batches(dataset.train, config.batch_size, rows, config.seed, start)
+            batches = pipeline.train_batches(dataset.train, config.batch_size, rows, config.seed, start)
             batches = processes.in_agreement(mesh, batches)
             with (
                 metrics.Writer(workdir, start, schedule["evaluated"] == start) as writer,
@@ -126,7 +111,7 @@ def train_and_evaluate(config, workdir):
                         save(step)
                         raise
                     if result:
-                        log.info("epoch %.1f, validation: %s", epoch, evaluate.summary(result))
+                        log.info("epoch %.1f, validation: %s", epoch, inference.summary(result))
                         writer.write(step, epoch, "eval", {"loss": result["loss"]} | result["center"])
                         schedule = schedule | {"evaluated": step}
                         if evaluate_now:
@@ -164,7 +149,7 @@ def all_finite(tree):
 
 def init_state(config, net, mesh):
     """Parameters and velocities before the first step, on the mesh."""
-    init = functools.partial(models.init, net)
+    init = functools.partial(alexnet.init, net)
     key = jax.random.key(config.seed)
     shardings = sharding.param_shardings(mesh, jax.eval_shape(init, key))
     params = jax.jit(init, out_shardings=shardings)(key)
@@ -181,7 +166,7 @@ def starting_point(config, net):
         member = ensemble.read(pathlib.Path(config.init_from))
     except UserError as error:
         raise UserError(f"config.init_from: {error}") from error
-    if not layers.compute_alike(member.net, net):
+    if not spec.compute_alike(member.net, net):
         ours = json.loads(config.model.to_json()) | {"image_size": net.image_size}
         theirs = member.model | {"image_size": member.net.image_size}
         alike = ("conv3to5_stddev", "stretch", "dtype")
@@ -206,7 +191,7 @@ def fine_tune(member, mesh, class_names, params):
 def make_train_step(config, net, mesh, dataset):
     """A jitted function (state, batch, step, learning_rates, noise) → (state, metrics) that reuses the state's memory.
 
-    `batch` is as `input_pipeline.train_batches` makes it, divided over 'data'; `learning_rates` as
+    `batch` is as `pipeline.train_batches` makes it, divided over 'data'; `learning_rates` as
     `optimizer.learning_rates`, `noise` whether colours vary. Metrics are `loss`, `top1_error` and `top5_error`, means
     over the batch, float32 [].
     """
@@ -258,7 +243,7 @@ def device_loss(config, net, devices, dataset, params, batch, step, noise):
         jnp.where(noise, config.augment.divisor, 1),
         config.augment.flip,
     )
-    logits, _ = models.apply(net, devices, params, x, tower_keys_BxT)
+    logits, _ = alexnet.apply(net, devices, params, x, tower_keys_BxT)
     values = {
         "loss": optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]),
         "top1_error": 1 - metrics.correct(logits, batch["label"], 1),
@@ -271,7 +256,7 @@ def device_loss(config, net, devices, dataset, params, batch, step, noise):
 def describe(net, mesh, dataset, start, total_steps):
     """Prints the layers, and logs what is about to happen."""
     if jax.process_index() == 0:
-        print(models.format_table(net), flush=True)
+        print(alexnet.format_table(net), flush=True)
     images, classes = f"{len(dataset.train)} training, {len(dataset.validation)} validation", len(dataset.class_names)
     log.info("%s images of %d classes", images, classes)
     log.info("%d tower(s) on %s of %s devices", net.towers, dict(mesh.shape), mesh.devices.flat[0].device_kind)
@@ -285,21 +270,21 @@ def finish(config, workdir, net, mesh, dataset, params, step):
     result = files.read_json(path) if path.exists() else {}
     if processes.highest(result.get("step") != step):
         log.info("evaluating %d %s images, ten views each", len(dataset.test), split)
-        evaluate_test = evaluate.make_evaluate([net], mesh, [dataset.mean], dataset.test, config.batch_size, views=10)
+        evaluate_test = inference.make_evaluate([net], mesh, [dataset.mean], dataset.test, config.batch_size, views=10)
         result = {"step": step} | evaluate_test([params])
         kernels = multihost_utils.process_allgather(params["conv1"]["kernel"], tiled=True)
         with processes.together():
             if jax.process_index() == 0:
                 write_result(workdir, result, kernels, net.towers)
-    log.info("%s: %s; %s", split, evaluate.summary(result), path)
+    log.info("%s: %s; %s", split, inference.summary(result), path)
     return result
 
 
 def write_result(workdir, result, kernels_HxWx3xN, towers):
     """Writes the pictures, then `result.json`. Raises UserError if they cannot be written."""
     try:
-        (workdir / "conv1.png").write_bytes(visualize.png(visualize.conv1_kernels(kernels_HxWx3xN, towers)))
-        (workdir / "curves.png").write_bytes(visualize.png(visualize.curves(workdir / "metrics.jsonl")))
+        (workdir / "conv1.png").write_bytes(figures.png(figures.conv1_kernels(kernels_HxWx3xN, towers)))
+        (workdir / "curves.png").write_bytes(figures.png(figures.curves(workdir / "metrics.jsonl")))
         files.write_json(workdir / "result.json", result)
     except OSError as error:
         raise UserError(f"{workdir}: cannot be written ({error.strerror or error})") from error

@@ -15,7 +15,7 @@ for 150 more on all training images, then for 10 at a tenth of the rate and 10 a
 one run on the training images, for 13pct too. In their last 20 epochs only the weights' rate falls, as the parameter
 file of 13pct has it.
 
-Data: CIFAR-10 as built by TFDS (see alexnet_jax/docs/data.md), or a folder with its images.
+Data: CIFAR-10 as built by TFDS (see docs/data.md), or a folder with its images.
 Cost: 80sec seven and a half minutes on two CPU cores.
 Expected: 80sec 26.4 % test error (on CIFAR-10 encoded as JPEG). The others were not run to their end yet.
 """

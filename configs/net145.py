@@ -2,7 +2,7 @@
 
   python -m alexnet_jax.main --config=configs/net145.py --workdir=/tmp/net145
 
-The differences are listed in alexnet_jax/fidelity.py; each is a field that can be set alone, as
+The differences are listed in alexnet_jax/training/fidelity.py; each is a field that can be set alone, as
 --config.model.conv3to5_stddev=0.01. With
 
   --config.schedule.notes=145-2010                      net 145 on ILSVRC-2010
@@ -12,8 +12,8 @@ The differences are listed in alexnet_jax/fidelity.py; each is a field that can 
   --config.model.net=separate                           net 150, towers that never communicate
   --config.schedule.name=automatic                      net 170, a later run (40.5 % top-1 error, 18.0 % top-5)
 
-the length, and the epochs at which rates fall and the colour noise ends, are those of that net; alexnet_jax/notes.py
-has them all.
+the length, and the epochs at which rates fall and the colour noise ends, are those of that net;
+alexnet_jax/training/lab_notes.py has them all.
 
 Data and cost: as configs/two_gpu.py.
 Expected: 40.66 % top-1 and 18.21 % top-5 error on the validation images with ten views (log of 2012). Not run yet.

@@ -15,7 +15,7 @@ from ml_collections.config_dict import placeholder
 
 
 def get_config():
-    """All settings. Where one is None, `config.fidelity` decides: see alexnet_jax/fidelity.py."""
+    """All settings. Where one is None, `config.fidelity` decides: see alexnet_jax/training/fidelity.py."""
     config = ConfigDict()
     config.seed = 0
     config.fidelity = "paper"  # what the paper's text says; code: what was run in 2012
@@ -32,7 +32,7 @@ def get_config():
     config.dataset.root = ""  # the directory; '' is imagenet256, for tfds:NAME ~/tensorflow_datasets
 
     config.model = ConfigDict()
-    config.model.net = "two_gpu"  # or another of alexnet_jax/nets.py
+    config.model.net = "two_gpu"  # or another of alexnet_jax/model/nets.py
     config.model.width = 1.0  # maps and units, relative to the paper's
     config.model.image_size = placeholder(int)  # of crops; None: the net's own, 224
     config.model.activation = "relu"  # or tanh
@@ -63,7 +63,7 @@ def get_config():
 
     config.schedule = ConfigDict()
     config.schedule.name = placeholder(str)  # plateau, steps, hand, automatic or polynomial
-    config.schedule.notes = placeholder(str)  # hand: whose of alexnet_jax/notes.py; None: the net's own
+    config.schedule.notes = placeholder(str)  # hand: whose of alexnet_jax/training/lab_notes.py; None: the net's own
     config.schedule.learning_rate = 0.01
     config.schedule.warmup = 0.0  # epochs in which the rate rises from 0
     config.schedule.patience = 5  # plateau: evaluations without a new minimum, then ÷10, three times

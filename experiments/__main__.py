@@ -12,12 +12,14 @@ in experiments/results, beside which they lie.
 import pathlib
 import sys
 
-from alexnet_jax import UserError, commands, datasets, files
+from alexnet_jax import UserError
+from alexnet_jax.data import datasets
+from alexnet_jax.runtime import command_line, files
 from experiments import claims, report, runs, sweep
 
 
 def main():
-    parser = commands.Parser("experiments", __doc__)
+    parser = command_line.Parser("experiments", __doc__)
     parser.add_argument("name", metavar="NAME", help=f"{', '.join(claims.NAMES)}; or report")
     parser.add_argument("--scale", choices=claims.SCALES, help="as in the paper, or what a laptop can do")
     parser.add_argument("--workdir", type=pathlib.Path, help="where the trainings and their results go")
@@ -33,7 +35,7 @@ def main():
     if args.name == "report" and (args.scale or args.root or args.at_once > 1):
         parser.error("report takes no flag but --workdir")
     directory = args.workdir.expanduser().absolute() if args.workdir else runs.COMMITTED.parent
-    with commands.one_line_errors("the same command goes on"):
+    with command_line.one_line_errors("the same command goes on"):
         try:
             if args.name != "report":
                 sys.exit(run(args, directory))
@@ -67,7 +69,7 @@ def run(args, directory):
         kept = claims.measured(args.name, args.scale, results)
         found = claims.finished(claim, args.scale, results)
         if kept.get("commit") != sweep.commit() or not {run.path.stem for run in found} <= set(kept.get("runs", {})):
-            commands.set_up_jax()
+            command_line.set_up_jax()
             path = claims.measured_path(args.name, args.scale, results)
             claims.keep_measured(claim.measure(finished), found, path)
     summary = report.summarise(args.name, args.scale, results)
@@ -89,7 +91,7 @@ def check_inputs(args, claim, members):
     except UserError as error:
         raise UserError(
             f"--root: {str(error).partition(';')[0]}; at this scale {args.name} takes {data}, prepared as "
-            "alexnet_jax/docs/data.md says"
+            "docs/data.md says"
         ) from error
     if (len(class_names), len(images)) != (claims.CLASSES[data], claims.TEST_IMAGES[data]):
         raise UserError(

@@ -19,7 +19,9 @@ import matplotlib.figure
 import numpy as np
 import scipy.stats
 
-from alexnet_jax import fidelity, files, settings, visualize
+from alexnet_jax.analysis import figures
+from alexnet_jax.runtime import files
+from alexnet_jax.training import fidelity, settings
 from configs import imagenette_narrow, two_gpu
 from experiments import runs, sweep
 
@@ -268,4 +270,4 @@ def curves(groups):
         axes.grid(alpha=0.3)
     figure.axes[0].set(ylabel="top-1 error, %")
     figure.axes[0].legend()
-    return "Top-1 error by epoch: means over the seeds, from the lowest to the highest shaded.", visualize.png(figure)
+    return "Top-1 error by epoch: means over the seeds, from the lowest to the highest shaded.", figures.png(figure)

@@ -16,7 +16,8 @@ Cost: six trainings of 90 epochs on ImageNet, or twelve of four to five minutes 
 
 import numpy as np
 
-from alexnet_jax import datasets, ensemble, evaluate
+from alexnet_jax.analysis import ensemble, inference
+from alexnet_jax.data import datasets
 from experiments import claims
 
 DATA = claims.PHOTOGRAPHS
@@ -42,7 +43,7 @@ def measure(members):
         trained = ensemble.load([member.workdir])
         (net,), (first,) = trained.nets, trained.members
         source, _ = datasets.load_split(first.dataset, first.root, "train", net.stored_size)
-        evaluate_training = evaluate.make_evaluate(
+        evaluate_training = inference.make_evaluate(
             trained.nets, trained.mesh, trained.means, source, trained.batch_size(min(128, len(source)))
         )
         found[member.workdir.name] = evaluate_training(trained.params)

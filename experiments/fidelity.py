@@ -3,9 +3,9 @@ r"""Which of the differences between paper and 2012 code decide whether, and how
   python -m alexnet_jax.prepare --dataset=folder --root=imagenette2-160 --output=imagenette256
   python experiments/fidelity.py --root=imagenette256 --workdir=/tmp/fidelity
 
-Trains the two-tower net by the paper, by the code, and by each with one field of the other (alexnet_jax/fidelity.py),
-all for the same steps at a constant rate; then by both with standardised pixels. Started again, it goes on. Writes
-experiments/results/fidelity.json and draws experiments/results/fidelity.png.
+Trains the two-tower net by the paper, by the code, and by each with one field of the other
+(alexnet_jax/training/fidelity.py), all for the same steps at a constant rate; then by both with standardised pixels.
+Started again, it goes on. Writes experiments/results/fidelity.json and draws experiments/results/fidelity.png.
 
 Cost: 40 runs of two minutes on two CPU cores, at a quarter of the width. At full size, half an hour for each of two:
 
@@ -23,7 +23,7 @@ import sys
 import matplotlib.figure
 import numpy as np
 
-from alexnet_jax import fidelity
+from alexnet_jax.training import fidelity
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 

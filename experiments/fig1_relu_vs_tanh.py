@@ -21,7 +21,7 @@ scale.
 import matplotlib.figure
 import numpy as np
 
-from alexnet_jax import visualize
+from alexnet_jax.analysis import figures
 from configs import cifar10
 from experiments import claims
 
@@ -129,4 +129,4 @@ def draw(best):
     axes.set(xlabel="epoch", ylabel="training error, %", ylim=(0, 75), xlim=(0, None))
     axes.grid(alpha=0.3)
     axes.legend()
-    return visualize.png(figure)
+    return figures.png(figure)

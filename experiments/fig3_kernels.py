@@ -24,7 +24,8 @@ import functools
 import jax
 import numpy as np
 
-from alexnet_jax import ensemble, models, visualize
+from alexnet_jax.analysis import ensemble, figures
+from alexnet_jax.model import alexnet
 from experiments import claims
 
 DATA = claims.PHOTOGRAPHS
@@ -44,7 +45,7 @@ def measure(members):
         trained = ensemble.load([member.workdir])
         (net,), (params,) = trained.nets, trained.params
         seed = member.settings["seed"]
-        began = np.asarray(jax.jit(functools.partial(models.init, net))(jax.random.key(seed))["conv1"]["kernel"])
+        began = np.asarray(jax.jit(functools.partial(alexnet.init, net))(jax.random.key(seed))["conv1"]["kernel"])
         kernels = np.asarray(params["conv1"]["kernel"])
         share, energy = colour(kernels - (kernels * began).sum() / (began**2).sum() * began)
         found[member.workdir.name] = {
@@ -85,7 +86,7 @@ def summary(found, measured):
         parted += chance < 0.05 and max(shares) >= 2 * min(shares)
         table.append([str(run.seed), *map(claims.percent, shares), f"{chance:.4f}"])
         kernels = np.frombuffer(base64.b64decode(of_run["kernels"]), np.float16).reshape(11, 11, 3, -1)
-        picture = visualize.png(visualize.conv1_kernels(kernels.astype(np.float32), 2))
+        picture = figures.png(figures.conv1_kernels(kernels.astype(np.float32), 2))
         pictures[f"seed_{run.seed}"] = (f"Kernels of conv1, seed {run.seed}.", picture)
     said = f"{parted} of {len(found)} runs"
     verdict = claims.SUPPORTED if parted == len(found) else claims.OPEN

@@ -17,7 +17,8 @@ three minutes of two CPU cores.
 
 import numpy as np
 
-from alexnet_jax import datasets, ensemble, evaluate, images, retrieval, textures, visualize
+from alexnet_jax.analysis import ensemble, figures, inference, retrieval
+from alexnet_jax.data import datasets, images, textures
 from configs import quickstart
 from experiments import claims
 
@@ -53,8 +54,8 @@ def measure(members):
             "features": retrieval.nearest(*(retrieval.features(trained, split) for split in splits), NEIGHBOURS),
             "pixels": retrieval.nearest(*map(thumbnails, splits), NEIGHBOURS),
         }
-        classify = evaluate.make_classify(trained.nets, trained.mesh, trained.means, views=1)
-        outputs = evaluate.classify_all(
+        classify = inference.make_classify(trained.nets, trained.mesh, trained.means, views=1)
+        outputs = inference.classify_all(
             classify, trained.params, trained.mesh, dataset.test, trained.batch_size(min(128, len(labels)))
         )
         found[member.workdir.name] = {
@@ -67,7 +68,7 @@ def measure(members):
                 {
                     "query": query,
                     "class": trained.class_names[labels[query]],
-                    "predictions": evaluate.predictions(outputs["center"], query, trained.class_names),
+                    "predictions": inference.predictions(outputs["center"], query, trained.class_names),
                     "neighbours": near["features"][query].tolist(),
                 }
                 for query in SHOWN
@@ -104,7 +105,7 @@ def summary(found, measured):
             "Test images, their five most likely classes (the right one in red), and the training images with the "
             "nearest features."
         )
-        pictures["neighbours"] = (caption, visualize.png(visualize.retrieval(rows)))
+        pictures["neighbours"] = (caption, figures.png(figures.retrieval(rows)))
     features, pixels = (f"{claims.percent(shares[way].mean())} %" for way in WAYS)
     statement = (
         f"Of the {NEIGHBOURS} training images nearest to a test image, {features} are of its class by features and "

@@ -22,7 +22,10 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from alexnet_jax import checkpoint, commands, ensemble, files, sharding, train
+from alexnet_jax import train
+from alexnet_jax.analysis import ensemble
+from alexnet_jax.runtime import command_line, files, sharding
+from alexnet_jax.training import checkpoint
 
 STEPS_PER_EVALUATION = 25
 FIELDS = {
@@ -93,7 +96,7 @@ def outcome(workdir):
 
 
 def main():
-    parser = commands.Parser("experiments.kills", __doc__)
+    parser = command_line.Parser("experiments.kills", __doc__)
     parser.add_argument("--workdir", type=pathlib.Path, required=True, help="where the runs go; must be empty or new")
     parser.add_argument("--runs", type=int, default=25)
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
@@ -101,7 +104,7 @@ def main():
     args.workdir.mkdir(parents=True, exist_ok=True)
     if any(args.workdir.iterdir()):
         parser.error(f"--workdir={args.workdir}: must be empty")
-    commands.set_up_jax()
+    command_line.set_up_jax()
     rng = random.Random(args.seed)
     for name in ("first", "alone"):  # the first compiles
         began = time.monotonic()

@@ -7,7 +7,10 @@ import re
 import sys
 import textwrap
 
-from alexnet_jax import UserError, files, nets, pages, visualize
+from alexnet_jax import UserError
+from alexnet_jax.analysis import figures, pages
+from alexnet_jax.model import nets
+from alexnet_jax.runtime import files
 from experiments import claims
 
 PICTURES = "results/pictures"
@@ -141,7 +144,7 @@ def write(directory):
     used = [run for by_scale in summaries.values() for summary in by_scale.values() for run in summary.runs]
     if unused := sorted(set((results / "runs").glob("*/*/*.json")) - {run.path for run in used}):
         print(f"not used, of no claim as it is now, or too few: {len(unused)}, as {unused[0]}", file=sys.stderr)
-    net = visualize.png(visualize.diagram(nets.NETS["two_gpu"]))
+    net = figures.png(figures.diagram(nets.NETS["two_gpu"]))
     blocks = [("title", "The paper's claims"), ("text", INTRODUCTION), ("text", RULES)]
     blocks += [("text", CAUTIONS), ("table", overview(summaries)), ("text", TRACES)]
     listings = {run.data.get("listing", "")[:10] for run in used} & ENCODED_AGAIN.keys()

@@ -4,7 +4,9 @@ import dataclasses
 import json
 import pathlib
 
-from alexnet_jax import UserError, files, settings
+from alexnet_jax import UserError
+from alexnet_jax.runtime import files
+from alexnet_jax.training import settings
 from experiments import sweep
 
 COMMITTED = pathlib.Path(__file__).parent / "results"

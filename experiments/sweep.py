@@ -35,7 +35,9 @@ import traceback
 
 from ml_collections import ConfigDict
 
-from alexnet_jax import UserError, commands, files, interruption, settings
+from alexnet_jax import UserError
+from alexnet_jax.runtime import command_line, files, interruption
+from alexnet_jax.training import settings
 
 PROGRAM = ("-m", "alexnet_jax.main")  # what a member runs
 LINUX = sys.platform == "linux"  # elsewhere members share all cores, and outlive this program if it is killed
@@ -339,7 +341,7 @@ def write_table(members, workdir):
 
 
 def main():
-    parser = commands.Parser("experiments.sweep", __doc__)
+    parser = command_line.Parser("experiments.sweep", __doc__)
     parser.add_argument("command", choices=("list", "local", "slurm"))
     parser.add_argument("--config", required=True, help="a file with get_config() and sweep()")
     parser.add_argument("--workdir", type=pathlib.Path, required=True, help="where the members' directories are")
@@ -353,7 +355,7 @@ def main():
     if args.at_once < 1:
         parser.error("--at_once must be above 0")
     args.workdir = args.workdir.expanduser().absolute()
-    with commands.one_line_errors("the same command goes on"):
+    with command_line.one_line_errors("the same command goes on"):
         try:
             sys.exit(sweep(args, overrides))
         except BrokenPipeError:

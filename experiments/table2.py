@@ -15,7 +15,8 @@ Cost: five trainings of 90 epochs on ImageNet; three runs of four to five minute
 
 import numpy as np
 
-from alexnet_jax import datasets, ensemble, evaluate
+from alexnet_jax.analysis import ensemble, inference
+from alexnet_jax.data import datasets
 from experiments import claims
 
 DATA = claims.PHOTOGRAPHS
@@ -32,7 +33,7 @@ def measure(members):
     net, first = trained.nets[0], trained.members[0]
     source = datasets.load(first.dataset, first.root, net.stored_size).test
     batch_size = trained.batch_size(min(128, len(source)))
-    together = evaluate.make_evaluate(trained.nets, trained.mesh, trained.means, source, batch_size, views=10)
+    together = inference.make_evaluate(trained.nets, trained.mesh, trained.means, source, batch_size, views=10)
     return {"members": [member.workdir.name for member in members], "together": together(trained.params)}
 
 

@@ -26,13 +26,13 @@ os.environ.setdefault(
     "ignore:Protobuf gencode version",
 )
 
-import jax
-import numpy as np
 import pytest
-from PIL import Image
 
-from alexnet_jax import commands, datasets, fidelity, nets, sharding
+from alexnet_jax.data import datasets
+from alexnet_jax.runtime import command_line
+from alexnet_jax.training import fidelity
 from configs import two_gpu
+from tests.support import narrow, write_images
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -62,20 +62,6 @@ def small_net():
     return narrow("two_gpu", image_size=67).with_classes(5)
 
 
-def describe(net, kind="paper", **fields):
-    """The net that the command line describes with these fields of `config.model`."""
-    config = two_gpu.get_config()
-    config.fidelity = kind
-    config.model.update({"net": net} | fields)
-    return nets.from_config(fidelity.resolve(config).model)
-
-
-def narrow(net, kind="paper", **fields):
-    """`describe` with a sixteenth of the width."""
-    return describe(net, kind, width=1 / 16, **fields)
-
-
-@pytest.fixture
 def statistics():
     """What `train` wants to know of a data set."""
     return types.SimpleNamespace(
@@ -96,7 +82,7 @@ def run_command(monkeypatch, capfd):
     def run(main, *flags):
         monkeypatch.setattr(sys, "argv", ["command", *map(str, flags)])
         set_up_jax = unittest.mock.Mock()
-        monkeypatch.setattr(commands, "set_up_jax", set_up_jax)
+        monkeypatch.setattr(command_line, "set_up_jax", set_up_jax)
         capfd.readouterr()
         status, last_line, at_sigterm = 0, "", signal.getsignal(signal.SIGTERM)
         try:
@@ -111,26 +97,3 @@ def run_command(monkeypatch, capfd):
         return status, out, error + last_line
 
     return run
-
-
-def mesh(data, model):
-    return jax.make_mesh((data, model), **sharding.AXES, devices=jax.devices()[: data * model])
-
-
-def on(some_mesh, params):
-    """The whole net's parameters, divided over a mesh."""
-    return jax.device_put(params, sharding.param_shardings(some_mesh, params))
-
-
-def write_images(root, counts, size=72):
-    """A folder of PNG images: split/class_0, class_1, … with so many images each."""
-    rng = np.random.default_rng(0)
-    for split, numbers in counts.items():
-        for label, number in enumerate(numbers):
-            directory = root / split / f"class_{label}"
-            directory.mkdir(parents=True)
-            for i in range(number):
-                pixels = rng.integers(0, 156, (size, size, 3), dtype=np.uint8)
-                pixels[..., label % 3] += 100
-                Image.fromarray(pixels).save(directory / f"{i:03}.png")
-    return root

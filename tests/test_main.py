@@ -8,9 +8,9 @@ import sys
 import types
 
 import pytest
-from conftest import write_images
 
 from alexnet_jax import main
+from tests.support import write_images
 
 
 def run(*arguments, env=None):

@@ -16,7 +16,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from alexnet_jax import commands, datasets, fidelity, layers, models, nets, optimizer, sharding, train
+from alexnet_jax import train
+from alexnet_jax.data import datasets
+from alexnet_jax.model import alexnet, nets, spec
+from alexnet_jax.runtime import command_line, sharding
+from alexnet_jax.training import fidelity, optimizer
 from configs import two_gpu
 
 OPERATIONS = "all-gather|all-reduce|all-to-all|reduce-scatter|collective-permute|collective-broadcast|ragged-all-to-all"
@@ -96,7 +100,7 @@ def least_between_towers(net):
     """{'all-gather': bytes, 'reduce-scatter': bytes} that a tower must get from the others for an example."""
     inputs = {
         layer: jnp.dtype(net.dtype).itemsize * seen * side * side * (net.towers - 1) // net.towers
-        for layer, seen, side, _ in layers.sizes(net)
+        for layer, seen, side, _ in spec.sizes(net)
         if layer.both
     }
     ahead = sum(inputs.values())
@@ -105,7 +109,7 @@ def least_between_towers(net):
 
 def gradient_bytes(net):
     """Of the parameters of a tower's device: its share of the tower layers, and the last layer."""
-    *tower_layers, last = (row.parameters for row in models.layer_table(net))
+    *tower_layers, last = (row.parameters for row in alexnet.layer_table(net))
     return 4 * (sum(tower_layers) // net.towers + last)
 
 
@@ -113,7 +117,7 @@ def step_program(config, mesh):
     """The compiled training step of a config."""
     net = nets.from_config(config.model)
     key = jax.random.key(0)
-    shapes = jax.eval_shape(functools.partial(models.init, net), key)
+    shapes = jax.eval_shape(functools.partial(alexnet.init, net), key)
     arrays = jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, sharding.param_shardings(mesh, shapes)
     )
@@ -129,8 +133,8 @@ def step_program(config, mesh):
 
 
 def main():
-    commands.Parser("experiments.benchmarks.communication", __doc__).parse_args()
-    commands.set_up_jax(4)
+    command_line.Parser("experiments.benchmarks.communication", __doc__).parse_args()
+    command_line.set_up_jax(4)
     config = fidelity.resolve(two_gpu.get_config())
     config.batch_size = 8
     net, mesh = nets.from_config(config.model), sharding.create_mesh(2, 2, 2)

@@ -24,7 +24,7 @@ import time
 import numpy as np
 from tqdm import tqdm
 
-from alexnet_jax import commands
+from alexnet_jax.runtime import command_line
 
 SIZE, STORED, CLASSES = 224, 256, 1000
 SQUARE = 2048  # rows and columns of the matrices that are multiplied for comparison
@@ -39,7 +39,11 @@ NAMES = {
     "flax": "plain Flax, grouped convolutions",
 }
 PYTORCH = [name for name in NAMES if name.startswith("pytorch") and not name.endswith("kept")]
-KEPT = {"MALLOC_TRIM_THRESHOLD_": "-1", "MALLOC_MMAP_MAX_": "0", "MALLOC_ARENA_MAX": "1"}  # commands.keep_freed_memory
+KEPT = {
+    "MALLOC_TRIM_THRESHOLD_": "-1",
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_ARENA_MAX": "1",
+}  # as keep_freed_memory
 
 
 class Contestant:
@@ -94,7 +98,7 @@ def compare(names, what, batch_size, repeats, times):
         return seconds
 
 
-class Parser(commands.Parser):
+class Parser(command_line.Parser):
     """For a benchmark: its numbers as flags, and --output; one beside PyTorch asks for it first."""
 
     def __init__(self, module, doc, *, pytorch, **numbers):
@@ -141,10 +145,15 @@ def machine():
 
 def alexnet_jax(batch_size, devices):
     """The program's own step, from uint8 images with their augmentation, and its own evaluation."""
-    commands.set_up_jax(devices)
+    command_line.set_up_jax(devices)
     import jax
 
-    from alexnet_jax import datasets, evaluate, fidelity, nets, optimizer, sharding, train
+    from alexnet_jax import train
+    from alexnet_jax.analysis import inference
+    from alexnet_jax.data import datasets
+    from alexnet_jax.model import nets
+    from alexnet_jax.runtime import sharding
+    from alexnet_jax.training import fidelity, optimizer
     from configs import two_gpu
 
     config = fidelity.resolve(two_gpu.get_config())
@@ -169,7 +178,7 @@ def alexnet_jax(batch_size, devices):
         jax.block_until_ready((state, values))
 
     def classify(views):
-        classify_batch = evaluate.make_classify([net], mesh, [dataset.mean], views)
+        classify_batch = inference.make_classify([net], mesh, [dataset.mean], views)
         return lambda: jax.block_until_ready(classify_batch([params()], weighted))
 
     product = jax.jit(jax.numpy.matmul, compiler_options=sharding.compiler_options(mesh))
@@ -292,7 +301,7 @@ def flax(batch_size):
 
 
 def main():
-    parser = commands.Parser("experiments.benchmarks.contestants", __doc__)
+    parser = command_line.Parser("experiments.benchmarks.contestants", __doc__)
     parser.add_argument("name", choices=NAMES)
     parser.add_argument("batch_size", type=positive)
     args = parser.parse_args()

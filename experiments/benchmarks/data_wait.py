@@ -14,30 +14,23 @@ import time
 
 import jax
 
-from alexnet_jax import (
-    commands,
-    datasets,
-    fidelity,
-    input_pipeline,
-    metrics,
-    nets,
-    optimizer,
-    processes,
-    sharding,
-    train,
-)
+from alexnet_jax import train
+from alexnet_jax.data import datasets, pipeline
+from alexnet_jax.model import nets
+from alexnet_jax.runtime import command_line, processes, sharding
+from alexnet_jax.training import fidelity, metrics, optimizer
 from configs import two_gpu
 from experiments.benchmarks import contestants
 
-STEPS, UNTIMED = 8, input_pipeline.BATCHES_AHEAD + 1  # the latter use up what was loaded during the other kind
+STEPS, UNTIMED = 8, pipeline.BATCHES_AHEAD + 1  # the latter use up what was loaded during the other kind
 
 
 def main():
     parser = contestants.Parser("data_wait", __doc__, pytorch=False, repeats=7)
     parser.add_argument("--root", required=True, help="a prepared set")
     args = parser.parse_args()
-    commands.set_up_jax()
-    with commands.one_line_errors("run it again"):
+    command_line.set_up_jax()
+    with command_line.one_line_errors("run it again"):
         seconds = measure(args.root, args.repeats)
     loaded, ready = map(statistics.median, seconds.values())
     pairs = sorted(a / b for a, b in zip(*seconds.values(), strict=True))
@@ -55,7 +48,7 @@ def measure(root, repeats):
     net = net.with_classes(len(dataset.class_names))
     mesh = sharding.create_mesh(config.mesh.data, config.mesh.model, net.towers)
     rows = sharding.owned_rows(mesh, config.batch_size)
-    batches = input_pipeline.train_batches(dataset.train, config.batch_size, rows, config.seed, 0)
+    batches = pipeline.train_batches(dataset.train, config.batch_size, rows, config.seed, 0)
     loaded = processes.in_agreement(mesh, batches)
     kinds = {"loaded": loaded, "ready": itertools.cycle([next(loaded), next(loaded)])}
     train_step = train.make_train_step(config, net, mesh, dataset)

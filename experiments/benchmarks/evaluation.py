@@ -9,7 +9,7 @@ net.
 
 import statistics
 
-from alexnet_jax import models
+from alexnet_jax.model import alexnet
 from experiments.benchmarks import contestants
 
 BATCH_SIZE = 128
@@ -18,7 +18,7 @@ WAYS = {"center": 1, "ten_crop": 10}  # views
 
 def main():
     args = contestants.Parser("evaluation", __doc__, pytorch=True, repeats=5).parse_args()
-    operations = 2 * BATCH_SIZE * models.total(models.layer_table(models.NETS["two_gpu"])).macs  # of a view
+    operations = 2 * BATCH_SIZE * alexnet.total(alexnet.layer_table(alexnet.NETS["two_gpu"])).macs  # of a view
     seconds = {}
     for way, views in WAYS.items():
         names = [name for name in contestants.NAMES if views == 1 or name != "flax"]

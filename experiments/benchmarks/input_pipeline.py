@@ -33,7 +33,7 @@ os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")  # of NumPy in 
 import numpy as np
 from PIL import Image
 
-from alexnet_jax import datasets, input_pipeline, prepare, shards
+from alexnet_jax.data import datasets, pipeline, preparation, shards
 
 try:
     import torch
@@ -126,7 +126,7 @@ def our_preparation(root, workers):
 
 
 def our_batches(source):
-    batches = input_pipeline.train_batches(source, BATCH_SIZE, slice(0, BATCH_SIZE), 0, 0)
+    batches = pipeline.train_batches(source, BATCH_SIZE, slice(0, BATCH_SIZE), 0, 0)
     began = time.perf_counter()
     for batch in itertools.islice(batches, len(source) // BATCH_SIZE):
         assert len(batch["image"]) == BATCH_SIZE
@@ -160,7 +160,7 @@ def main():
     try:
         small = pathlib.Path(args.root)
         large = stretched(small, work / "large", (500, 375))
-        prepare.prepare("folder", small, work / "set")
+        preparation.prepare("folder", small, work / "set")
         source = datasets.load("prepared", str(work / "set"), SIZE).train
         (work / "files").mkdir()
         for i in range(len(source)):

@@ -15,28 +15,29 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from alexnet_jax import commands, layers, models, sharding
+from alexnet_jax.model import alexnet, spec
+from alexnet_jax.runtime import command_line, sharding
 from experiments.benchmarks import contestants, train_step
 
-NET = models.NETS["two_gpu"]
+NET = alexnet.NETS["two_gpu"]
 
 
 def main():
     args = contestants.Parser("layers", __doc__, pytorch=False, batch_size=128, repeats=9).parse_args()
-    commands.set_up_jax(1)
+    command_line.set_up_jax(1)
     jax.config.update("jax_platforms", "cpu")
     compile_ = functools.partial(jax.jit, compiler_options=sharding.compiler_options(sharding.create_mesh(1, 1, 2)))
-    model = models.AlexNet(NET, rngs=nnx.Rngs(0))
+    model = alexnet.AlexNet(NET, rngs=nnx.Rngs(0))
     square = jax.random.normal(jax.random.key(0), (contestants.SQUARE, contestants.SQUARE))
     product_seconds = seconds_of(compile_(jnp.matmul), args.repeats, square, square)
     whole_step = train_step.operations() * args.batch_size / (2 * contestants.SQUARE**3) * product_seconds
     print(f"{contestants.machine()}\nbatch {args.batch_size}; a step at the rate of matrix products = 100 %\n")
     print(f"{'':8}{'at that rate':>14}{'forward':>12}{'input':>12}{'kernel':>12}{'all':>12}")
     rows = {}
-    for (layer, seen, side, _), counts in zip(layers.sizes(NET), models.layer_table(NET), strict=True):
+    for (layer, seen, side, _), counts in zip(spec.sizes(NET), alexnet.layer_table(NET), strict=True):
         weights, shared = getattr(model, layer.name), layer.both or layer is NET.layers[0]
         kernels = jnp.split(weights.kernel[...], 1 if shared else NET.towers, axis=-1)
-        shape = (seen * side * side,) if isinstance(layer, layers.Dense) else (side, side, seen)
+        shape = (seen * side * side,) if isinstance(layer, spec.Dense) else (side, side, seen)
         inputs = [jax.random.normal(jax.random.key(1), (args.batch_size, *shape)) for _ in kernels]
 
         def forward(inputs, kernels, product=weights.product):

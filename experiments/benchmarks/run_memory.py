@@ -14,7 +14,8 @@ import re
 import threading
 import time
 
-from alexnet_jax import commands, train
+from alexnet_jax import train
+from alexnet_jax.runtime import command_line
 from configs import quickstart
 
 FIELDS = {"num_epochs": 16.0, "eval_every": 1.6, "log_every": 200, "save_every": 200, "model.width": 0.125}
@@ -45,14 +46,14 @@ def watch(metrics):
 
 
 def main():
-    parser = commands.Parser("experiments.benchmarks.run_memory", __doc__)
+    parser = command_line.Parser("experiments.benchmarks.run_memory", __doc__)
     parser.add_argument("--workdir", type=pathlib.Path, required=True, help="a new directory")
     args = parser.parse_args()
-    commands.set_up_jax()
+    command_line.set_up_jax()
     config = quickstart.get_config()
     config.update_from_flattened_dict(FIELDS)
     threading.Thread(target=watch, args=(args.workdir / "metrics.jsonl",), daemon=True).start()
-    with commands.one_line_errors("use a new --workdir to measure again"):
+    with command_line.one_line_errors("use a new --workdir to measure again"):
         train.train_and_evaluate(config, args.workdir)
 
 

@@ -32,7 +32,9 @@ import time
 
 import numpy as np
 
-from alexnet_jax import commands, fidelity, nets, sharding
+from alexnet_jax.model import nets
+from alexnet_jax.runtime import command_line, sharding
+from alexnet_jax.training import fidelity
 from configs import two_gpu
 from experiments.benchmarks import communication, contestants, train_step
 
@@ -125,7 +127,7 @@ def time_steps(repeats):
 
 def time_gathers():
     """{bytes of the result: median seconds} of a gather between two virtual devices, which each receive half."""
-    commands.set_up_jax(2)
+    command_line.set_up_jax(2)
     import jax
 
     mesh, medians, towers = sharding.create_mesh(1, 2, 2), {}, jax.P("model")
@@ -148,7 +150,7 @@ def time_gathers():
 
 def count_bytes(devices, batch_size):
     """What a device receives by the compiled program: for an image from the other tower, for a step from other rows."""
-    commands.set_up_jax(devices)
+    command_line.set_up_jax(devices)
     config = fidelity.resolve(two_gpu.get_config())
     config.batch_size = batch_size
     rows = devices // 2

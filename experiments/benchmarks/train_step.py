@@ -10,13 +10,13 @@ of both memory formats, counts; how it does with the program's settings of mallo
 
 import statistics
 
-from alexnet_jax import models
+from alexnet_jax.model import alexnet
 from experiments.benchmarks import contestants
 
 
 def operations():
     """Floating-point operations of a step for an image: conv1's input needs no gradient."""
-    macs = {row.name: row.macs for row in models.layer_table(models.NETS["two_gpu"])}
+    macs = {row.name: row.macs for row in alexnet.layer_table(alexnet.NETS["two_gpu"])}
     return 2 * (3 * sum(macs.values()) - macs["conv1"])
 
 

@@ -1,0 +1,144 @@
+"""Trained nets, one or several, loaded from the directories that they were trained in."""
+
+import dataclasses
+import functools
+import pathlib
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from alexnet_jax import UserError
+from alexnet_jax.model import alexnet, nets, spec
+from alexnet_jax.runtime import files, sharding
+from alexnet_jax.training import checkpoint, settings
+
+
+@dataclasses.dataclass(frozen=True)
+class Member:
+    """A trained net as of its newest checkpoint."""
+
+    workdir: pathlib.Path
+    dataset: str  # its name and root in training; '' of a net from a file
+    root: str
+    devices: int  # for the towers, in training
+    model: dict  # config.model
+    net: spec.Net
+    class_names: tuple[str, ...]
+    mean: np.ndarray  # to be subtracted from its images
+    step: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Ensemble:
+    """Nets of the same classes, for images of one size taken in the same way, with their parameters on a mesh."""
+
+    members: list[Member]
+    params: list
+    mesh: jax.sharding.Mesh
+
+    @property
+    def class_names(self):
+        return self.members[0].class_names
+
+    @property
+    def nets(self):
+        return [member.net for member in self.members]
+
+    @property
+    def means(self):
+        return [member.mean for member in self.members]
+
+    def batch_size(self, at_least):
+        """The next number of examples that the mesh can divide."""
+        rows = self.mesh.shape["data"]
+        return -(-at_least // rows) * rows
+
+
+def load(workdirs):
+    """The nets that were trained in some directories, on all devices.
+
+    Raises:
+      UserError: there is no net in one of them, or they do not go together.
+    """
+    members = [read(pathlib.Path(workdir).expanduser().absolute()) for workdir in workdirs]
+    first = members[0]
+    for other in members[1:]:
+        images = [
+            (member.class_names, member.net.image_size, member.net.stored_size, member.net.stretch)
+            for member in (first, other)
+        ]
+        if images[0] != images[1]:
+            raise UserError(
+                f"--workdir={other.workdir}: its net knows other classes, or takes images otherwise, than that in "
+                f"{first.workdir}; use one at a time"
+            )
+    mesh = sharding.create_mesh(
+        -1, min(member.devices for member in members), min(member.net.towers for member in members)
+    )
+    return Ensemble(members, [restore(member, mesh) for member in members], mesh)
+
+
+def read(workdir):
+    """The `Member` of a directory. Raises UserError if there is none, it is damaged, or its net was another."""
+    if not (workdir / "checkpoints").is_dir():
+        raise UserError(
+            f"{workdir}: no net was trained there, as python -m alexnet_jax.main does; files of weights are read by "
+            "python -m alexnet_jax.pretrained"
+        )
+    if not (workdir / "config.json").is_file():
+        raise UserError(f"{workdir / 'config.json'}: is lost; run the command that made the directory again")
+    config = ConfigDict(files.read_json(workdir / "config.json"))
+    with checkpoint.Checkpoints(workdir / "checkpoints", write=False) as checkpoints:
+        step = checkpoints.latest_step
+        if not step:
+            raise UserError(f"{workdir}: no checkpoint there yet; wait for the first")
+        class_names = tuple(checkpoints.notes(step)["data"]["class_names"])
+    try:
+        net = nets.from_config(config.model).with_classes(len(class_names))
+        recorded = settings.read_record(workdir)
+        corrected = settings.corrections(recorded, config, training=False) if recorded else ""
+        if corrected:
+            raise UserError(
+                f"{workdir}: its net is another than that of this version of the program ({corrected}); use the "
+                "version that trained it"
+            )
+        return Member(
+            workdir,
+            config.dataset.name,
+            config.dataset.root,
+            config.mesh.model,
+            config.model.to_dict(),
+            net,
+            class_names,
+            _read_mean(workdir / "mean.npy", net),
+            step,
+        )
+    except (AttributeError, TypeError) as error:
+        raise UserError(f"{workdir / 'config.json'}: is not what training wrote; restore it") from error
+
+
+def _read_mean(path, net):
+    try:
+        mean = np.load(path)
+        if mean.shape not in ((3,), (net.stored_size, net.stored_size, 3)):
+            raise ValueError(f"of shape {mean.shape}")
+        if not np.isfinite(mean).all():
+            raise ValueError("not finite")
+        return mean
+    except (AttributeError, EOFError, OSError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{path}: is no mean ({error}); remove it and run the command that made the directory again"
+        ) from error
+
+
+def restore(member, mesh):
+    """A member's parameters, on a mesh. Raises UserError if they cannot be read."""
+    shapes = jax.eval_shape(functools.partial(alexnet.init, member.net), jax.random.key(0))
+    like = jax.tree.map(
+        lambda shape, s: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=s),
+        shapes,
+        sharding.param_shardings(mesh, shapes),
+    )
+    with checkpoint.Checkpoints(member.workdir / "checkpoints", write=False) as checkpoints:
+        return checkpoints.restore_params(member.step, like)

@@ -1,0 +1,54 @@
+"""The most likely classes of image files, by trained nets."""
+
+import jax
+import numpy as np
+
+from alexnet_jax import UserError
+from alexnet_jax.analysis import inference
+from alexnet_jax.data import images, sources
+from alexnet_jax.runtime import sharding
+
+BATCH_SIZE = 16
+
+
+def predict(trained, paths):
+    """Classifies image files.
+
+    Args:
+      trained: an `ensemble.Ensemble`.
+      paths: of the files.
+
+    Yields:
+      a dict for each file: `image`, its path, and either `predictions` (see `inference.predictions`) or `error`.
+    """
+    classify = inference.make_classify(trained.nets, trained.mesh, trained.means, views=10)
+    net, batch_size = trained.nets[0], trained.batch_size(BATCH_SIZE)
+    size = net.stored_size
+    paths = list(paths)
+    for some_paths in (paths[start : start + batch_size] for start in range(0, len(paths), batch_size)):
+        answers = []
+        batch = {
+            "image": np.zeros((batch_size, size, size, 3), np.uint8),
+            "label": np.zeros(batch_size, np.int32),
+            "weight": np.ones(batch_size, np.float32),
+        }
+        for i, path in enumerate(some_paths):
+            answers.append({"image": str(path)})
+            try:
+                pixels = images.open_image(_read(path), path, upright=True)
+                batch["image"][i] = images.square(pixels, size, net.stretch)
+            except UserError as error:
+                answers[i]["error"] = str(error)
+        outputs = jax.device_get(classify(trained.params, sharding.put_batch(trained.mesh, batch)))
+        for i, answer in enumerate(answers):
+            if "error" not in answer:
+                answer["predictions"] = inference.predictions(outputs["ten_crop"], i, trained.class_names)
+            yield answer
+
+
+def _read(path):
+    try:
+        with open(path, "rb") as file:
+            return file.read(sources.MOST_BYTES)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error

@@ -1,0 +1,70 @@
+"""One page of a training run: its net, curves, kernels, errors by class, and the worst mistakes with their pictures."""
+
+import numpy as np
+
+from alexnet_jax.analysis import figures, inference
+from alexnet_jax.data import datasets
+
+MISTAKES = 12
+
+
+def blocks(trained, images, source):
+    """The page of an `ensemble.Ensemble` of one net, evaluated on a source, which `images` names; see `pages`."""
+    (member,), (net,), (params,) = trained.members, trained.nets, trained.params
+    metrics, training = member.workdir / "metrics.jsonl", []
+    if metrics.exists():
+        curves = figures.png(figures.curves(metrics))
+        training = [("heading", "Training"), ("picture", "curves", "Loss and top-1 error by epoch.", curves)]
+    unfinished = " The training is not finished." if training and not (member.workdir / "result.json").exists() else ""
+    classify = inference.make_classify(trained.nets, trained.mesh, trained.means, views=10)
+    batch_size = trained.batch_size(min(128, len(source)))
+    outputs = inference.classify_all(classify, trained.params, trained.mesh, source, batch_size)
+    result = inference.errors(outputs)
+    caption = "A red line is an all-gather between the towers." if net.towers > 1 else "One column."
+    found = [
+        ("title", f"{member.model['net']}, {member.workdir.name}"),
+        ("text", f"Step {member.step:,}, {len(source):,} {images}, {net.num_classes} classes.{unfinished}"),
+        ("table", error_table(result)),
+        ("heading", "The net"),
+        ("picture", "net", caption, figures.png(figures.diagram(net))),
+        *training,
+    ]
+    kernels = figures.conv1_kernels(np.asarray(params["conv1"]["kernel"]), net.towers)
+    found += [("heading", "Kernels of conv1"), ("picture", "conv1", "On one scale; grey is 0.", figures.png(kernels))]
+    found += [("heading", "Errors by class"), ("table", class_table(outputs, trained.class_names))]
+    if worst := worst_mistakes(outputs, source, trained.class_names):
+        caption = f"The {len(worst)} examples whose class, in red, the net thinks least of, by ten views."
+        picture = figures.png(figures.mistakes(worst))
+        found += [("heading", "Worst mistakes"), ("picture", "mistakes", caption, picture)]
+    return found
+
+
+def error_table(result):
+    rows = [["view", "loss", "top-1 error", "top-5 error"]]
+    for way, name in {"center": "centre", "ten_crop": "ten views"}.items():
+        errors = (f"{result[way][error]:.2%}" for error in ("top1_error", "top5_error"))
+        rows.append([name, f"{result[way]['loss']:.4f}", *errors])
+    return rows
+
+
+def class_table(outputs, class_names):
+    """Rows of the classes, the worst first."""
+    rows = [["class", "images", "top-1 error, ten views", "top-5", "most often taken for"]]
+    by_class = inference.by_class(outputs, class_names)
+    for row in sorted(by_class, key=lambda row: -row["ten_crop"]["top1_error"]):
+        confused = row["confused_with"]
+        taken_for = f"{datasets.readable(confused[0])}, {confused[1]}×" if confused else ""
+        errors = (f"{row['ten_crop'][error]:.1%}" for error in ("top1_error", "top5_error"))
+        rows.append([datasets.readable(row["class"]), str(row["num_examples"]), *errors, taken_for])
+    return rows
+
+
+def worst_mistakes(outputs, source, class_names):
+    """Pixels, class and predictions of the wrong examples of highest loss, by ten views."""
+    by_views = outputs["ten_crop"]
+    wrong = np.flatnonzero(by_views["classes"][:, 0] != outputs["label"])
+    worst = wrong[np.argsort(-by_views["loss"][wrong], kind="stable")][:MISTAKES]
+    return [
+        (source[int(i)][0], class_names[outputs["label"][i]], inference.predictions(by_views, i, class_names))
+        for i in worst
+    ]

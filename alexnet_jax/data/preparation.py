@@ -1,0 +1,312 @@
+"""Prepares a data set: every image as a 256×256 JPEG, with the mean image and the colours of the training images."""
+
+import concurrent.futures
+import contextlib
+import csv
+import fcntl
+import hashlib
+import math
+import multiprocessing
+import os
+import pathlib
+import shutil
+import signal
+import time
+
+import cv2
+import numpy as np
+import PIL
+import simplejpeg
+from tqdm import tqdm
+
+from alexnet_jax import UserError
+from alexnet_jax.data import archives, datasets, images, shards, sources
+from alexnet_jax.runtime import files
+
+IMAGES_PER_SHARD = 256  # or more, as a reader keeps every shard open: at most 256 of them for training, 16 elsewhere
+
+
+def prepare(dataset, root, output, size=256, workers=None, max_undecodable=0.01):
+    """Makes a TFDS data set (ArrayRecord, JPEG) of images [size, size, 3] from any source; see the module.
+
+    The bytes of the result depend on the images, the size, and the versions of the image libraries alone: not on the
+    number of workers, nor on interruptions. Beside TFDS's files there are:
+      statistics.json: `num_images`, `rgb_mean` [3] and `rgb_covariance` [3, 3] of the training images as they are
+        stored, 0–255, and `bytes`, the length of every file. It is written last: a set that has it is complete.
+      mean_image.npy: float64 [size, size, 3], of the same images.
+      undecodable.tsv: split, file name and reason for every image that was left out.
+      prepare.json: what it was made of and by which versions, to be recognised by.
+
+    Args:
+      dataset: 'imagenet', 'folder' or 'tfds:NAME'.
+      root: the directory of the first two; for TFDS its data directory, or '' for the default.
+      output: a directory, made if there is none.
+      workers: processes; None for one a core.
+      max_undecodable: the greatest tolerable fraction of images that cannot be decoded.
+
+    Raises:
+      UserError: the source or the output does not work. What was done is kept.
+    """
+    output = pathlib.Path(output).expanduser().absolute()
+    if dataset == "folder" and output.resolve().is_relative_to(pathlib.Path(root).expanduser().resolve()):
+        raise UserError(f"--output={output}: is inside --root={root}; use another directory")
+    print(f"looking for the images of {dataset} {root}", flush=True)
+    splits, class_names = find(dataset, os.fspath(root), size)
+    name = f"{dataset.removeprefix('tfds:').partition(':')[0].partition('/')[0]}_{size}"
+    plan = [
+        shards.Shard(split, i, len(parts), part, name, size, output)
+        for split, source in splits.items()
+        for parts in [divide(source, 256 if split == "train" else 16)]
+        for i, part in enumerate(parts)
+    ]
+    description = {
+        "dataset": dataset,
+        "size": size,
+        "jpeg_quality": shards.JPEG_QUALITY,
+        "images": {split: len(source) for split, source in splits.items()},
+        "listing": fingerprint(splits, class_names),
+        "opencv": cv2.__version__,
+        "pillow": PIL.__version__,
+        "simplejpeg": simplejpeg.__version__,
+    }
+    try:
+        with claimed(output, description, plan) as complete:
+            if complete:
+                print(f"{output} is complete already")
+                return
+            done = [shard for shard in plan if shard.done]
+            missing = [shard for shard in plan if shard not in done]
+            undecodable = list_undecodable(done, output)
+            check_space(plan, missing, len(class_names))
+            total = sum(len(shard.source) for shard in plan)
+            check_undecodable(len(undecodable), total, max_undecodable, output)
+            run(missing, total, len(undecodable), workers or available_cores(), max_undecodable)
+            finish(plan, class_names)
+    except BrokenPipeError:  # of what is printed
+        raise
+    except OSError as error:
+        raise UserError(
+            f"--output={output}: cannot be written ({error.strerror or error}); {shards.GOES_ON}"
+        ) from error
+
+
+def find(dataset, root, size):
+    """The sources of a data set, {split: source}, and its class names."""
+    if dataset == "imagenet":
+        return archives.imagenet(root, size)
+    if dataset != "folder" and not dataset.startswith("tfds:"):
+        raise UserError(f"--dataset={dataset}: use imagenet, folder or tfds:NAME")
+    train, class_names = datasets.load_split(dataset, root, "train", size)
+    splits = {"train": train}
+    for split in datasets.splits(dataset, root):
+        if split in ("validation", "test"):
+            source = datasets.relabelled(*datasets.load_split(dataset, root, split, size), class_names)
+            try:
+                source.read(0)
+            except sources.SecretLabelsError:
+                print(f"leaving out {split}: its labels are secret")
+            else:
+                splits[split] = source
+        elif split != "train":
+            print(f"leaving out {split}: neither train nor validation nor test")
+    datasets.held_out(dataset, root)
+    return splits, class_names
+
+
+def divide(source, most):
+    """The consecutive parts of a source that become shards, `most` at the most."""
+    count = min(most, math.ceil(len(source) / IMAGES_PER_SHARD))
+    edges = [len(source) * i // count for i in range(count + 1)]
+    return [source.part(start, stop) for start, stop in zip(edges, edges[1:], strict=False)]
+
+
+def fingerprint(splits, class_names):
+    """Tells sources with other files or labels apart."""
+    digest = hashlib.sha256(repr(class_names).encode())
+    for split, source in splits.items():
+        digest.update(split.encode())
+        for item in source.listing:
+            digest.update(repr(item).encode(errors="surrogateescape"))
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def claimed(output, description, plan):
+    """Holds the directory for this process and this description. Gives whether it has the whole set already."""
+    path = output / "prepare.json"
+    if path.exists():
+        check_same(path, description)
+        if (output / "statistics.json").exists():
+            datasets.check_prepared(output)
+            shutil.rmtree(shards.work_directory(output), ignore_errors=True)
+            yield True
+            return
+    elif output.exists() and {path.name for path in output.iterdir()} - {".prepare", "prepare.json.tmp"}:
+        raise UserError(f"--output={output}: is not empty; use another directory")
+    work = shards.work_directory(output)
+    work.mkdir(parents=True, exist_ok=True)
+    with (work / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"--output={output}: another process is preparing it; wait or stop that") from error
+        if path.exists():  # another process may just have finished
+            check_same(path, description)
+        if (output / "statistics.json").exists():
+            yield True
+            return
+        for temporary in work.glob("*.tmp"):  # of a killed run
+            temporary.unlink(missing_ok=True)
+        files.write_json(path, description)
+        yield False
+
+
+def check_same(path, description):
+    """Raises UserError if a directory's prepare.json is of another set."""
+    if files.read_json(path) != description:
+        raise UserError(
+            f"--output={path.parent}: holds a set from other images, labels, --size or image libraries "
+            "(see its prepare.json); use another directory or remove it"
+        )
+
+
+def check_space(plan, missing, num_classes):
+    """Says how much disk the set takes. Raises UserError if that is not there."""
+    size, output = plan[0].size, plan[0].output
+    spread = [plan[len(plan) * i // 64].source for i in range(64)]
+    encoded = []
+    for source, place in dict.fromkeys((source, len(source) * i // 64) for i, source in enumerate(spread)):
+        with contextlib.suppress(UserError):
+            data, _ = source.read(place)
+            encoded.append(len(images.encode(data, "", size, shards.JPEG_QUALITY)))
+    each = (np.mean(encoded) if encoded else size * size) + 100
+    needed = each * sum(len(shard.source) for shard in missing) + 4 * size * size * 3 * len(missing)
+    free = shutil.disk_usage(output).free
+    counts = {split: sum(len(s.source) for s in plan if s.split == split) for split in ("train", "validation", "test")}
+    what = ", ".join(f"{count:,} {split}" for split, count in counts.items() if count)
+    print(f"{what} images of {num_classes} classes; {len(plan) - len(missing)} of {len(plan)} shards done")
+    print(f"{output}: about {gigabytes(needed)} to write, {gigabytes(free)} free", flush=True)
+    if needed > free:
+        raise UserError(
+            f"--output={output}: needs about {gigabytes(needed)} and has {gigabytes(free)}; free some space"
+        )
+
+
+def gigabytes(number):
+    return f"{number / 1e9:.3g} GB" if number >= 1e9 else f"{number / 1e6:.3g} MB"
+
+
+def available_cores():
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def run(plan, total, failed_before, workers, max_undecodable):
+    """Makes shards in parallel. Raises UserError if too many images cannot be decoded or a file cannot be written."""
+    if not plan:
+        return
+    # For the workers. Each is one thread, so BLAS must not start more. With glibc, the memory of images that were freed
+    # stays for the next ones: else it is given back to the system, and fetched again page by page.
+    os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
+    os.environ.update(MALLOC_MMAP_THRESHOLD_=str(2**26), MALLOC_TRIM_THRESHOLD_=str(2**28))
+    context = multiprocessing.get_context("spawn")
+    shared = context.Array("q", 3)  # images done, of these undecodable, whether to stop
+    count = sum(len(shard.source) for shard in plan)
+    began = reported = time.monotonic()
+    most_memory = 0
+    pool = concurrent.futures.ProcessPoolExecutor(min(workers, len(plan)), context, shards.start_worker, (shared,))
+    with tqdm(total=count, unit="image", desc="preparing", disable=None, smoothing=0.05) as bar:
+        try:
+            # Ctrl-C reaches workers too, and some while they start: the parent alone says what to do.
+            handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+            running = {pool.submit(shards.make_shard, shard) for shard in plan}
+            signal.signal(signal.SIGINT, handler)
+            while running:
+                finished, running = concurrent.futures.wait(running, 0.2, concurrent.futures.FIRST_COMPLETED)
+                most_memory = max([most_memory, *(future.result() for future in finished)])
+                done, failed, _ = shared
+                bar.update(done - bar.n)
+                check_undecodable(failed + failed_before, total, max_undecodable, plan[0].output)
+                now = time.monotonic()
+                if bar.disable and (now - reported > 30 or not running):
+                    left = tqdm.format_interval((now - began) * (count - done) / max(done, 1))
+                    print(f"{done:,} of {count:,} images, {done / (now - began):.0f} images/s, {left} left", flush=True)
+                    reported = now
+        except concurrent.futures.process.BrokenProcessPool as error:
+            raise UserError(f"a worker was killed (out of memory? try --workers=1); {shards.GOES_ON}") from error
+        finally:
+            shared[2] = True
+            pool.shutdown(cancel_futures=True)
+    print(f"a worker took at most {most_memory / 1e6:.0f} MB of memory")
+
+
+def check_undecodable(count, total, greatest_part, output):
+    """Raises UserError if too many images cannot be decoded."""
+    if count > greatest_part * total:
+        raise UserError(
+            f"{count} of {total} images cannot be decoded, more than --max_undecodable={greatest_part}; "
+            f"{output / 'undecodable.tsv'} lists them: raise that, or mend them and start again without the directory"
+        )
+
+
+def list_undecodable(plan, output):
+    """Writes `undecodable.tsv` of the shards that are done, and returns its rows."""
+    rows = [row for shard in plan for row in shard.read_notes("undecodable")[0].tolist()]
+    with (output / "undecodable.tsv").open("w", encoding="utf-8") as file:
+        writer = csv.writer(file, "excel-tab", lineterminator="\n")
+        writer.writerows([("split", "file_name", "reason"), *rows])
+    return rows
+
+
+def finish(plan, class_names):
+    """Adds up what the shards noted, and makes a data set of them."""
+    import tensorflow_datasets as tfds
+
+    output, size, name = plan[0].output, plan[0].size, plan[0].name
+    undecodable = list_undecodable(plan, output)
+    template = tfds.core.ShardedFileTemplate(
+        data_dir=output,
+        dataset_name=name,
+        filetype_suffix="array_record",
+        template=tfds.core.naming.DEFAULT_FILENAME_TEMPLATE,
+    )
+    infos, train, total, products = [], 0, np.zeros((size, size, 3), np.int64), np.zeros((3, 3), np.int64)
+    for split in dict.fromkeys(shard.split for shard in plan):
+        done = [shard for shard in plan if shard.split == split]
+        counts, sizes = zip(*(map(int, shard.read_notes("count", "num_bytes")) for shard in done), strict=True)
+        if not sum(counts):
+            raise UserError(f"{output}: not one {split} image can be decoded; undecodable.tsv there says why")
+        template = template.replace(split=split)
+        infos.append(tfds.core.SplitInfo(split, list(counts), sum(sizes), template))
+        if split == "train":
+            train = sum(counts)
+            for shard in done:
+                shard_total, shard_products = shard.read_notes("total", "products")
+                total += shard_total
+                products += shard_products
+    tfds.folder_dataset.write_metadata(
+        data_dir=output,
+        features={
+            "image": tfds.features.Image(shape=(size, size, 3), encoding_format="jpeg"),
+            "label": tfds.features.ClassLabel(names=class_names),
+            "file_name": tfds.features.Text(),
+        },
+        split_infos=infos,
+        version="1.0.0",
+        filename_template=template.replace(split=None),
+        check_data=False,
+        description=f"{name}: shorter side {size}, centre crop, JPEG quality {shards.JPEG_QUALITY}",
+    )
+    np.save(output / "mean_image.npy", total / train)
+    # In Python's integers, which are exact, up to the division.
+    pixels, sums, products = train * size * size, total.sum((0, 1)).astype(object), products.astype(object)
+    covariance = (pixels * products - np.outer(sums, sums)) / pixels**2
+    statistics = {
+        "num_images": train,
+        "rgb_mean": (sums / pixels).tolist(),
+        "rgb_covariance": covariance.tolist(),
+        "bytes": {path.name: path.stat().st_size for path in sorted(output.iterdir()) if path.is_file()},
+    }
+    files.write_json(output / "statistics.json", statistics)
+    shutil.rmtree(shards.work_directory(output))
+    size_on_disk = sum(path.stat().st_size for path in output.iterdir())
+    print(f"{output}: complete, {gigabytes(size_on_disk)}; {len(undecodable)} images left out (see undecodable.tsv)")

@@ -1,0 +1,208 @@
+"""Textures, folders of images of every kind, and TFDS without TensorFlow."""
+
+import io
+import os
+import sys
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from alexnet_jax import UserError
+from alexnet_jax.data import datasets, sources, textures
+from tests.fixtures import image_files
+from tests.support import write_images
+
+
+def test_folder_of_images(tmp_path):
+    write_images(tmp_path, {"train": (3, 4), "val": (2, 1)})
+    (tmp_path / "train" / ".DS_Store").write_text("")
+    (tmp_path / "train" / "class_0" / ".hidden").write_text("")
+    (tmp_path / "train" / "README.txt").write_text("")
+    dataset = datasets.load("folder", str(tmp_path), 64)
+    assert dataset.class_names == ("class_0", "class_1")
+    assert [label for _, label in dataset.train] == [0] * 3 + [1] * 4
+    assert [label for _, label in dataset.validation] == [0, 0, 1]
+    assert dataset.test is dataset.validation
+    image, _ = dataset.train[0]
+    assert image.shape == (64, 64, 3)
+    assert image.mean((0, 1)).argmax() == 0
+    write_images(tmp_path, {"test": (1, 1)})
+    assert len(datasets.load("folder", str(tmp_path), 64).test) == 2
+
+
+def test_incomplete_folders_are_refused(tmp_path):
+    for root in ("", str(tmp_path / "nowhere")):
+        with pytest.raises(UserError, match=r"dataset root .*: no such directory"):
+            datasets.load("folder", root, 64)
+    write_images(tmp_path, {"train": (3, 4)})
+    with pytest.raises(UserError, match=r"no validation or test images to measure with, only train"):
+        datasets.load("folder", str(tmp_path), 64)
+    (tmp_path / "val").mkdir()
+    with pytest.raises(UserError, match=r"val: no class folders"):
+        datasets.load("folder", str(tmp_path), 64)
+    (tmp_path / "val" / "class_1").mkdir()
+    with pytest.raises(UserError, match=r"val/class_1: no images in this class folder"):
+        datasets.load("folder", str(tmp_path), 64)
+    write_images(tmp_path, {"val": (1,)})
+    (tmp_path / "val" / "class_1").rmdir()
+    (tmp_path / "val" / "class_0").rename(tmp_path / "val" / "dogs")
+    with pytest.raises(UserError, match=r"val: 1 of its classes \(dogs\) are not among the 2"):
+        datasets.load("folder", str(tmp_path), 64)
+
+
+@pytest.mark.parametrize("name", ["two\nlines", "end ", " "])
+def test_class_names_that_tfds_would_change_are_refused(name, tmp_path):
+    write_images(tmp_path, {"train": (1, 1)})
+    (tmp_path / "train" / "class_0").rename(tmp_path / "train" / name)
+    with pytest.raises(UserError, match="class folder's name has a space at an end or a line break") as error:
+        datasets.load_split("folder", str(tmp_path), "train", 64)
+    assert "\n" not in str(error.value)
+
+
+def test_a_folder_is_not_taken_for_a_prepared_set(tmp_path):
+    write_images(tmp_path, {"train": (1,), "val": (1,)})
+    with pytest.raises(UserError, match="is a folder of images; prepare it .*, or name the dataset folder, not"):
+        datasets.load("prepared", str(tmp_path), 64)
+
+
+def test_a_huge_file_among_the_images_is_not_read_whole(tmp_path, monkeypatch):
+    write_images(tmp_path, {"train": (1,)})
+    source, _ = datasets.load_split("folder", str(tmp_path), "train", 64)
+    monkeypatch.setattr(sources, "MOST_BYTES", 1000)
+    assert len(source.read(0)[0]) == 1000
+    with pytest.raises(UserError, match=r"class_0/000.png: not a complete image"):
+        source[0]
+
+
+def test_unknown_data_set_is_refused():
+    with pytest.raises(UserError, match=r"'mnist': no such data set; use prepared, tfds:NAME, folder or textures"):
+        datasets.load("mnist", "", 64)
+
+
+@pytest.fixture
+def few_textures(monkeypatch):
+    monkeypatch.setattr(textures, "SPLITS", {"train": 40, "validation": 20, "test": 20})
+
+
+def test_textures_are_made_once_whole_and_always_the_same(few_textures, tmp_path, monkeypatch):
+    first = datasets.load("textures", str(tmp_path / "a"), 128)
+    assert [len(s) for s in (first.train, first.validation, first.test)] == [40, 20, 20]
+    assert sorted(os.listdir(tmp_path)) == ["a"]  # nothing temporary is left
+    monkeypatch.setattr(textures, "draw", None)  # a second look must not draw
+    again = datasets.load("textures", str(tmp_path / "a"), 128)
+    monkeypatch.undo()
+    image, label = again.train[25]
+    assert label == 25 % 20 and again.class_names[label] == first.class_names[label]
+    assert (image == textures.draw("train", 25)).all() and image.std() > 20
+    assert not (textures.draw("train", 0) == textures.draw("test", 0)).all()
+    assert again.train[0][0].shape == (128, 128, 3)
+    assert datasets.load("textures", str(tmp_path / "a"), 72).train[0][0].shape == (72, 72, 3)
+
+
+def test_statistics_of_the_textures_are_those_of_their_training_images(few_textures, tmp_path):
+    dataset = datasets.load("textures", str(tmp_path / "a"), 128)
+    pixels = np.stack([image for image, _ in dataset.train]).reshape(-1, 3).astype(np.float64)
+    np.testing.assert_allclose(dataset.mean, pixels.mean(0), rtol=1e-5)
+    covariance = (dataset.colour_axes * dataset.colour_std**2) @ dataset.colour_axes.T
+    np.testing.assert_allclose(covariance, np.cov(pixels.T, bias=True), rtol=1e-3)
+
+
+def test_interrupted_drawing_leaves_nothing(few_textures, tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(textures, "draw", fail)
+    with pytest.raises(UserError, match="No space left"):
+        datasets.load("textures", str(tmp_path / "a"), 128)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_directory_that_holds_something_else_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot make or read the textures here"):
+        datasets.load("textures", str(tmp_path), 128)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:tensorflow_datasets|etils")
+@pytest.mark.parametrize("file_format", ["array_record", "tfrecord"])
+def test_tfds_is_read_without_tensorflow(file_format, tmp_path):
+    folder = write_images(tmp_path / "images", {"train": (3, 4), "test": (2, 1)})
+    builder = image_files.builder(folder, tmp_path, file_format=file_format)
+    if file_format == "tfrecord":  # cannot even be written without TensorFlow
+        builder.data_path.mkdir(parents=True)
+        builder.info.write_to_directory(builder.data_path)
+        with pytest.raises(UserError, match="file_format=.array_record"):
+            datasets.load("tfds:pictures", str(tmp_path), 64)
+        return
+    builder.download_and_prepare()
+    dataset = datasets.load("tfds:pictures", str(tmp_path), 64)
+    assert (len(dataset.train), len(dataset.validation), dataset.class_names) == (7, 3, ("cat", "dog"))
+    for i in range(7):
+        image, label = dataset.train[i]
+        assert image.shape == (64, 64, 3) and image.dtype == np.uint8
+        assert image.mean((0, 1)).argmax() == label
+    assert "tensorflow" not in sys.modules
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:tensorflow_datasets|etils")
+def test_wide_images_are_cropped_or_stretched(tmp_path):
+    folder = write_images(tmp_path / "images", {"train": (1, 1), "test": (1, 1)})
+    squares = {label: image for image, label in datasets.load_split("folder", str(folder), "train", 72)[0]}
+    for path in folder.rglob("*.png"):
+        Image.fromarray(np.asarray(Image.open(path)).repeat(2, axis=1)).save(path)
+    image_files.builder(folder, tmp_path).download_and_prepare()
+    for name, root in (("folder", folder), ("tfds:pictures", tmp_path)):
+        for stretch in (True, False):
+            train = datasets.load(name, str(root), 72, stretch).train
+            for source in (train, train.part(0, 2)):
+                for image, label in (source[i] for i in range(2)):
+                    assert np.array_equal(image, squares[label]) == stretch
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:tensorflow_datasets|etils")
+@pytest.mark.parametrize("name", ["cifar10", "imagenette", "imagenet2012"])
+def test_stock_tfds_data_sets_without_tensorflow(name):
+    """TFDS's own mock has their real features and classes; its images it would encode with TensorFlow."""
+
+    class Encoded:
+        def __init__(self, features, split):
+            self.features, self.split = features, split
+
+        def __len__(self):
+            return 12
+
+        def __getitem__(self, i):
+            pixels = np.full((32, 40, 3), 20 * i, np.uint8)
+            data = io.BytesIO()
+            Image.fromarray(pixels).save(data, "PNG")
+            return {"image": data.getvalue(), "label": i % self.features["label"].num_classes}
+
+    def as_data_source(builder, split, decoders):
+        assert isinstance(decoders["image"], tfds.decode.SkipDecoding)
+        return Encoded(builder.info.features, split)
+
+    with tfds.testing.mock_data(as_data_source_fn=as_data_source):
+        dataset = datasets.load(f"tfds:{name}", "", 64)
+    assert (len(dataset.train), len(dataset.validation)) == (12, 12)
+    assert len(dataset.class_names) == (1000 if name == "imagenet2012" else 10)
+    image, label = dataset.train[3]
+    assert image.shape == (64, 64, 3) and (image == 60).all() and label == 3
+    assert "tensorflow" not in sys.modules
+
+
+@pytest.mark.parametrize("name", ["imagenet2012", "no_such_set"])
+def test_missing_tfds_data_says_how_to_get_it(name, tmp_path):
+    with pytest.raises(UserError) as error:
+        datasets.load(f"tfds:{name}", str(tmp_path), 256)
+    message = str(error.value)
+    assert name in message and "\n" not in message
+    assert "download_and_prepare" in message and "configs/quickstart.py" in message
+
+
+def test_imagenets_statistics_are_a_rotation_and_its_scales():
+    axes, std = datasets.IMAGENET_COLOUR_AXES, datasets.IMAGENET_COLOUR_STD
+    np.testing.assert_allclose(axes.T @ axes, np.eye(3), atol=1e-5)
+    # The much-copied figures are the variances of pixels in [0, 1], of other crops of the same images.
+    np.testing.assert_allclose((std / 255) ** 2, [0.0045, 0.0188, 0.2175], rtol=0.35)

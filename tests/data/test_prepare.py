@@ -1,0 +1,239 @@
+"""Preparation: right labels, the paper's pixels, exact statistics, and one line for what goes wrong."""
+
+import io
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tarfile
+import time
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from alexnet_jax import UserError
+from alexnet_jax.data import datasets, images, preparation
+from tests.fixtures import image_files, imagenet_archives
+from tests.fixtures.prepare_runs import assert_one_line, checksums, examples, run
+from tests.support import write_images
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:tensorflow_datasets|etils")
+
+
+@pytest.fixture(scope="module")
+def imagenet(tmp_path_factory):
+    root = imagenet_archives.write_archives(tmp_path_factory.mktemp("archives"))
+    output = root / "prepared"
+    preparation.prepare("imagenet", str(root), output, size=64, workers=2)
+    return output
+
+
+def test_an_ordinary_tfds_data_set(imagenet):
+    info = tfds.builder_from_directory(imagenet).info
+    assert {split: info.splits[split].num_examples for split in info.splits} == {"train": 24, "validation": 18}
+    assert info.features["image"].shape == (64, 64, 3)
+    assert info.features["label"].num_classes == 1000
+    assert not (imagenet / ".prepare").exists()
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_labels_are_those_of_the_archive_and_of_the_number(imagenet, split):
+    names = tfds.builder_from_directory(imagenet).info.features["label"].names
+    seen = []
+    for example in examples(imagenet, split):
+        image = Image.open(io.BytesIO(example["image"]))
+        assert (image.format, image.size, image.mode) == ("JPEG", (64, 64), "RGB")
+        class_name = names[example["label"]]
+        file_name = example["file_name"]
+        seen.append(file_name)
+        if split == "train":
+            assert file_name.startswith(class_name)
+        else:
+            assert int(file_name.removesuffix(".JPEG").rpartition("_")[2]) in imagenet_archives.VALIDATION[class_name]
+        if not file_name.endswith("_2.JPEG"):  # the gray one
+            assert np.asarray(image).mean((0, 1)).argmax() == imagenet_archives.CHANNELS[class_name]
+    assert len(set(seen)) == len(seen)
+
+
+def test_pixels_are_the_papers(imagenet):
+    by_name = {example["file_name"]: example["image"] for example in examples(imagenet, "train")}
+    for number in range(8):
+        data = imagenet_archives.odd_picture("n02102040", number)
+        expected = io.BytesIO()
+        Image.fromarray(images.decode(data, "", 64)).save(expected, "JPEG", quality=95)
+        stored, expected = Image.open(io.BytesIO(by_name[f"n02102040_{number}.JPEG"])), Image.open(expected)
+        assert stored.quantization == expected.quantization
+        np.testing.assert_array_equal(np.asarray(stored), np.asarray(expected))
+
+
+def float64_statistics(directory):
+    pixels = np.stack([np.asarray(Image.open(io.BytesIO(e["image"]))) for e in examples(directory, "train")])
+    flat = pixels.reshape(-1, 3).astype(np.float64)
+    return pixels.astype(np.float64).mean(0), flat.mean(0), np.cov(flat.T, bias=True)
+
+
+def test_statistics_equal_numpy(imagenet):
+    mean_image, mean, covariance = float64_statistics(imagenet)
+    statistics = json.loads((imagenet / "statistics.json").read_text())
+    np.testing.assert_allclose(np.load(imagenet / "mean_image.npy"), mean_image, rtol=1e-12)
+    np.testing.assert_allclose(statistics["rgb_mean"], mean, rtol=1e-12)
+    np.testing.assert_allclose(statistics["rgb_covariance"], covariance, rtol=1e-10)
+    assert statistics["num_images"] == 24
+
+
+def test_training_sees_the_statistics(imagenet):
+    mean_image, mean, covariance = float64_statistics(imagenet)
+    dataset = datasets.load("prepared", str(imagenet), 64)
+    np.testing.assert_allclose(dataset.mean, mean_image, rtol=1e-6)
+    np.testing.assert_allclose(
+        (dataset.colour_axes * dataset.colour_std**2) @ dataset.colour_axes.T, covariance, rtol=1e-4
+    )
+    assert (len(dataset.train), len(dataset.validation)) == (24, 18)
+    assert dataset.test is dataset.validation
+    smaller = datasets.load("prepared", str(imagenet), 32)  # has no mean image of its own
+    np.testing.assert_allclose(smaller.mean, mean, rtol=1e-6)
+    assert smaller.train[0][0].shape == (32, 32, 3)
+
+
+def test_an_output_of_other_images_is_left_alone(imagenet, tmp_path):
+    root = write_images(tmp_path, {"train": (2, 2), "val": (1, 1)})
+    before = checksums(imagenet)
+    with pytest.raises(UserError, match="holds a set from other images"):
+        preparation.prepare("folder", str(root), imagenet, size=64)
+    assert checksums(imagenet) == before
+
+
+def test_missing_and_broken_archives(tmp_path):
+    def attempt(message, root=tmp_path):
+        with pytest.raises(UserError, match=message):
+            preparation.prepare("imagenet", str(root), tmp_path / "set", size=64)
+
+    attempt(r"no ILSVRC2012_img_train.tar and no ILSVRC2012_img_val.tar there")
+    imagenet_archives.write_archives(tmp_path)
+    train, validation = tmp_path / "ILSVRC2012_img_train.tar", tmp_path / "ILSVRC2012_img_val.tar"
+    whole = {path: path.read_bytes() for path in (train, validation)}
+    validation.unlink()
+    attempt(r"no ILSVRC2012_img_val.tar there")
+    validation.write_bytes(whole[train])
+    attempt(r"n01440764.tar is no image of ILSVRC2012")
+    validation.write_bytes(b"")
+    attempt(r"_val.tar: not a complete archive .*; download it again")
+    validation.write_bytes(b"<html>" * 500)
+    attempt(r"_val.tar: not a complete archive .*; download it again")
+    validation.write_bytes(whole[validation])
+    for part in (0.3, 0.5, 0.97):
+        train.write_bytes(whole[train][: int(part * len(whole[train]))])
+        attempt(r"_train.tar.*: not a complete archive .*; download it again")
+    with tarfile.open(fileobj=io.BytesIO(whole[validation])) as archive:
+        third = archive.getmembers()[2].offset
+    for damaged in (
+        whole[validation][:third],  # between two images
+        whole[validation][: third + 100],
+        whole[validation][:third] + bytes(512) + whole[validation][third + 512 :],
+        whole[validation][:third] + bytes(2**21),  # a download with its space reserved
+    ):
+        validation.write_bytes(damaged)
+        train.write_bytes(whole[train])
+        attempt(r"_val.tar: not a complete archive .*damaged at byte .*; download it again")
+    validation.write_bytes(whole[validation])
+    train.write_bytes(whole[validation])
+    attempt(r"ILSVRC2012_val_\d*.JPEG is no class of ILSVRC2012")
+    with tarfile.open(train, "w") as archive:
+        imagenet_archives.add(archive, "n99999999.tar", b"")
+    attempt(r"n99999999.tar is no class of ILSVRC2012")
+    assert not (tmp_path / "set").exists()
+
+
+def test_tfds_is_prepared(tmp_path, capsys):
+    folder = write_images(tmp_path / "images", {"train": (3, 4), "validation": (2, 1), "test": (1, 2), "extra": (1, 1)})
+    image_files.builder(folder, tmp_path, secret="test").download_and_prepare()
+    preparation.prepare("tfds:pictures", str(tmp_path), tmp_path / "set", size=32, workers=1)
+    said = capsys.readouterr().out
+    assert "leaving out test: its labels are secret" in said and "leaving out extra: neither" in said
+    prepared = datasets.load("prepared", str(tmp_path / "set"), 32)
+    direct = datasets.load("tfds:pictures", str(tmp_path), 32)
+    assert prepared.class_names == direct.class_names == ("cat", "dog")
+    assert len(prepared.train) == len(direct.train) == 7
+    for i in range(7):
+        (image, label), (original, original_label) = prepared.train[i], direct.train[i]
+        assert label == original_label
+        assert abs(image.astype(float) - original).mean() < 20  # noise, through JPEG; another image is 45 away
+    assert datasets.splits("prepared", str(tmp_path / "set")) == ("train", "validation")
+    secret, _ = datasets.load_split("tfds:pictures", str(tmp_path), "test", 32)
+    with pytest.raises(UserError, match="pictures/test: its labels are secret"):
+        secret[0]
+    shard = next((tmp_path / "pictures" / "1.0.0").glob("pictures-train*"))
+    shard.write_bytes(shard.read_bytes()[:2000])
+    with pytest.raises(UserError, match="tfds:pictures.*cannot be read"):
+        preparation.prepare("tfds:pictures", str(tmp_path), tmp_path / "again", size=32, workers=1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--output=x"], "the following arguments are required: --dataset; see --help"),
+        (["--dataset=folder", "--output=x", "--root=/nowhere"], "dataset root '/nowhere': no such directory"),
+        (["--dataset=folder", "--output=x"], "--dataset=folder needs --root=DIR"),
+        (["--dataset=folder", "--output=", "--root=y"], "--output= has no value"),
+        (["--dataset=mnist", "--output=x", "--root=y"], "--dataset=mnist: use imagenet, folder or tfds:NAME"),
+        (["--dataset=tfds:no_such_set", "--output=x"], "dataset 'tfds:no_such_set': no usable data set"),
+        (["--dataset=folder", "--output=x", "--root=y", "--size=0"], "--size must be from 1 to 4096"),
+        (["--dataset=folder", "--output=x", "--worker=2"], "unrecognized arguments: --worker=2"),
+    ],
+)
+def test_a_mistake_ends_with_one_line(arguments, message, tmp_path, run_command, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert_one_line(run_command(preparation.main, *arguments), message)
+    assert not (tmp_path / "x").exists()
+
+
+def test_images_are_prepared_at_the_256_pixels_of_the_paper(tmp_path):
+    folder = write_images(tmp_path / "images", {"train": (1, 1), "val": (1, 1)})
+    status, _, error = run("--dataset=folder", f"--root={folder}", f"--output={tmp_path / 'set'}")
+    assert status == 0, error
+    stored = [Image.open(io.BytesIO(example["image"])) for example in examples(tmp_path / "set", "train")]
+    assert [image.size for image in stored] == [(256, 256)] * 2
+
+
+IMAGENETTE = pathlib.Path(os.environ.get("ALEXNET_DATA", "../shared/data")) / "imagenette160.tar.gz"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not IMAGENETTE.exists(), reason=f"no {IMAGENETTE}; $ALEXNET_DATA names the directory")
+def test_imagenette_killed_several_times_has_the_same_checksums_and_exact_statistics(tmp_path):
+    with tarfile.open(IMAGENETTE) as archive:
+        archive.extractall(tmp_path / "images", filter="data")
+
+    def command(output, workers):
+        flags = ["--dataset=folder", f"--root={tmp_path / 'images'}", f"--output={tmp_path / output}"]
+        return [sys.executable, "-m", "alexnet_jax.prepare", *flags, f"--workers={workers}"]
+
+    subprocess.run(command("whole", 2), check=True)
+    for workers in (1, 2):
+        output = tmp_path / f"killed_{workers}"
+        for shards in (5, 20, 35):
+            process = subprocess.Popen(command(output.name, workers))
+            while len(list(output.glob(".prepare/*.npz"))) < shards:
+                time.sleep(0.01)
+            process.kill()
+            process.wait()
+        subprocess.run(command(output.name, workers), check=True)
+        assert checksums(output) == checksums(tmp_path / "whole")
+        shutil.rmtree(output)
+    total, sums, products, count = np.zeros((256, 256, 3)), np.zeros(3), np.zeros((3, 3)), 0
+    for example in examples(tmp_path / "whole", "train"):
+        pixels = np.asarray(Image.open(io.BytesIO(example["image"]))).astype(np.float64)
+        flat = pixels.reshape(-1, 3)
+        total, sums, products, count = total + pixels, sums + flat.sum(0), products + flat.T @ flat, count + 1
+    assert count == 9469
+    mean = sums / count / 256**2
+    statistics = json.loads((tmp_path / "whole" / "statistics.json").read_text())
+    np.testing.assert_allclose(np.load(tmp_path / "whole" / "mean_image.npy"), total / count, rtol=1e-12)
+    np.testing.assert_allclose(statistics["rgb_mean"], mean, rtol=1e-12)
+    np.testing.assert_allclose(
+        statistics["rgb_covariance"], products / count / 256**2 - np.outer(mean, mean), rtol=1e-9
+    )
