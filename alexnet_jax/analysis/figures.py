@@ -4,16 +4,15 @@ Each function returns a matplotlib figure, of which `png` makes the same bytes e
 """
 
 import io
-import json
 import pathlib
 
 import matplotlib.figure
 import matplotlib.patches
 import numpy as np
 
-from alexnet_jax import UserError
 from alexnet_jax.data import datasets
 from alexnet_jax.model import spec
+from alexnet_jax.training import metrics
 
 TOWERS, LINK, GREY = ("#dbe7f5", "#fbe3d0"), "#b5382a", "#e8e8e8"
 RIGHT, WRONG = "#e07a5f", "#9db4c8"
@@ -149,14 +148,10 @@ def retrieval(rows):
 def curves(metrics_path):
     """Loss and top-1 error by epoch, training and validation, from a run's metrics.jsonl.
 
-    A last line that is cut short is left out. Raises UserError if another is not what a run writes.
+    Raises as `metrics.read`.
     """
-    path = pathlib.Path(metrics_path)
-    try:
-        lines = [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
-        points = [(line["split"], line["epoch"], line["loss"], line["top1_error"]) for line in lines]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); restore or remove it") from error
+    lines = metrics.read(pathlib.Path(metrics_path))
+    points = [(line["split"], line["epoch"], line["loss"], line["top1_error"]) for line in lines]
     figure = matplotlib.figure.Figure(figsize=(9, 3.5), layout="constrained")
     for i, (axes, title) in enumerate(zip(figure.subplots(1, 2), ("loss", "top-1 error"), strict=True)):
         for split, label in (("train", "training (crops, dropout)"), ("eval", "validation (centre view)")):

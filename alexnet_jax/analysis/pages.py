@@ -57,6 +57,12 @@ def _inline(text):
     return re.sub(r"\[(.*?)\]\((.*?)\)", r'<a href="\2">\1</a>', text)
 
 
+def markdown_table(rows):
+    """Rows of text, of which the first is the head, as a table in Markdown."""
+    head, *others = ([cell.replace("|", "\\|") for cell in row] for row in rows)
+    return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *others])
+
+
 def to_markdown(blocks, pictures):
     """The same as Markdown, with the pictures as files NAME.png in a directory, whose path from the page this is."""
     return "\n\n".join(_markdown(pictures, *block) for block in blocks) + "\n"
@@ -69,8 +75,7 @@ def _markdown(pictures, kind, *content):
         case "code":
             return f"```sh\n{content[0]}\n```"
         case "table":
-            head, *rows = ([cell.replace("|", "\\|") for cell in row] for row in content[0])
-            return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows])
+            return markdown_table(content[0])
         case "picture":
             name, caption, _ = content
             return f"![{caption}]({pictures}/{name}.png)"

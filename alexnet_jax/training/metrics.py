@@ -32,6 +32,21 @@ def correct(scores_BxN, labels_B, k):
     return (best_Bxk == labels_B[:, None]).any(1).astype(jnp.float32)
 
 
+def read(path: pathlib.Path) -> list[dict]:
+    """The objects in a metrics.jsonl; a last line that is cut short is left out.
+
+    Raises:
+      UserError: the file cannot be read, or holds something else.
+    """
+    try:
+        lines = [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+        for line in lines:
+            line["step"], line["epoch"], line["split"], line["loss"], line["top1_error"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); restore or remove it") from error
+    return lines
+
+
 class Writer:
     """Appends to `metrics.jsonl` and TensorBoard in a working directory; only process 0 writes.
 
@@ -88,13 +103,9 @@ def _drop_after(path, step, evaluated):
     def stays(line):
         return line["step"] <= step and (evaluated or line["step"] < step or line["split"] != "eval")
 
-    try:
-        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-        kept = [line for line in lines if line.endswith("\n") and stays(json.loads(line))]
-        with files.whole(path) as file:
-            file.writelines(kept)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: cannot be continued ({error}); restore or remove it") from error
+    lines = read(path) if path.exists() else []
+    with files.whole(path) as file:
+        file.writelines(json.dumps(line) + "\n" for line in lines if stays(line))
 
 
 class Progress:
