@@ -11,7 +11,7 @@ import pathlib
 
 from alexnet_jax import UserError
 from alexnet_jax.analysis import ensemble, inference
-from alexnet_jax.data import datasets
+from alexnet_jax.data.class_names import readable
 from alexnet_jax.runtime import command_line, files
 
 
@@ -73,14 +73,14 @@ def print_table(result):
         print(f"\n{'images':>6} {'top-1':>8} {'top-5':>8}  class, and what it is most often taken for (ten views)")
         for row in sorted(result["classes"], key=lambda row: -row["ten_crop"]["top1_error"]):
             r, confused = row["ten_crop"], row["confused_with"]
-            taken_for = f" ← {confused[1]}× {datasets.readable(confused[0])}" if confused else ""
-            name = datasets.readable(row["class"])
+            taken_for = f" ← {confused[1]}× {readable(confused[0])}" if confused else ""
+            name = readable(row["class"])
             print(f"{row['num_examples']:6} {r['top1_error']:8.2%} {r['top5_error']:8.2%}  {name}{taken_for}")
     if "wrong" in result:
         print(f"\n{len(result['wrong'])} wrong by ten views: image, its class, the net's")
         for row in result["wrong"]:
             best = row["predictions"][0]
-            print(f"{row['image']}\t{datasets.readable(row['class'])}\t{best['name']} {best['probability']:.1%}")
+            print(f"{row['image']}\t{readable(row['class'])}\t{best['name']} {best['probability']:.1%}")
 
 
 if __name__ == "__main__":

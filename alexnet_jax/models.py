@@ -1,6 +1,7 @@
-"""The nets and how they run, for other programs: what `alexnet_jax.model` has for them, under one name."""
+"""The nets and how they run, for other programs: the names of `alexnet_jax.model` that they may rely on."""
 
-from alexnet_jax.model.alexnet import AlexNet, apply, format_table, forward, init, layer_table, total
+from alexnet_jax.model.alexnet import AlexNet, apply, forward, init
+from alexnet_jax.model.counts import format_table, layer_table, total
 from alexnet_jax.model.nets import NETS, from_config
 from alexnet_jax.model.spec import Net
 

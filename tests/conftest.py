@@ -4,7 +4,6 @@ import os
 import pathlib
 import signal
 import sys
-import types
 import unittest.mock
 
 os.environ["JAX_NUM_CPU_DEVICES"] = "4"
@@ -28,7 +27,6 @@ os.environ.setdefault(
 
 import pytest
 
-from alexnet_jax.data import datasets
 from alexnet_jax.runtime import command_line
 from alexnet_jax.training import fidelity
 from configs import two_gpu
@@ -60,15 +58,6 @@ def config(tmp_path):
 @pytest.fixture
 def small_net():
     return narrow("two_gpu", image_size=67).with_classes(5)
-
-
-def statistics():
-    """What `train` wants to know of a data set."""
-    return types.SimpleNamespace(
-        mean=datasets.IMAGENET_MEAN,
-        colour_std=datasets.IMAGENET_COLOUR_STD,
-        colour_axes=datasets.IMAGENET_COLOUR_AXES,
-    )
 
 
 @pytest.fixture

@@ -1,12 +1,16 @@
 """What tests of several rooms build their cases from: nets, meshes and folders of images."""
 
+import functools
+
 import jax
 import numpy as np
 from PIL import Image
 
+from alexnet_jax.data import augment
+from alexnet_jax.data.base import IMAGENET
 from alexnet_jax.model import nets
 from alexnet_jax.runtime import sharding
-from alexnet_jax.training import fidelity
+from alexnet_jax.training import fidelity, optimizer, run_state, schedules, step
 from configs import two_gpu
 
 
@@ -27,9 +31,9 @@ def mesh(data, model):
     return jax.make_mesh((data, model), **sharding.AXES, devices=jax.devices()[: data * model])
 
 
-def on(some_mesh, params):
+def on(some_mesh, net, params):
     """The whole net's parameters, divided over a mesh."""
-    return jax.device_put(params, sharding.param_shardings(some_mesh, params))
+    return jax.device_put(params, sharding.param_shardings(some_mesh, net, params))
 
 
 def write_images(root, counts, size=72):
@@ -44,3 +48,37 @@ def write_images(root, counts, size=72):
                 pixels[..., label % 3] += 100
                 Image.fromarray(pixels).save(directory / f"{i:03}.png")
     return root
+
+
+def first_state(config, net, on_mesh):
+    """Parameters and the optimiser's state before the first step, a dict."""
+    return run_state.init(net, on_mesh, optimizer.from_config(config.optimizer, net), config.seed, {}).trees
+
+
+def jitted_step(config, net, on_mesh, statistics=IMAGENET):
+    """`step.train_step` of a config."""
+    augmentation = augment.from_config(config.augment, net.image_size, statistics)
+    return step.compile_step(net, on_mesh, augmentation, optimizer.from_config(config.optimizer, net), config.seed)
+
+
+def compiled_step(config, net, on_mesh, statistics=IMAGENET):
+    """The training step of a config: from (state, batch, number, rates, noise) to (state, metrics)."""
+    jitted = jitted_step(config, net, on_mesh, statistics)
+
+    def take(state, *args):
+        params, opt_state, values = jitted(state["params"], state["opt_state"], *args)
+        return {"params": params, "opt_state": opt_state}, values
+
+    return take
+
+
+def loss_of(config, net, devices, statistics=IMAGENET):
+    """The loss of a config's step on one of some devices of a tower each: from (params, batch, step, noise)."""
+    augmentation = augment.from_config(config.augment, net.image_size, statistics)
+    return functools.partial(step.device_loss, net, devices, augmentation, config.seed)
+
+
+def rates_of(config, net, epoch=0):
+    """The learning rates of a config after some epochs, if nothing was evaluated."""
+    rates = schedules.LearningRates(config, net)
+    return rates(rates.schedule.init, epoch)

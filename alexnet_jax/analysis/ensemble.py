@@ -1,17 +1,17 @@
-"""Trained nets, one or several, loaded from the directories that they were trained in."""
+"""Trained nets, one or an ensemble, loaded from the directories of their runs."""
 
 import dataclasses
-import functools
+import os
 import pathlib
+from collections.abc import Iterable
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
-from alexnet_jax import UserError
+from alexnet_jax import UserError, settings
 from alexnet_jax.model import alexnet, nets, spec
-from alexnet_jax.runtime import files, sharding
-from alexnet_jax.training import checkpoint, settings
+from alexnet_jax.runtime import sharding
+from alexnet_jax.training import checkpoint, fidelity, run_directory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,13 +49,13 @@ class Ensemble:
     def means(self):
         return [member.mean for member in self.members]
 
-    def batch_size(self, at_least):
+    def batch_size(self, at_least: int) -> int:
         """The next number of examples that the mesh can divide."""
         rows = self.mesh.shape["data"]
         return -(-at_least // rows) * rows
 
 
-def load(workdirs):
+def load(workdirs: Iterable[str | os.PathLike]) -> Ensemble:
     """The nets that were trained in some directories, on all devices.
 
     Raises:
@@ -79,7 +79,7 @@ def load(workdirs):
     return Ensemble(members, [restore(member, mesh) for member in members], mesh)
 
 
-def read(workdir):
+def read(workdir: pathlib.Path) -> Member:
     """The `Member` of a directory. Raises UserError if there is none, it is damaged, or its net was another."""
     if not (workdir / "checkpoints").is_dir():
         raise UserError(
@@ -88,16 +88,16 @@ def read(workdir):
         )
     if not (workdir / "config.json").is_file():
         raise UserError(f"{workdir / 'config.json'}: is lost; run the command that made the directory again")
-    config = ConfigDict(files.read_json(workdir / "config.json"))
+    config = fidelity.resolve(settings.read(workdir / "config.json"))
     with checkpoint.Checkpoints(workdir / "checkpoints", write=False) as checkpoints:
         step = checkpoints.latest_step
         if not step:
             raise UserError(f"{workdir}: no checkpoint there yet; wait for the first")
-        class_names = tuple(checkpoints.notes(step)["data"]["class_names"])
+        class_names = tuple(checkpoints.metadata(step)["data"]["class_names"])
     try:
         net = nets.from_config(config.model).with_classes(len(class_names))
-        recorded = settings.read_record(workdir)
-        corrected = settings.corrections(recorded, config, training=False) if recorded else ""
+        recorded = run_directory.read_record(workdir)
+        corrected = run_directory.corrections(recorded, config, training=False) if recorded else ""
         if corrected:
             raise UserError(
                 f"{workdir}: its net is another than that of this version of the program ({corrected}); use the "
@@ -132,13 +132,13 @@ def _read_mean(path, net):
         ) from error
 
 
-def restore(member, mesh):
+def restore(member: Member, mesh: jax.sharding.Mesh) -> alexnet.Params:
     """A member's parameters, on a mesh. Raises UserError if they cannot be read."""
-    shapes = jax.eval_shape(functools.partial(alexnet.init, member.net), jax.random.key(0))
+    shapes = alexnet.shapes(member.net)
     like = jax.tree.map(
         lambda shape, s: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=s),
         shapes,
-        sharding.param_shardings(mesh, shapes),
+        sharding.param_shardings(mesh, member.net, shapes),
     )
     with checkpoint.Checkpoints(member.workdir / "checkpoints", write=False) as checkpoints:
         return checkpoints.restore_params(member.step, like)

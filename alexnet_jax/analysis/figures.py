@@ -10,8 +10,8 @@ import matplotlib.figure
 import matplotlib.patches
 import numpy as np
 
-from alexnet_jax.data import datasets
-from alexnet_jax.model import spec
+from alexnet_jax.data.class_names import readable
+from alexnet_jax.model import spec, structure
 from alexnet_jax.training import metrics
 
 TOWERS, LINK, GREY = ("#dbe7f5", "#fbe3d0"), "#b5382a", "#e8e8e8"
@@ -33,8 +33,8 @@ def diagram(net):
     """
     width, gap, height = 3.4, 1.0, 0.62
     columns = [i * (width + gap) for i in range(net.towers)]
-    end, sizes = columns[-1] + width, list(spec.sizes(net))
-    gathers = [layer.both and net.towers > 1 for layer, *_ in sizes]
+    end, sizes = columns[-1] + width, list(structure.sizes(net))
+    gathers = [layer.cross_tower and net.towers > 1 for layer, *_ in sizes]
     tops = np.cumsum([1.35 if gather else 1.0 for gather in gathers])
     figure = matplotlib.figure.Figure(figsize=(0.8 * (end + 2.8), 0.55 * (tops[-1] + 1)))
     axes = figure.add_axes((0, 0, 1, 1))
@@ -61,7 +61,7 @@ def diagram(net):
         if layer is net.layers[-1]:
             box(0, end, top, f"{_label(layer)}, softmax", GREY)
         else:
-            after = [op.replace("_", " ") for op, _ in spec.operations(net, layer)]
+            after = [op.replace("_", " ") for op, _ in structure.operations(net, layer)]
             places = [] if isinstance(layer, spec.Dense) else [f"{out_side}×{out_side}"]
             axes.text(end + 0.2, top + height / 2, ", ".join(places + after), va="center", fontsize=8)
         bottom = top + height
@@ -108,7 +108,7 @@ def mistakes(rows):
     for i, (pixels, class_name, predictions) in enumerate(rows):
         image, bars = grid[2 * (i // columns) : 2 * (i // columns) + 2, i % columns]
         image.imshow(pixels)
-        image.set_title(datasets.readable(class_name), fontsize=8)
+        image.set_title(readable(class_name), fontsize=8)
         _bars(bars, class_name, predictions)
     return figure
 
@@ -137,7 +137,7 @@ def retrieval(rows):
             axes.set(xticks=[], yticks=[])
             axes.axis("off")
         axes_of_row[0].imshow(pixels)
-        axes_of_row[0].set_title(datasets.readable(class_name), fontsize=7, loc="left")
+        axes_of_row[0].set_title(readable(class_name), fontsize=7, loc="left")
         _bars(axes_of_row[1], class_name, predictions)
         for axes, image in zip(axes_of_row[2:], near, strict=False):
             axes.imshow(image)

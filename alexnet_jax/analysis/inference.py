@@ -1,33 +1,39 @@
-"""What trained nets make of images: losses, errors and most likely classes (section 4.1 of the paper).
+"""What trained nets predict for images: losses, errors and most likely classes (section 4.1 of the paper).
 
 By the centre view, and by the paper's ten: four corners and the centre, each with its mirror image, their softmax
-probabilities averaged. The probabilities of several nets are averaged too: an ensemble.
+probabilities averaged. The probabilities of several nets, an ensemble, are averaged too.
 """
 
 import functools
 import logging
 import math
-import sys
-import time
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from tqdm import tqdm
 
 from alexnet_jax import UserError
-from alexnet_jax.data import augment, datasets, pipeline
-from alexnet_jax.model import alexnet
-from alexnet_jax.runtime import processes, sharding
+from alexnet_jax.analysis.ensemble import Ensemble
+from alexnet_jax.data import augment, class_names, datasets, pipeline
+from alexnet_jax.data.sources import Source
+from alexnet_jax.model import alexnet, spec
+from alexnet_jax.runtime import processes, progress, sharding
 
 log = logging.getLogger("alexnet_jax")
 
 BEST = 5  # classes of highest probability
+WAYS = {"center": 1, "ten_crop": 10}  # ways to look at an image, and their views
+
+Outputs = dict[str, Any]  # of make_classify
 
 
-def make_classify(nets, mesh, means, views):
-    """A jitted function from (a list of parameters, batch) to what the nets together make of every example.
+def make_classify(
+    nets: Sequence[spec.Net], mesh: jax.sharding.Mesh, means: Sequence[np.ndarray], views: int
+) -> Callable[[list[alexnet.Params], dict], Outputs]:
+    """A jitted function from (a list of parameters, batch) to the predictions of the nets together for every example.
 
     Args:
       nets: one, or an ensemble; their probabilities are averaged.
@@ -35,9 +41,8 @@ def make_classify(nets, mesh, means, views):
       views: 1 for the centre view, 10 for the paper's ten as well.
 
     Returns:
-      a dict of `label` and `weight` of the batch and, for each way to look at an image (`center`, with views=10
-      `ten_crop`), a dict of `loss` [B], `classes` [B, 5], the most likely first, and their `probabilities` [B, 5].
-      On every device the same.
+      a dict of the batch's `label` and, for each of WAYS that has at most `views` views, a dict of `loss` [B],
+      `classes` [B, 5], the most likely first, and their `probabilities` [B, 5]; the same on every device.
     """
 
     def classify(all_params, batch):
@@ -54,8 +59,8 @@ def make_classify(nets, mesh, means, views):
 
         members = zip(nets, all_params, means, strict=True)
         log_probs_ExVxBxN = jnp.stack([log_probabilities(*member) for member in members])
-        outputs = {"label": batch["label"], "weight": batch["weight"]}
-        for way, shown in {"center": 1, "ten_crop": 10}.items():
+        outputs = {"label": batch["label"]}
+        for way, shown in WAYS.items():
             if shown <= views:
                 log_probs_BxN = jax.nn.logsumexp(log_probs_ExVxBxN[:, :shown], (0, 1)) - math.log(len(nets) * shown)
                 best, classes = lax.top_k(log_probs_BxN, min(BEST, log_probs_BxN.shape[1]))
@@ -65,36 +70,38 @@ def make_classify(nets, mesh, means, views):
 
     @functools.partial(jax.jit, compiler_options=sharding.compiler_options(mesh))
     def classify_batch(all_params, batch):
-        specs = ([sharding.param_specs(params) for params in all_params], sharding.BATCH)
+        params_specs = [sharding.param_specs(net, params) for net, params in zip(nets, all_params, strict=True)]
+        specs = (params_specs, sharding.BATCH)
         return jax.shard_map(classify, mesh=mesh, in_specs=specs, out_specs=jax.P())(all_params, batch)
 
     return classify_batch
 
 
-def classify_all(classify, all_params, mesh, source, batch_size):
-    """The outputs of `make_classify` for every example of `source`, in its order, as NumPy arrays."""
-    rows = sharding.owned_rows(mesh, batch_size)
-    batches = pipeline.eval_batches(source, batch_size, rows)
-    count = math.ceil(len(source) / batch_size)
-    watched = sys.stderr.isatty() and jax.process_index() == 0
-    batches = processes.in_agreement(mesh, batches)
-    bar = tqdm(batches, "evaluating", count, leave=False, unit="batch", disable=not watched)
-    began = reported = time.monotonic()
+def map_batches(function: Callable[[dict], Any], mesh: jax.sharding.Mesh, source: Source, batch_size: int) -> Any:
+    """The outputs of `function(batch)` for every example of a source, in its order, as a tree of NumPy arrays.
+
+    The outputs must be the same on all devices.
+    """
+    batches = pipeline.eval_batches(source, batch_size, sharding.owned_rows(mesh, batch_size))
     outputs = []
-    for batch in bar:
-        outputs.append(classify(all_params, batch))
-        if len(outputs) > 1:  # the device has its next batch while this one's outputs travel
-            outputs[-2] = jax.device_get(outputs[-2])
-        now = time.monotonic()
-        if bar.disable and now - reported > 30:
-            left = tqdm.format_interval((now - began) * (count / len(outputs) - 1))
-            log.info("evaluating: batch %d/%d, %s left", len(outputs), count, left)
-            reported = now
+    with progress.Progress(len(source), "image", "evaluating", log.info, show=jax.process_index() == 0) as bar:
+        for batch in processes.in_agreement(mesh, batches):
+            outputs.append(function(batch))
+            if len(outputs) > 1:  # the device has its next batch while the outputs of this one travel
+                outputs[-2] = jax.device_get(outputs[-2])
+            bar.reach(min(len(outputs) * batch_size, len(source)))
     outputs = jax.tree.map(lambda *x: np.concatenate(x), *jax.device_get(outputs))
-    return jax.tree.map(lambda x: x[outputs["weight"] > 0], outputs)
+    return jax.tree.map(lambda x: x[: len(source)], outputs)  # without the padding of the last batch
 
 
-def errors(outputs):
+def classify_all(
+    classify: Callable, all_params: list[alexnet.Params], mesh: jax.sharding.Mesh, source: Source, batch_size: int
+) -> Outputs:
+    """The outputs of `make_classify` for every example of a source, in its order, as NumPy arrays."""
+    return map_batches(functools.partial(classify, all_params), mesh, source, batch_size)
+
+
+def errors(outputs: Outputs) -> dict[str, Any]:
     """The evaluation of `classify_all`'s outputs.
 
     Returns:
@@ -103,7 +110,7 @@ def errors(outputs):
     """
     label_Nx1 = outputs["label"][:, None]
     result = {"num_examples": len(label_Nx1), "loss": float(outputs["center"]["loss"].mean(dtype=np.float64))}
-    for way in ("center", "ten_crop"):
+    for way in WAYS:
         if way in outputs:
             right_Nx5 = outputs[way]["classes"] == label_Nx1
             result[way] = {
@@ -116,13 +123,20 @@ def errors(outputs):
     return result
 
 
-def make_evaluate(nets, mesh, means, source, batch_size, views=1):
+def make_evaluate(
+    nets: Sequence[spec.Net],
+    mesh: jax.sharding.Mesh,
+    means: Sequence[np.ndarray],
+    source: Source,
+    batch_size: int,
+    views: int = 1,
+) -> Callable[[list[alexnet.Params]], dict[str, Any]]:
     """A function from a list of parameters to their `errors` on every example of `source`; see `make_classify`."""
     classify = make_classify(nets, mesh, means, views)
     return lambda all_params: errors(classify_all(classify, all_params, mesh, source, batch_size))
 
 
-def summary(result):
+def summary(result: dict[str, Any]) -> str:
     """An evaluation in a line."""
     ways = (
         f"{way} top-1 error {r['top1_error']:.2%}, top-5 {r['top5_error']:.2%}"
@@ -132,66 +146,69 @@ def summary(result):
     return f"loss {result['loss']:.4f}, {'; '.join(ways)}"
 
 
-def by_class(outputs, class_names):
+def by_class(outputs: Outputs, classes: Sequence[str]) -> list[dict[str, Any]]:
     """Examples and errors of every class: the `errors` of its examples, with `class` and `confused_with`.
 
     `confused_with` is the most frequent wrong answer by the last way to look, with how often it was given; None if
     there was none.
     """
-    ways = [way for way in ("center", "ten_crop") if way in outputs]
+    ways = [way for way in WAYS if way in outputs]
     rows = []
-    for label, class_name in enumerate(class_names):
+    for label, class_name in enumerate(classes):
         mine = jax.tree.map(lambda x, label=label: x[outputs["label"] == label], outputs)
         if len(mine["label"]):
             answers = mine[ways[-1]]["classes"][:, 0]
             wrong, counts = np.unique(answers[answers != label], return_counts=True)
-            confused = [class_names[wrong[counts.argmax()]], int(counts.max())] if len(wrong) else None
+            confused = [classes[wrong[counts.argmax()]], int(counts.max())] if len(wrong) else None
             rows.append({"class": class_name} | errors(mine) | {"confused_with": confused})
     return rows
 
 
-def wrong_examples(outputs, source, class_names):
+def wrong_examples(outputs: Outputs, source: Source, classes: Sequence[str]) -> list[dict[str, Any]]:
     """Every example whose most likely class, by the last way to look, is not its own: names and probabilities."""
     way = "ten_crop" if "ten_crop" in outputs else "center"
     return [
         {
             "image": source.name(int(i)),
-            "class": class_names[outputs["label"][i]],
-            "predictions": predictions(outputs[way], i, class_names),
+            "class": classes[outputs["label"][i]],
+            "predictions": predictions(outputs[way], i, classes),
         }
         for i in np.flatnonzero(outputs[way]["classes"][:, 0] != outputs["label"])
     ]
 
 
-def predictions(outputs, i, class_names):
+def predictions(outputs: Outputs, i: int, classes: Sequence[str]) -> list[dict[str, Any]]:
     """The most likely classes of example `i`, best first: dicts of `class`, `name` (for people) and `probability`."""
     return [
         {
-            "class": class_names[label],
-            "name": datasets.readable(class_names[label]),
+            "class": classes[label],
+            "name": class_names.readable(classes[label]),
             "probability": round(float(probability), 6),
         }
         for label, probability in zip(outputs["classes"][i], outputs["probabilities"][i], strict=True)
     ]
 
 
-def load_split(trained, dataset=None, root=None, split=None):
+def load_split(
+    trained: Ensemble, dataset: str | None = None, root: str | None = None, split: str | None = None
+) -> tuple[str, str, str, Source]:
     """The images that trained nets are evaluated on: the data set's name and root, the split's name, its source.
 
     By default the data set of the first net's training, and the split that served as its test.
 
     Raises:
-      UserError: there is no such data, or it has classes that the nets do not know.
+      UserError: there is no such data, or it has classes that the nets do not have.
     """
     first, net = trained.members[0], trained.nets[0]
     name = dataset or first.dataset
     root = root if root is not None else "" if dataset else first.root
     if not name:
         raise UserError(f"--dataset: the net in {first.workdir} is from a file; name the data set, and its --root")
-    split = split or datasets.held_out(name, root)[1]
-    if split == "val" and split not in datasets.splits(name, root):
+    images = datasets.find(name, root)
+    split = split or images.held_out()[1]
+    if split == "val" and split not in images.splits:
         split = "validation"
-    source, class_names = datasets.load_split(name, root, split, net.stored_size, net.stretch)
-    if net.stretch and name == "prepared":
+    source = images.load(split, net.stored_size, net.stretch).relabelled(trained.class_names)
+    if net.stretch and images.cropped:
         log.warning("a prepared set is cropped, and this net was trained on stretched images: use folder or tfds:NAME")
-    return name, root, split, datasets.relabelled(source, class_names, trained.class_names)
+    return name, root, split, source

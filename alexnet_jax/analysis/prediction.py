@@ -1,17 +1,22 @@
 """The most likely classes of image files, by trained nets."""
 
+import os
+from collections.abc import Iterable, Iterator
+from typing import Any
+
 import jax
 import numpy as np
 
 from alexnet_jax import UserError
 from alexnet_jax.analysis import inference
+from alexnet_jax.analysis.ensemble import Ensemble
 from alexnet_jax.data import images, sources
 from alexnet_jax.runtime import sharding
 
 BATCH_SIZE = 16
 
 
-def predict(trained, paths):
+def predict(trained: Ensemble, paths: Iterable[str | os.PathLike]) -> Iterator[dict[str, Any]]:
     """Classifies image files.
 
     Args:
@@ -30,12 +35,11 @@ def predict(trained, paths):
         batch = {
             "image": np.zeros((batch_size, size, size, 3), np.uint8),
             "label": np.zeros(batch_size, np.int32),
-            "weight": np.ones(batch_size, np.float32),
         }
         for i, path in enumerate(some_paths):
             answers.append({"image": str(path)})
             try:
-                pixels = images.open_image(_read(path), path, upright=True)
+                pixels = images.open_image(sources.read_file(path), path, upright=True)
                 batch["image"][i] = images.square(pixels, size, net.stretch)
             except UserError as error:
                 answers[i]["error"] = str(error)
@@ -44,11 +48,3 @@ def predict(trained, paths):
             if "error" not in answer:
                 answer["predictions"] = inference.predictions(outputs["ten_crop"], i, trained.class_names)
             yield answer
-
-
-def _read(path):
-    try:
-        with open(path, "rb") as file:
-            return file.read(sources.MOST_BYTES)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error

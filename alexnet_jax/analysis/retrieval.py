@@ -1,4 +1,4 @@
-"""Images that a net takes to be alike (section 6.1, Figure 4): by the outputs of its last hidden layer."""
+"""Images that a net finds alike, by the outputs of its last hidden layer (section 6.1, Figure 4)."""
 
 import functools
 
@@ -6,17 +6,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from alexnet_jax.data import augment, pipeline
+from alexnet_jax.analysis import inference
+from alexnet_jax.analysis.ensemble import Ensemble
+from alexnet_jax.data import augment
+from alexnet_jax.data.sources import Source
 from alexnet_jax.model import alexnet
 from alexnet_jax.runtime import sharding
 
 
-def features(trained, source, batch_size=128):
-    """What the last hidden layer makes of the centre view of every image.
+def features(trained: Ensemble, source: Source, batch_size: int = 128) -> np.ndarray:
+    """The outputs of the last hidden layer for the centre view of every image.
 
     Args:
-      trained: an `ensemble.Ensemble` of one net.
-      source: as in `datasets`.
+      trained: an ensemble of one net.
       batch_size: images at a time.
 
     Returns:
@@ -30,13 +32,11 @@ def features(trained, source, batch_size=128):
         return outputs[net.layers[-2].name]
 
     batch_size = trained.batch_size(min(batch_size, len(source)))
-    batches = pipeline.eval_batches(source, batch_size, sharding.owned_rows(mesh, batch_size))
-    found = [np.asarray(last_hidden(params, sharding.put_batch(mesh, batch["image"]))) for batch in batches]
-    return np.concatenate(found)[: len(source)]
+    return inference.map_batches(lambda batch: last_hidden(params, batch["image"]), mesh, source, batch_size)
 
 
 @functools.partial(jax.jit, static_argnames="number")
-def nearest(queries_QxD, others_NxD, number):
+def nearest(queries_QxD: jax.Array, others_NxD: jax.Array, number: int) -> jax.Array:
     """Which of the others have the smallest Euclidean distance to each query, nearest first: int32 [Q, number]."""
     squares_N = (others_NxD**2).sum(1)
 

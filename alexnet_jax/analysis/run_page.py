@@ -3,7 +3,7 @@
 import numpy as np
 
 from alexnet_jax.analysis import figures, inference
-from alexnet_jax.data import datasets
+from alexnet_jax.data.class_names import readable
 
 MISTAKES = 12
 
@@ -53,9 +53,9 @@ def class_table(outputs, class_names):
     by_class = inference.by_class(outputs, class_names)
     for row in sorted(by_class, key=lambda row: -row["ten_crop"]["top1_error"]):
         confused = row["confused_with"]
-        taken_for = f"{datasets.readable(confused[0])}, {confused[1]}×" if confused else ""
+        taken_for = f"{readable(confused[0])}, {confused[1]}×" if confused else ""
         errors = (f"{row['ten_crop'][error]:.1%}" for error in ("top1_error", "top5_error"))
-        rows.append([datasets.readable(row["class"]), str(row["num_examples"]), *errors, taken_for])
+        rows.append([readable(row["class"]), str(row["num_examples"]), *errors, taken_for])
     return rows
 
 

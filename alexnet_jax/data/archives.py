@@ -1,70 +1,75 @@
 """The official archives of ILSVRC2012, read in place: nothing is extracted."""
 
+import functools
 import os
-import pathlib
 import re
 import tarfile
 
 from alexnet_jax import UserError
 from alexnet_jax.data import sources
+from alexnet_jax.data.base import Dataset, Split
 
 RECORD = 2**20  # more than the zeros at the end of an archive: tar fills up to 10 kB, other tools a little more
 TRAIN, VALIDATION = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
 
 
-def imagenet(root, image_size):
-    """The training and validation images in the two archives of a directory.
+class ImagenetArchives(Dataset):
+    """The training and validation images in the two archives of a directory; class names are WordNet ids, sorted.
 
-    A training image's class is the archive within the archive that it comes from; a validation image's is looked up by
-    the number in its file name, so that missing files shift nothing.
-
-    Returns:
-      {'train': source, 'validation': source} and the 1000 class names (WordNet ids, sorted).
-
-    Raises:
-      UserError: an archive is missing, incomplete or holds something else.
+    A training image's class is the archive within the archive that it comes from. The class of a validation image is
+    looked up by the number in its file name, so that missing files shift nothing.
     """
-    import tensorflow_datasets as tfds  # has the classes of the validation images, from the ILSVRC2012 development kit
 
-    class_names = tuple(tfds.core.tfds_path("datasets/imagenet2012/labels.txt").read_text().split())
-    answers = tfds.core.tfds_path("datasets/imagenet2012/validation_labels.txt").read_text().split()
-    labels = {class_name: label for label, class_name in enumerate(class_names)}
-    root = pathlib.Path(root).expanduser()
-    missing = [name for name in (TRAIN, VALIDATION) if not (root / name).is_file()]
-    if missing:
-        raise UserError(
-            f"--root={root}: no {' and no '.join(missing)} there; get them from https://image-net.org/download"
-        )
+    splits = ("train", "validation")
 
-    def training_images():
-        for member in _members(root / TRAIN):
-            class_name, dot, _ = os.path.basename(member.name).partition(".")
-            if class_name not in labels or not dot:
-                raise UserError(
-                    f"{root / TRAIN}: {member.name} is no class of ILSVRC2012; is this its training archive?"
-                )
-            for image in _members(root / TRAIN, member):
-                yield image.offset_data, image.size, os.path.basename(image.name), labels[class_name]
+    def load(self, split, image_size, stretch=False):
+        if split not in self.splits:
+            raise UserError(f"the archives of ImageNet have no split {split!r}, but {', '.join(self.splits)}")
+        if missing := [name for name in (TRAIN, VALIDATION) if not (self.directory / name).is_file()]:
+            raise UserError(
+                f"--root={self.root}: no {' and no '.join(missing)} there; get them from https://image-net.org/download"
+            )
+        path = self.directory / (TRAIN if split == "train" else VALIDATION)
+        members = list((_training_images if split == "train" else _validation_images)(path))
+        if not members:
+            raise UserError(f"{path}: holds no images; download it again")
+        return Split(sources.ArchiveSource(str(path), members, image_size, stretch), _class_names())
 
-    def validation_images():
-        for image in _members(root / VALIDATION):
-            number = re.search(r"_val_(\d{8})\.JPEG$", image.name)
-            if not number or not 1 <= int(number[1]) <= len(answers):
-                raise UserError(f"{root / VALIDATION}: {image.name} is no image of ILSVRC2012; is this the archive?")
-            yield image.offset_data, image.size, os.path.basename(image.name), labels[answers[int(number[1]) - 1]]
 
-    splits = {
-        "train": sources.ArchiveSource(str(root / TRAIN), list(training_images()), image_size),
-        "validation": sources.ArchiveSource(str(root / VALIDATION), list(validation_images()), image_size),
-    }
-    for source in splits.values():
-        if not len(source):
-            raise UserError(f"{source.origin}: holds no images; download it again")
-    return splits, class_names
+@functools.cache
+def _class_names():
+    return tuple(_development_kit("labels.txt"))
+
+
+def _development_kit(name):
+    """A list of TFDS's from the ILSVRC2012 development kit."""
+    import tensorflow_datasets as tfds
+
+    return tfds.core.tfds_path(f"datasets/imagenet2012/{name}").read_text().split()
+
+
+def _training_images(path):
+    labels = {class_name: label for label, class_name in enumerate(_class_names())}
+    for member in _members(path):
+        class_name, dot, _ = os.path.basename(member.name).partition(".")
+        if class_name not in labels or not dot:
+            raise UserError(f"{path}: {member.name} is no class of ILSVRC2012; is this its training archive?")
+        for image in _members(path, member):
+            yield image.offset_data, image.size, os.path.basename(image.name), labels[class_name]
+
+
+def _validation_images(path):
+    labels = {class_name: label for label, class_name in enumerate(_class_names())}
+    answers = _development_kit("validation_labels.txt")
+    for image in _members(path):
+        number = re.search(r"_val_(\d{8})\.JPEG$", image.name)
+        if not number or not 1 <= int(number[1]) <= len(answers):
+            raise UserError(f"{path}: {image.name} is no image of ILSVRC2012; is this the archive?")
+        yield image.offset_data, image.size, os.path.basename(image.name), labels[answers[int(number[1]) - 1]]
 
 
 def _members(path, within=None):
-    """The files in a tar file, or in the one that is its member `within`, with offsets from the start of `path`."""
+    """The files in the tar file `path`, or in its member `within`; their offsets count from the start of `path`."""
     try:
         with open(path, "rb") as file:
             end = os.fstat(file.fileno()).st_size

@@ -3,70 +3,113 @@
 Stored images are square, uint8, and larger than the net's input: 256 for 224, which leaves 33 offsets in a direction.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
+from ml_collections import ConfigDict
+
+from alexnet_jax import UserError
+from alexnet_jax.data.base import Statistics
 
 COLOUR_SCALES = ("standard_deviation", "eigenvalue")
 
 
-def colour_scale(kind, colour_std_3):
+@dataclasses.dataclass(frozen=True, eq=False)
+class Augmentation:
+    """How training images vary.
+
+    Attributes:
+      image_size: height and width of the crops, in pixels.
+      mean: float32, the training set's mean image [S, S, 3] or channel means [3].
+      colour_scale, colour_axes: the λ of section 4.1 [3], see `colour_scale`, and the principal axes of the training
+        set's RGB values, the columns of [3, 3].
+      colour_noise: standard deviation of the α that section 4.1 multiplies λ with (0.1 there; 0: no noise).
+      divisor: of the result; 1 in the paper, 1.1 in the 2012 code.
+      flip: whether one half of the crops, at random, is mirrored.
+      crop_group: how many consecutive examples share crop and flip.
+      noise_off_at: the epoch from which on colours do not vary and nothing is divided; 0: they always vary.
+    """
+
+    image_size: int
+    mean: np.ndarray
+    colour_scale: np.ndarray
+    colour_axes: np.ndarray
+    colour_noise: float = 0.1
+    divisor: float = 1.0
+    flip: bool = True
+    crop_group: int = 1
+    noise_off_at: float = 0.0
+
+    def has_noise(self, epoch: float) -> bool:
+        """Whether colours vary after `epoch` epochs."""
+        return not 0 < self.noise_off_at <= epoch
+
+    def random_views(
+        self, images_BxSxSx3: jax.Array, crop_keys_B: jax.Array, colour_keys_B: jax.Array, noise: bool | jax.Array
+    ) -> jax.Array:
+        """A random crop and flip of every example, less the mean, plus colour noise, divided.
+
+        Args:
+          images_BxSxSx3: uint8.
+          crop_keys_B, colour_keys_B: PRNG keys that decide each example's crop and flip, and its colours.
+          noise: as `has_noise` returns it; otherwise the result has no colour noise and is not divided.
+
+        Returns:
+          float32 [B, image_size, image_size, 3], about −128 … 127.
+        """
+        size = self.image_size
+        offsets = images_BxSxSx3.shape[1] - size + 1  # 33 in each direction for 224 of 256: 0 … 32
+        colour_noise, divisor = jnp.where(noise, self.colour_noise, 0), jnp.where(noise, self.divisor, 1)
+
+        def view(image, crop_key, colour_key):
+            offset_key, flip_key, _ = jax.random.split(crop_key, 3)
+            x = lax.dynamic_slice(image, (*jax.random.randint(offset_key, (2,), 0, offsets), 0), (size, size, 3))
+            x = jnp.where(self.flip & jax.random.bernoulli(flip_key), x[:, ::-1], x).astype(jnp.float32)
+            alpha = colour_noise * jax.random.normal(jax.random.split(colour_key, 3)[2], (3,))
+            return x + self.colour_axes @ (alpha * self.colour_scale)
+
+        x = jax.vmap(view)(images_BxSxSx3, crop_keys_B, colour_keys_B)
+        return (x - centre_crop(self.mean, size)) / divisor
+
+
+def from_config(config: ConfigDict, image_size: int, statistics: Statistics) -> Augmentation:
+    """The augmentation that `config.augment` describes. Raises UserError if there is no such scale of the colours."""
+    if config.colour_scale not in COLOUR_SCALES:
+        raise UserError(f"config.augment.colour_scale: must be one of {', '.join(COLOUR_SCALES)}")
+    return Augmentation(
+        image_size,
+        statistics.mean,
+        colour_scale(config.colour_scale, statistics.colour_std),
+        statistics.colour_axes,
+        config.colour_noise,
+        config.divisor,
+        config.flip,
+        config.crop_group,
+        config.noise_off_at,
+    )
+
+
+def colour_scale(kind: str, colour_std_3: np.ndarray) -> np.ndarray:
     """The λ of section 4.1, from the standard deviations of RGB (0–255) along its principal axes.
 
-    The 2012 code takes these themselves. The paper's text says eigenvalues, which are their squares, and of a size that
-    makes sense if RGB goes from 0 to 1: there they are taken, and brought back to 0–255.
+    The 2012 code takes the standard deviations themselves. The paper's text has eigenvalues, which are their squares,
+    and of a size that makes sense if RGB goes from 0 to 1: so they are computed there, and brought back to 0–255.
     """
     return colour_std_3 if kind == "standard_deviation" else 255 * (colour_std_3 / 255) ** 2
 
 
-def random_views(
-    images_BxSxSx3,
-    crop_keys_B,
-    colour_keys_B,
-    image_size,
-    mean,
-    colour_scale_3,
-    colour_axes_3x3,
-    colour_noise,
-    divisor,
-    flip=True,
-):
-    """A random crop and flip of every example, less the mean, plus colour noise, divided.
+def fixed_view(images_MxBxSxSx3: jax.Array, view: int | jax.Array, image_size: int, mean: np.ndarray) -> jax.Array:
+    """One of the ten views of section 4.1: the centre (0), its mirror image (1), then the four corners and theirs.
 
     Args:
-      images_BxSxSx3: uint8.
-      crop_keys_B, colour_keys_B: PRNG keys that decide each example's crop and flip, and its colours.
-      image_size: height and width of the crops, in pixels.
-      mean: float32, the training set's mean image [S, S, 3] or channel means [3].
-      colour_scale_3, colour_axes_3x3: the section's λ, as `colour_scale` gives them, and the principal axes of the
-        training set's RGB values, as columns.
-      colour_noise: standard deviation of the α that section 4.1 multiplies λ with (0.1 there; 0: no noise).
-      divisor: of the result; 1 in the paper, 1.1 in the 2012 code.
-      flip: whether one half of the crops, at random, is mirrored.
+      images_MxBxSxSx3: uint8, the images, and then their mirror images, which view 0 alone does not need. Reversing
+        every crop would cost more.
 
     Returns:
-      float32 [B, image_size, image_size, 3], about −128 … 127.
-    """
-    offsets = images_BxSxSx3.shape[1] - image_size + 1  # 33 in each direction for 224 of 256: 0 … 32
-
-    def view(image, crop_key, colour_key):
-        offset_key, flip_key, _ = jax.random.split(crop_key, 3)
-        x = lax.dynamic_slice(
-            image, (*jax.random.randint(offset_key, (2,), 0, offsets), 0), (image_size, image_size, 3)
-        )
-        x = jnp.where(flip & jax.random.bernoulli(flip_key), x[:, ::-1], x).astype(jnp.float32)
-        alpha = colour_noise * jax.random.normal(jax.random.split(colour_key, 3)[2], (3,))
-        return x + colour_axes_3x3 @ (alpha * colour_scale_3)
-
-    x = jax.vmap(view)(images_BxSxSx3, crop_keys_B, colour_keys_B)
-    return (x - centre_crop(mean, image_size)) / divisor
-
-
-def fixed_view(images_MxBxSxSx3, view, image_size, mean):
-    """View number `view` (a traced int) of every image: the centre, its mirror image, then the four corners and theirs.
-
-    Section 4.1. `images_MxBxSxSx3` holds the images, uint8, and then their mirror images, which view 0 alone does not
-    need: reversing every crop would cost more. Returns float32 [B, image_size, image_size, 3].
+      float32 [B, image_size, image_size, 3].
     """
     border, mirrored = images_MxBxSxSx3.shape[2] - image_size, view % 2
     centre, end = border // 2, border
@@ -77,7 +120,7 @@ def fixed_view(images_MxBxSxSx3, view, image_size, mean):
     return x.astype(jnp.float32) - centre_crop(mean, image_size)
 
 
-def centre_crop(mean, image_size):
+def centre_crop(mean: np.ndarray, image_size: int) -> np.ndarray:
     """The part of a mean image that is subtracted from every crop; channel means are used as they are."""
     if mean.ndim == 1:
         return mean

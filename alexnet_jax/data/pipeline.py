@@ -1,21 +1,26 @@
 """Batches of a data set (grain): shuffled every epoch, resumable at any step, only the rows that a process needs."""
 
+from collections.abc import Iterator
+
 import grain
 import numpy as np
 
+from alexnet_jax.data.sources import Source
+
 BATCHES_AHEAD = 4  # one thread prepares each; grain's own default of 500 would hold 12 GB of 256×256 images
 
+Batch = dict[str, np.ndarray]
 
-def train_batches(source, batch_size, rows, seed, start_step):
+
+def train_batches(source: Source, batch_size: int, rows: slice, seed: int, start_step: int) -> Iterator[Batch]:
     """An endless iterator over training batches from step `start_step` on.
 
     The order depends on `seed` alone. Epochs follow each other without a gap: a batch may hold the end of one and the
     start of the next.
 
     Args:
-      source: a random-access source of (image [S, S, 3] uint8, label).
       batch_size: examples in a global batch.
-      rows: the slice of every global batch that this process loads (`sharding.owned_rows`).
+      rows: the part of every global batch that this process loads (`sharding.owned_rows`).
 
     Yields:
       {'image': uint8 [rows, S, S, 3], 'label': int32 [rows]}
@@ -25,19 +30,18 @@ def train_batches(source, batch_size, rows, seed, start_step):
     return _iterate(batches, start_step)
 
 
-def eval_batches(source, batch_size, rows):
-    """Every example once, in order; the last batch is filled with blanks.
+def eval_batches(source: Source, batch_size: int, rows: slice) -> Iterator[Batch]:
+    """Every example once, in order; the last batch is padded.
 
     Yields:
-      as `train_batches`, with 'weight', float32 [rows]: 1 for an example, 0 for a blank.
+      as `train_batches`.
     """
 
     def load(first):
         indices = np.arange(first, first + batch_size)[rows]
         real = _load(source, indices[indices < len(source)])
-        blanks = len(indices) - len(real["label"])
-        batch = real | {"weight": np.ones(len(real["label"]), np.float32)}
-        return {name: np.pad(x, [(0, blanks)] + [(0, 0)] * (x.ndim - 1)) for name, x in batch.items()}
+        padding = len(indices) - len(real["label"])
+        return {name: np.pad(x, [(0, padding)] + [(0, 0)] * (x.ndim - 1)) for name, x in real.items()}
 
     return _iterate(grain.MapDataset.range(0, len(source), batch_size).map(load), 0)
 
@@ -54,5 +58,5 @@ def _load(source, indices):
 def _iterate(batches, start):
     options = grain.ReadOptions(num_threads=BATCHES_AHEAD, prefetch_buffer_size=BATCHES_AHEAD)
     iterator = iter(batches.to_iter_dataset(options))
-    iterator.set_state({"next_index": start})  # the number of batches taken is all the state there is
+    iterator.set_state({"next_index": start})  # the state is the number of batches taken, nothing else
     return iterator

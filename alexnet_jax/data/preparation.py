@@ -3,7 +3,7 @@
 import concurrent.futures
 import contextlib
 import csv
-import fcntl
+import functools
 import hashlib
 import math
 import multiprocessing
@@ -11,22 +11,28 @@ import os
 import pathlib
 import shutil
 import signal
-import time
+from collections.abc import Iterator
 
 import cv2
 import numpy as np
 import PIL
 import simplejpeg
-from tqdm import tqdm
 
 from alexnet_jax import UserError
-from alexnet_jax.data import archives, datasets, images, shards, sources
-from alexnet_jax.runtime import files
+from alexnet_jax.data import datasets, images, shards, sources, tfds_sets
+from alexnet_jax.runtime import files, progress
 
 IMAGES_PER_SHARD = 256  # or more, as a reader keeps every shard open: at most 256 of them for training, 16 elsewhere
 
 
-def prepare(dataset, root, output, size=256, workers=None, max_undecodable=0.01):
+def prepare(
+    dataset: str,
+    root: str | os.PathLike,
+    output: str | os.PathLike,
+    size: int = 256,
+    workers: int | None = None,
+    max_undecodable: float = 0.01,
+) -> None:
     """Makes a TFDS data set (ArrayRecord, JPEG) of images [size, size, 3] from any source; see the module.
 
     The bytes of the result depend on the images, the size, and the versions of the image libraries alone: not on the
@@ -90,17 +96,17 @@ def prepare(dataset, root, output, size=256, workers=None, max_undecodable=0.01)
         ) from error
 
 
-def find(dataset, root, size):
-    """The sources of a data set, {split: source}, and its class names."""
-    if dataset == "imagenet":
-        return archives.imagenet(root, size)
-    if dataset != "folder" and not dataset.startswith("tfds:"):
-        raise UserError(f"--dataset={dataset}: use imagenet, folder or tfds:NAME")
-    train, class_names = datasets.load_split(dataset, root, "train", size)
+def find(name: str, root: str, size: int) -> tuple[dict[str, sources.EncodedSource], tuple[str, ...]]:
+    """The sources of a data set, {split: source}, and its class names. Raises UserError if it cannot be prepared."""
+    kind = datasets.KINDS.get(name.partition(":")[0])
+    if not kind or not kind.preparable:
+        raise UserError(f"--dataset={name}: use {datasets.kind_names(preparable=True)}")
+    dataset = datasets.find(name, root)
+    train, class_names = dataset.load("train", size)
     splits = {"train": train}
-    for split in datasets.splits(dataset, root):
+    for split in dataset.splits:
         if split in ("validation", "test"):
-            source = datasets.relabelled(*datasets.load_split(dataset, root, split, size), class_names)
+            source = dataset.load(split, size).relabelled(class_names)
             try:
                 source.read(0)
             except sources.SecretLabelsError:
@@ -109,35 +115,35 @@ def find(dataset, root, size):
                 splits[split] = source
         elif split != "train":
             print(f"leaving out {split}: neither train nor validation nor test")
-    datasets.held_out(dataset, root)
+    dataset.held_out()  # raises if there is nothing to measure with
     return splits, class_names
 
 
-def divide(source, most):
+def divide(source: sources.EncodedSource, most: int) -> list[sources.EncodedSource]:
     """The consecutive parts of a source that become shards, `most` at the most."""
     count = min(most, math.ceil(len(source) / IMAGES_PER_SHARD))
     edges = [len(source) * i // count for i in range(count + 1)]
     return [source.part(start, stop) for start, stop in zip(edges, edges[1:], strict=False)]
 
 
-def fingerprint(splits, class_names):
+def fingerprint(splits: dict[str, sources.EncodedSource], class_names: tuple[str, ...]) -> str:
     """Tells sources with other files or labels apart."""
     digest = hashlib.sha256(repr(class_names).encode())
     for split, source in splits.items():
         digest.update(split.encode())
-        for item in source.listing:
+        for item in source.manifest:
             digest.update(repr(item).encode(errors="surrogateescape"))
     return digest.hexdigest()
 
 
 @contextlib.contextmanager
-def claimed(output, description, plan):
-    """Holds the directory for this process and this description. Gives whether it has the whole set already."""
+def claimed(output: pathlib.Path, description: dict, plan: list[shards.Shard]) -> Iterator[bool]:
+    """Holds the directory for this process and this description. Yields whether it has the complete set already."""
     path = output / "prepare.json"
     if path.exists():
         check_same(path, description)
         if (output / "statistics.json").exists():
-            datasets.check_prepared(output)
+            tfds_sets.Prepared("prepared", str(output)).check()
             shutil.rmtree(shards.work_directory(output), ignore_errors=True)
             yield True
             return
@@ -145,11 +151,7 @@ def claimed(output, description, plan):
         raise UserError(f"--output={output}: is not empty; use another directory")
     work = shards.work_directory(output)
     work.mkdir(parents=True, exist_ok=True)
-    with (work / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(f"--output={output}: another process is preparing it; wait or stop that") from error
+    with files.locked(work / "lock", f"--output={output}"):
         if path.exists():  # another process may just have finished
             check_same(path, description)
         if (output / "statistics.json").exists():
@@ -161,7 +163,7 @@ def claimed(output, description, plan):
         yield False
 
 
-def check_same(path, description):
+def check_same(path: pathlib.Path, description: dict) -> None:
     """Raises UserError if a directory's prepare.json is of another set."""
     if files.read_json(path) != description:
         raise UserError(
@@ -170,7 +172,7 @@ def check_same(path, description):
         )
 
 
-def check_space(plan, missing, num_classes):
+def check_space(plan: list[shards.Shard], missing: list[shards.Shard], num_classes: int) -> None:
     """Says how much disk the set takes. Raises UserError if that is not there."""
     size, output = plan[0].size, plan[0].output
     spread = [plan[len(plan) * i // 64].source for i in range(64)]
@@ -192,54 +194,48 @@ def check_space(plan, missing, num_classes):
         )
 
 
-def gigabytes(number):
+def gigabytes(number: float) -> str:
     return f"{number / 1e9:.3g} GB" if number >= 1e9 else f"{number / 1e6:.3g} MB"
 
 
-def available_cores():
+def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
-def run(plan, total, failed_before, workers, max_undecodable):
+def run(plan: list[shards.Shard], total: int, failed_before: int, workers: int, max_undecodable: float) -> None:
     """Makes shards in parallel. Raises UserError if too many images cannot be decoded or a file cannot be written."""
     if not plan:
         return
     # For the workers. Each is one thread, so BLAS must not start more. With glibc, the memory of images that were freed
-    # stays for the next ones: else it is given back to the system, and fetched again page by page.
+    # stays for the next ones; otherwise it goes back to the system, and is fetched again page by page.
     os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
     os.environ.update(MALLOC_MMAP_THRESHOLD_=str(2**26), MALLOC_TRIM_THRESHOLD_=str(2**28))
     context = multiprocessing.get_context("spawn")
-    shared = context.Array("q", 3)  # images done, of these undecodable, whether to stop
+    shared = context.Array("q", 3)  # see shards.start_worker
     count = sum(len(shard.source) for shard in plan)
-    began = reported = time.monotonic()
-    most_memory = 0
+    peak_memory = 0
     pool = concurrent.futures.ProcessPoolExecutor(min(workers, len(plan)), context, shards.start_worker, (shared,))
-    with tqdm(total=count, unit="image", desc="preparing", disable=None, smoothing=0.05) as bar:
+    with progress.Progress(count, "image", "preparing", functools.partial(print, flush=True)) as bar:
         try:
-            # Ctrl-C reaches workers too, and some while they start: the parent alone says what to do.
+            # Ctrl-C reaches the workers too, some of them while they start: only the parent must react.
             handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
             running = {pool.submit(shards.make_shard, shard) for shard in plan}
             signal.signal(signal.SIGINT, handler)
             while running:
                 finished, running = concurrent.futures.wait(running, 0.2, concurrent.futures.FIRST_COMPLETED)
-                most_memory = max([most_memory, *(future.result() for future in finished)])
+                peak_memory = max([peak_memory, *(future.result() for future in finished)])
                 done, failed, _ = shared
-                bar.update(done - bar.n)
                 check_undecodable(failed + failed_before, total, max_undecodable, plan[0].output)
-                now = time.monotonic()
-                if bar.disable and (now - reported > 30 or not running):
-                    left = tqdm.format_interval((now - began) * (count - done) / max(done, 1))
-                    print(f"{done:,} of {count:,} images, {done / (now - began):.0f} images/s, {left} left", flush=True)
-                    reported = now
+                bar.reach(done, log=not running)
         except concurrent.futures.process.BrokenProcessPool as error:
             raise UserError(f"a worker was killed (out of memory? try --workers=1); {shards.GOES_ON}") from error
         finally:
             shared[2] = True
             pool.shutdown(cancel_futures=True)
-    print(f"a worker took at most {most_memory / 1e6:.0f} MB of memory")
+    print(f"a worker took at most {peak_memory / 1e6:.0f} MB of memory")
 
 
-def check_undecodable(count, total, greatest_part, output):
+def check_undecodable(count: int, total: int, greatest_part: float, output: pathlib.Path) -> None:
     """Raises UserError if too many images cannot be decoded."""
     if count > greatest_part * total:
         raise UserError(
@@ -248,16 +244,16 @@ def check_undecodable(count, total, greatest_part, output):
         )
 
 
-def list_undecodable(plan, output):
+def list_undecodable(plan: list[shards.Shard], output: pathlib.Path) -> list:
     """Writes `undecodable.tsv` of the shards that are done, and returns its rows."""
-    rows = [row for shard in plan for row in shard.read_notes("undecodable")[0].tolist()]
+    rows = [row for shard in plan for row in shard.read_summary("undecodable")[0].tolist()]
     with (output / "undecodable.tsv").open("w", encoding="utf-8") as file:
         writer = csv.writer(file, "excel-tab", lineterminator="\n")
         writer.writerows([("split", "file_name", "reason"), *rows])
     return rows
 
 
-def finish(plan, class_names):
+def finish(plan: list[shards.Shard], class_names: tuple[str, ...]) -> None:
     """Adds up what the shards noted, and makes a data set of them."""
     import tensorflow_datasets as tfds
 
@@ -272,7 +268,7 @@ def finish(plan, class_names):
     infos, train, total, products = [], 0, np.zeros((size, size, 3), np.int64), np.zeros((3, 3), np.int64)
     for split in dict.fromkeys(shard.split for shard in plan):
         done = [shard for shard in plan if shard.split == split]
-        counts, sizes = zip(*(map(int, shard.read_notes("count", "num_bytes")) for shard in done), strict=True)
+        counts, sizes = zip(*(map(int, shard.read_summary("count", "num_bytes")) for shard in done), strict=True)
         if not sum(counts):
             raise UserError(f"{output}: not one {split} image can be decoded; undecodable.tsv there says why")
         template = template.replace(split=split)
@@ -280,7 +276,7 @@ def finish(plan, class_names):
         if split == "train":
             train = sum(counts)
             for shard in done:
-                shard_total, shard_products = shard.read_notes("total", "products")
+                shard_total, shard_products = shard.read_summary("total", "products")
                 total += shard_total
                 products += shard_products
     tfds.folder_dataset.write_metadata(

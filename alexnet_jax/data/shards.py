@@ -1,4 +1,4 @@
-"""A shard of a prepared data set: decoded, cut to size, encoded and written, with its sums, by one worker."""
+"""One shard of a prepared data set: a worker decodes, resizes and encodes its images, writes them and adds them up."""
 
 import csv
 import dataclasses
@@ -15,7 +15,7 @@ import numpy as np
 import simplejpeg
 
 from alexnet_jax import UserError
-from alexnet_jax.data import images
+from alexnet_jax.data import images, sources
 from alexnet_jax.runtime import files
 
 JPEG_QUALITY = 95
@@ -24,13 +24,19 @@ GOES_ON = "mend that, and the same command goes on"
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """A part of a split, and the file that it becomes in the directory `output`."""
+    """A part of a split, and the file that it becomes in the directory `output`.
+
+    Attributes:
+      shards: their number in the split.
+      name: of the data set.
+      size: height and width of the images, in pixels.
+    """
 
     split: str
     index: int
-    shards: int  # in the split
-    source: object
-    name: str  # of the data set
+    shards: int
+    source: sources.EncodedSource
+    name: str
     size: int
     output: pathlib.Path
 
@@ -39,31 +45,35 @@ class Shard:
         return self.output / f"{self.name}-{self.split}.array_record-{self.index:05}-of-{self.shards:05}"
 
     @property
-    def notes(self):
-        """Is there if the shard is: its counts and sums, and what could not be decoded."""
+    def summary(self) -> pathlib.Path:
+        """The file of the shard's counts, sums and undecodable images; it is written after the shard."""
         return work_directory(self.output) / f"{self.split}-{self.index:05}.npz"
 
-    def read_notes(self, *names):
-        with np.load(self.notes) as notes:
-            return [notes[name] for name in names]
+    def read_summary(self, *names: str) -> list[np.ndarray]:
+        """Arrays of the summary: `count`, `num_bytes`, `total`, `products`, `undecodable` or `bytes_on_disk`."""
+        with np.load(self.summary) as summary:
+            return [summary[name] for name in names]
 
     @property
-    def done(self):
-        """Whether the shard and its notes are there, whole."""
+    def done(self) -> bool:
+        """Whether the shard and its summary are complete."""
         try:
-            (bytes_on_disk,) = self.read_notes("bytes_on_disk")
+            (bytes_on_disk,) = self.read_summary("bytes_on_disk")
             return self.path.stat().st_size == bytes_on_disk
         except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile):
             return False
 
 
-def work_directory(output):
-    """What is needed until the set is complete."""
+def work_directory(output: pathlib.Path) -> pathlib.Path:
+    """The directory of what is needed only until the set is complete."""
     return output / ".prepare"
 
 
-def start_worker(shared):
-    """Prepares a process to make shards. `shared` counts images and undecodable ones, and says when to stop."""
+def start_worker(shared) -> None:
+    """Prepares a process to make shards.
+
+    `shared` is an array of integers: images done, undecodable images among them, and 1 when the workers shall stop.
+    """
     global _shared
     _shared = shared
     images.ignore_warnings()
@@ -75,11 +85,17 @@ def _exit_with_parent():
     os._exit(1)
 
 
-def make_shard(shard):
-    """Writes a shard and its notes; each appears whole or not at all. Returns the process's most memory so far, bytes.
+def make_shard(shard: Shard) -> int:
+    """Writes a shard and its summary, each completely or not at all. Runs in a worker.
 
-    Runs in a worker. Memory: one image as it is decoded, converted and resized, and sums of the size of a small one;
-    shards go to disk as they grow. Raises UserError if an image cannot be read or the shard cannot be written.
+    It holds one image in memory, decoded, converted and resized, and sums of the size of a small one; the shard goes to
+    disk as it grows.
+
+    Returns:
+      the peak memory of the process so far, in bytes.
+
+    Raises:
+      UserError: an image cannot be read, or the shard cannot be written.
     """
     from array_record.python import array_record_module
 
@@ -114,7 +130,7 @@ def make_shard(shard):
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, shard.path)
-        with files.whole(shard.notes, "wb") as file:
+        with files.whole(shard.summary, "wb") as file:
             rows = np.array(undecodable, str).reshape(-1, 3)
             np.savez(file, bytes_on_disk=bytes_on_disk, undecodable=rows, **vars(sums))
     except RuntimeError as error:  # of ArrayRecord
@@ -123,18 +139,18 @@ def make_shard(shard):
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
-    return most_memory()
+    return peak_memory()
 
 
-def most_memory():
-    """The most memory that this process has had so far, in bytes."""
-    if sys.platform == "linux":  # where getrusage begins with the parent's
+def peak_memory() -> int:
+    """The peak memory of this process so far, in bytes."""
+    if sys.platform == "linux":  # where getrusage begins with the parent's peak
         return 1024 * int(re.search(r"VmHWM:\s+(\d+)", pathlib.Path("/proc/self/status").read_text())[1])
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 class Sums:
-    """Of a shard: the examples and their bytes, and over its images every pixel's values and the products of RGB."""
+    """Sums over a shard: its examples and their bytes, every pixel's values, and the products of red, green, blue."""
 
     def __init__(self, size):
         self.count, self.num_bytes = 0, 0
@@ -144,15 +160,15 @@ class Sums:
         self.count += 1
         self.num_bytes += num_bytes
         if pixels:
-            image = simplejpeg.decode_jpeg(data)  # as it will be read: encoding changed it a little
+            image = simplejpeg.decode_jpeg(data)  # as a reader will see it: encoding changed it a little
             self.total += image
             channels = [image[..., c].ravel().astype(np.float64) for c in range(3)]
             # Integers, far below 2⁵³: exact, in whatever order they are added.
             self.products += np.array([[a @ b for a in channels] for b in channels]).astype(np.int64)
 
 
-def serialize(data, label, name):
-    """An example as TFDS stores it, a tf.train.Example, but always in the same bytes."""
+def serialize(data: bytes, label: int, name: str) -> bytes:
+    """An example as TFDS stores it, a tf.train.Example; unlike TFDS's, always the same bytes."""
     from tensorflow_datasets.proto import tf_example_pb2
 
     example = tf_example_pb2.Example()

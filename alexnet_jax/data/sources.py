@@ -1,28 +1,54 @@
-"""Splits of data sets as `input_pipeline` and `prepare` read them.
+"""One split of a data set: images with labels, by index.
 
-A source has `len(source)`, `source.image_size`, `source[i]`, an image [image_size, image_size, 3] uint8 with its label,
-and `source.name(i)` to tell people which image that is. Those of encoded images also have `source.read(i)`, the bytes
-with their label, `source.part(start, stop)`, a smaller source, and `source.listing`, which tells sources of other
-images or labels apart.
+`pipeline` reads decoded images from a source, `preparation` the encoded bytes.
 """
 
+import dataclasses
 import os
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
 
 from alexnet_jax import UserError
 from alexnet_jax.data import images
 
+MOST_BYTES = 2**29  # of one file: bounds the memory that a file takes which is no image
+
+
+class Source(Protocol):
+    """Images with labels.
+
+    Attributes:
+      origin: where the images come from, for messages.
+      image_size: height and width of the images, in pixels.
+    """
+
+    origin: str
+    image_size: int
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, i: int) -> tuple[np.ndarray, int]:
+        """Image `i`, uint8 [image_size, image_size, 3], and its label. Raises UserError if it cannot be read."""
+        ...
+
+    def name(self, i: int) -> str:
+        """What people call image `i`."""
+        ...
+
 
 class ArraySource:
-    """Images in one array [N, S, S, 3], uint8; the labels go round the classes."""
+    """Images in one array [N, S, S, 3], uint8. Image i has the label i modulo the number of classes."""
 
-    def __init__(self, images, origin, num_classes, image_size):
-        self.images, self.origin, self.num_classes, self.image_size = images, origin, num_classes, image_size
+    def __init__(self, pixels: np.ndarray, origin: str, num_classes: int, image_size: int):
+        self.pixels, self.origin, self.num_classes, self.image_size = pixels, origin, num_classes, image_size
 
     def __len__(self):
-        return len(self.images)
+        return len(self.pixels)
 
     def __getitem__(self, i):
-        image = self.images[i]
+        image = self.pixels[i]
         if len(image) != self.image_size:
             image = images.square(image, self.image_size)
         return image, i % self.num_classes
@@ -31,17 +57,50 @@ class ArraySource:
         return f"{self.origin}/{i}"
 
 
-MOST_BYTES = 2**29  # of a file that could be an image: memory is bounded, whatever lies among them
+class EncodedSource:
+    """A source of encoded images, which can be prepared.
+
+    Attributes, beside those of `Source`:
+      stretch: whether images that are not square are stretched; otherwise their centres are taken.
+      manifest: what tells sources with other images or labels apart.
+    """
+
+    origin: str
+    image_size: int
+    stretch: bool
+    manifest: Any
+
+    def __getitem__(self, i):
+        data, label = self.read(i)
+        return images.decode(data, self.describe(i), self.image_size, self.stretch), label
+
+    def describe(self, i: int) -> str:
+        """What a message calls image `i`."""
+        return f"{self.origin}, {self.name(i)}"
+
+    def name(self, i: int) -> str:
+        raise NotImplementedError
+
+    def read(self, i: int) -> tuple[bytes, int]:
+        """The bytes of image `i`, and its label. Raises UserError if they cannot be read."""
+        raise NotImplementedError
+
+    def part(self, start: int, stop: int) -> "EncodedSource":
+        """The images from `start` to `stop`, as a source."""
+        raise NotImplementedError
 
 
-class FileSource:
-    """Image files in a directory, as (path below it, label)."""
+@dataclasses.dataclass(frozen=True, eq=False)
+class FileSource(EncodedSource):
+    """Image files below the directory `origin`, as (path, label)."""
 
-    def __init__(self, origin, files, image_size, stretch=False):
-        self.origin, self.files, self.image_size, self.stretch = origin, files, image_size, stretch
+    origin: str
+    files: Sequence[tuple[str, int]]
+    image_size: int
+    stretch: bool = False
 
     @property
-    def listing(self):
+    def manifest(self):
         try:
             return [(name, label, os.path.getsize(os.path.join(self.origin, name))) for name, label in self.files]
         except OSError as error:
@@ -50,91 +109,85 @@ class FileSource:
     def __len__(self):
         return len(self.files)
 
-    def __getitem__(self, i):
-        data, label = self.read(i)
-        return images.decode(data, os.path.join(self.origin, self.name(i)), self.image_size, self.stretch), label
+    def describe(self, i):
+        return os.path.join(self.origin, self.name(i))
 
     def name(self, i):
         return self.files[i][0]
 
     def read(self, i):
-        name, label = self.files[i]
-        path = os.path.join(self.origin, name)
-        try:
-            with open(path, "rb") as file:
-                return file.read(MOST_BYTES), label
-        except OSError as error:
-            raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+        return read_file(self.describe(i)), self.files[i][1]
 
     def part(self, start, stop):
-        return FileSource(self.origin, self.files[start:stop], self.image_size, self.stretch)
+        return dataclasses.replace(self, files=self.files[start:stop])
 
 
-class ArchiveSource:
-    """Members of a tar file, as (offset, bytes, name, label)."""
+@dataclasses.dataclass(frozen=True, eq=False)
+class ArchiveSource(EncodedSource):
+    """Members of the tar file `origin`, as (offset, bytes, name, label)."""
 
-    def __init__(self, origin, members, image_size):
-        self.origin, self.members, self.image_size = origin, members, image_size
-        self.listing = members
+    origin: str
+    members: Sequence[tuple[int, int, str, int]]
+    image_size: int
+    stretch: bool = False
+
+    @property
+    def manifest(self):
+        return self.members
 
     def __len__(self):
         return len(self.members)
-
-    def __getitem__(self, i):
-        data, label = self.read(i)
-        return images.decode(data, f"{self.origin}, {self.name(i)}", self.image_size), label
 
     def name(self, i):
         return self.members[i][2]
 
     def read(self, i):
-        offset, size, name, label = self.members[i]
+        offset, size, _, label = self.members[i]
         try:
             with open(self.origin, "rb") as archive:
-                data = os.pread(archive.fileno(), min(size, MOST_BYTES), offset)
+                return os.pread(archive.fileno(), min(size, MOST_BYTES), offset), label
         except OSError as error:
             raise UserError(f"{self.origin}: cannot be read ({error.strerror})") from error
-        return data, label
 
     def part(self, start, stop):
-        return ArchiveSource(self.origin, self.members[start:stop], self.image_size)
+        return dataclasses.replace(self, members=self.members[start:stop])
 
 
 class SecretLabelsError(UserError):
-    """A test set whose answers are not published."""
+    """A test set whose labels are not published."""
 
 
-class TfdsSource:
-    """Examples of a TFDS data set that have an encoded `image`, a `label` and perhaps a `file_name`."""
+@dataclasses.dataclass(frozen=True, eq=False)
+class TfdsSource(EncodedSource):
+    """Examples `start` to `stop` of a TFDS data source with an encoded `image`, a `label` and perhaps a `file_name`."""
 
-    def __init__(self, data_source, origin, identity, image_size, stretch=False, start=0, stop=None):
-        self.data_source, self.origin, self.identity = data_source, origin, identity
-        self.image_size, self.stretch = image_size, stretch
-        self.start, self.stop = start, len(data_source) if stop is None else stop
+    examples: Any
+    origin: str
+    identity: Any  # of the data set
+    image_size: int
+    stretch: bool
+    start: int
+    stop: int
 
     @property
-    def listing(self):
+    def manifest(self):
         return self.identity, self.start, self.stop
 
     def __len__(self):
         return self.stop - self.start
 
-    def __getitem__(self, i):
-        data, label = self.read(i)
-        return images.decode(data, f"{self.origin}, example {self.start + i}", self.image_size, self.stretch), label
+    def describe(self, i):
+        return f"{self.origin}, example {self.start + i}"
 
     def _example(self, i):
         try:
-            return self.data_source[self.start + i]
+            return self.examples[self.start + i]
         except (OSError, RuntimeError, TypeError, ValueError) as error:
             why = str(error).splitlines()[0][:200]
-            raise UserError(
-                f"{self.origin}, example {self.start + i}: cannot be read ({why}); build it again"
-            ) from error
+            raise UserError(f"{self.describe(i)}: cannot be read ({why}); build it again") from error
 
     def name(self, i):
-        example = self._example(i)
-        file_name = example.get("file_name", f"{self.origin}/{self.start + i}")
+        file_name = self._example(i).get("file_name", f"{self.origin}/{self.start + i}")
         return file_name.decode() if isinstance(file_name, bytes) else str(file_name)
 
     def read(self, i):
@@ -144,20 +197,27 @@ class TfdsSource:
         return example["image"], int(example["label"])
 
     def part(self, start, stop):
-        start, stop = self.start + start, self.start + stop
-        return TfdsSource(self.data_source, self.origin, self.identity, self.image_size, self.stretch, start, stop)
+        return dataclasses.replace(self, start=self.start + start, stop=self.start + stop)
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
 class Relabelled:
     """A source whose label l becomes labels[l]."""
 
-    def __init__(self, source, labels):
-        self.source, self.labels = source, labels
-        self.origin, self.image_size, self.name = source.origin, source.image_size, source.name
+    source: Any
+    labels: Sequence[int]
 
     @property
-    def listing(self):
-        return self.labels, self.source.listing
+    def origin(self):
+        return self.source.origin
+
+    @property
+    def image_size(self):
+        return self.source.image_size
+
+    @property
+    def manifest(self):
+        return self.labels, self.source.manifest
 
     def __len__(self):
         return len(self.source)
@@ -166,9 +226,21 @@ class Relabelled:
         image, label = self.source[i]
         return image, self.labels[label]
 
+    def name(self, i):
+        return self.source.name(i)
+
     def read(self, i):
         data, label = self.source.read(i)
         return data, self.labels[label]
 
     def part(self, start, stop):
         return Relabelled(self.source.part(start, stop), self.labels)
+
+
+def read_file(path: str | os.PathLike) -> bytes:
+    """The bytes of an image file, MOST_BYTES at most. Raises UserError if it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(MOST_BYTES)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error

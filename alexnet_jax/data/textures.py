@@ -1,7 +1,7 @@
 """The embedded data set: 20 classes of coloured textures, drawn once and kept in a cache directory.
 
-A class is a texture and a pair of opponent colours, and its own mirror image. Colours, spacing, phase, outline,
-background, brightness and noise of an image come from (SEED, split, index) alone.
+A class is a texture in a pair of opponent colours; mirroring an image keeps its class. Colours, spacing, phase,
+outline, background, brightness and noise of an image depend on (SEED, split, index) alone.
 """
 
 import json
@@ -14,11 +14,13 @@ import numpy as np
 from tqdm import tqdm
 
 from alexnet_jax import UserError
+from alexnet_jax.data import sources
+from alexnet_jax.data.base import Dataset, Split, Statistics
 
 VERSION = 1  # of what `draw` draws
 SIZE = 128
 SEED = 2012
-SPLITS = {"train": 4000, "validation": 400, "test": 400}
+COUNTS = {"train": 4000, "validation": 400, "test": 400}
 TEXTURES = ("vertical", "horizontal", "diagonal", "checker", "dots")
 COLOURS = {
     "red-green": ((200, 60, 60), (60, 170, 60)),
@@ -29,15 +31,30 @@ COLOURS = {
 CLASS_NAMES = tuple(f"{colours} {texture}" for texture in TEXTURES for colours in COLOURS)
 
 
-def load(root=""):
+class Textures(Dataset):
+    """The embedded data set, in a directory; '' is ~/.cache/alexnet_jax/textures-1 (or under $XDG_CACHE_HOME)."""
+
+    preparable = False
+    splits = tuple(COUNTS)
+
+    def load(self, split, image_size, stretch=False):
+        pixels, _ = load(self.root)
+        if split not in pixels:
+            raise UserError(f"textures have no split {split!r}, but {', '.join(pixels)}")
+        return Split(sources.ArraySource(pixels[split], split, len(CLASS_NAMES), image_size), CLASS_NAMES)
+
+    def statistics(self, image_size):
+        return load(self.root)[1]
+
+
+def load(root: str = "") -> tuple[dict[str, np.ndarray], Statistics]:
     """The images of every split and the statistics of the training split; draws them where they are missing.
 
     Args:
-      root: the directory to keep them in; '' is ~/.cache/alexnet_jax/textures-1 (or under $XDG_CACHE_HOME).
+      root: the directory to keep them in, as of `Textures`.
 
     Returns:
-      {split: uint8 [N, 128, 128, 3], mapped from its file; example i has label i % 20} and a dict of `mean`,
-      `colour_std` and `colour_axes` as in `datasets.Dataset`.
+      {split: uint8 [N, 128, 128, 3], mapped from its file}; example i has label i % 20.
 
     Raises:
       UserError: the directory cannot be written, or is not one of these.
@@ -47,19 +64,19 @@ def load(root=""):
     try:
         if not directory.exists():
             _write(directory)
-        images = {split: np.load(directory / f"{split}.npy", mmap_mode="r") for split in SPLITS}
+        images = {split: np.load(directory / f"{split}.npy", mmap_mode="r") for split in COUNTS}
         statistics = json.loads((directory / "statistics.json").read_text())
     except (OSError, ValueError) as error:
         raise UserError(
             f"{directory}: cannot make or read the textures here ({error}); set --config.dataset.root to a new "
             "directory"
         ) from error
-    return images, {name: np.array(value, np.float32) for name, value in statistics.items()}
+    return images, Statistics(**{name: np.array(value, np.float32) for name, value in statistics.items()})
 
 
-def draw(split, i):
+def draw(split: str, i: int) -> np.ndarray:
     """Image `i` of a split, uint8 [128, 128, 3]; its label is i % 20."""
-    rng = np.random.default_rng([SEED, list(SPLITS).index(split), i])
+    rng = np.random.default_rng([SEED, list(COUNTS).index(split), i])
     texture, colours = CLASS_NAMES[i % len(CLASS_NAMES)].split(" ")[::-1]
     first, second = (np.array(c) + rng.normal(0, 15, 3) for c in COLOURS[colours])
 
@@ -96,8 +113,8 @@ def _write(directory):
     temporary = pathlib.Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
     temporary.chmod(0o755)
     try:
-        with tqdm(total=sum(SPLITS.values()), desc="drawing textures", unit="image", disable=None) as progress:
-            for split, count in SPLITS.items():
+        with tqdm(total=sum(COUNTS.values()), desc="drawing textures", unit="image", disable=None) as progress:
+            for split, count in COUNTS.items():
                 shape = (count, SIZE, SIZE, 3)
                 images = np.lib.format.open_memmap(temporary / f"{split}.npy", mode="w+", dtype=np.uint8, shape=shape)
                 for i in range(count):

@@ -1,14 +1,18 @@
-"""The networks as data: one line a layer, in the order of Figure 2.
+"""The nets as data: one line for each layer, in the order of Figure 2.
 
-`layers` says what the words mean, `models` runs them.
+`spec` defines the fields, `operations` the words of `then`, and `alexnet` runs the nets.
 """
 
 import dataclasses
 import itertools
 import math
 
+from ml_collections import ConfigDict
+
 from alexnet_jax import UserError
-from alexnet_jax.model.spec import Conv, Dense, Local, Net, Norm, changed, sizes
+from alexnet_jax.model import structure
+from alexnet_jax.model.operations import OPERATIONS
+from alexnet_jax.model.spec import Conv, Dense, Local, Net, Norm, changed
 
 # Section 3.5 of the paper.
 TWO_GPU = Net(
@@ -17,12 +21,12 @@ TWO_GPU = Net(
     layers=(
         Conv("conv1", 48, size=11, stride=4, then="relu norm pool"),
         Conv("conv2", 128, size=5, pad=2, bias=1, then="relu norm pool"),
-        Conv("conv3", 192, size=3, pad=1, both=True, then="relu"),
+        Conv("conv3", 192, size=3, pad=1, cross_tower=True, then="relu"),
         Conv("conv4", 192, size=3, pad=1, bias=1, then="relu"),
         Conv("conv5", 128, size=3, pad=1, bias=1, then="relu pool"),
-        Dense("fc6", 2048, both=True, bias=1, then="relu dropout"),
-        Dense("fc7", 2048, both=True, bias=1, then="relu dropout"),
-        Dense("fc8", 1000, both=True),
+        Dense("fc6", 2048, cross_tower=True, bias=1, then="relu dropout"),
+        Dense("fc7", 2048, cross_tower=True, bias=1, then="relu dropout"),
+        Dense("fc8", 1000, cross_tower=True),
     ),
 )
 
@@ -54,7 +58,7 @@ CIFAR10_80SEC = Net(
         Conv("conv2", 32, size=5, pad=2, decay=0.004, then="relu average_pool"),
         Conv("conv3", 64, size=5, pad=2, decay=0.004, then="relu average_pool"),
         Dense("fc64", 64, stddev=0.1, decay=0.03, then="relu"),
-        Dense("fc10", 10, both=True, stddev=0.1, decay=0.03),
+        Dense("fc10", 10, cross_tower=True, stddev=0.1, decay=0.03),
     ),
 )
 CIFAR10_13PCT = Net(
@@ -67,7 +71,7 @@ CIFAR10_13PCT = Net(
         Conv("conv2", 64, size=5, pad=2, decay=0.0, then="relu pool"),
         Local("local3", 32, size=3, pad=1, stddev=0.04, decay=0.004, then="relu"),
         Local("local4", 32, size=3, pad=1, stddev=0.04, decay=0.004, then="relu"),
-        Dense("fc10", 10, both=True, decay=0.004),
+        Dense("fc10", 10, cross_tower=True, decay=0.004),
     ),
 )
 CIFAR10_11PCT = changed(
@@ -93,16 +97,16 @@ NETS = {
         TWO_GPU,
         {
             "conv2": {"features": 160},
-            "conv3": {"both": False},
-            "fc6": {"features": 4096, "both": False},
-            "fc7": {"both": False},
+            "conv3": {"cross_tower": False},
+            "fc6": {"features": 4096, "cross_tower": False},
+            "fc7": {"cross_tower": False},
         },
     ),
     "sixth_conv": dataclasses.replace(
         TWO_GPU,
         layers=(
             *TWO_GPU.layers[:5],
-            Conv("conv6", 128, size=3, pad=1, both=True, stddev=0.03, bias=1, then="relu"),  # as in its own file
+            Conv("conv6", 128, size=3, pad=1, cross_tower=True, stddev=0.03, bias=1, then="relu"),  # as in its own file
             *TWO_GPU.layers[5:],
         ),
     ),
@@ -119,7 +123,7 @@ NETS = {
             "fc7": {"then": "relu"},
         },
         norm=None,
-        overhang=False,
+        ceil_mode=False,
     ),
     "caffe": CAFFE,
     "caffenet": changed(CAFFE, {name: {"then": "relu pool norm"} for name in ("conv1", "conv2")}),
@@ -139,7 +143,7 @@ NETS = {
             dataclasses.replace(CIFAR10_80SEC.layers[0], then="pool relu same_map_norm"),
             dataclasses.replace(CIFAR10_80SEC.layers[1], then="relu average_pool same_map_norm"),
             CIFAR10_80SEC.layers[2],
-            Dense("fc10", 10, both=True, decay=1.0),
+            Dense("fc10", 10, cross_tower=True, decay=1.0),
         ),
     ),
     "cifar10_13pct": CIFAR10_13PCT,
@@ -148,8 +152,8 @@ NETS = {
 }
 
 
-def from_config(model):
-    """The `Net` that `config.model` describes, after `fidelity.resolve`; its classes are those of `NETS`.
+def from_config(model: ConfigDict) -> Net:
+    """The net that `config.model` describes, after `fidelity.resolve`; its classes are those of `NETS`.
 
     A net of width w has w times the maps and units. Its initial weights are 1/√w times larger, which makes up for the
     fewer inputs of all layers but conv1: its outputs, and all after them, are 1/√w times larger.
@@ -169,9 +173,9 @@ def from_config(model):
         layers=tuple(
             dataclasses.replace(
                 layer,
-                features=layer.features if layer is net.layers[-1] else max(1, round(model.width * layer.features)),
+                features=layer.features if layer is net.last else max(1, round(model.width * layer.features)),
                 stddev=layer.stddev / math.sqrt(model.width),
-                then=layer.then.replace("relu", model.activation),
+                then=" ".join(model.activation if word == "relu" else word for word in layer.then.split()),
             )
             for layer in net.layers
         ),
@@ -183,7 +187,10 @@ def from_config(model):
     )
     for layer in net.layers:
         if isinstance(layer, Conv) and layer.features % layer.groups:
-            raise UserError(f"config.model.width={model.width}: {layer.name} has maps for {layer.groups} groups")
+            raise UserError(
+                f"config.model.width={model.width}: gives {layer.name} {layer.features} maps, which its "
+                f"{layer.groups} groups cannot share equally"
+            )
     if not _has_windows(net):
         larger = (dataclasses.replace(net, image_size=size) for size in itertools.count(1))
         least = next(net.image_size for net in larger if _has_windows(net))
@@ -198,22 +205,25 @@ def _check(model):
         raise UserError(f"config.model.width={model.width}: must be a number above 0")
     if len(model.input_std) != 3 or not all(isinstance(s, (int, float)) and 0 < s < math.inf for s in model.input_std):
         raise UserError(f"config.model.input_std={model.input_std}: must be three numbers above 0, as (58.0,57.0,57.0)")
-    if model.activation not in ("relu", "tanh"):
-        raise UserError(f"config.model.activation: no activation {model.activation!r}; there are relu, tanh")
+    activations = [name for name, operation in OPERATIONS.items() if operation.kind == "activation"]
+    if model.activation not in activations:
+        raise UserError(
+            f"config.model.activation: no activation {model.activation!r}; there are {', '.join(activations)}"
+        )
     if model.dtype not in ("float32", "bfloat16"):
         raise UserError(f"config.model.dtype: no type {model.dtype!r}; there are float32, bfloat16")
 
 
 def _has_windows(net):
-    return all(side and out_side for _, _, side, out_side in sizes(net))
+    return all(side and out_side for _, _, side, out_side in structure.sizes(net))
 
 
-def as_run(net, model):
-    """A net with what paper and code differ in as `config.model` has it."""
+def as_run(net: Net, model: ConfigDict) -> Net:
+    """The net with the fields in which paper and code differ set as in `config.model`."""
     changes = {name: {"stddev": model.conv3to5_stddev} for name in ("conv3", "conv4", "conv5")}
     for field, name in {"block1": "conv1", "block2": "conv2", "block5": "conv5"}.items():
-        if unknown := set(model[field].split()) - OPERATIONS:
-            raise UserError(f"config.model.{field}: no {unknown.pop()!r}; there are {', '.join(sorted(OPERATIONS))}")
+        if unknown := set(model[field].split()) - OPERATIONS.keys():
+            raise UserError(f"config.model.{field}: no {unknown.pop()!r}; there are {', '.join(OPERATIONS)}")
         changes.setdefault(name, {})["then"] = model[field]
     for field in ("norm_alpha", "conv3to5_stddev"):
         if not 0 <= model[field] < math.inf:
@@ -221,12 +231,11 @@ def as_run(net, model):
     return changed(net, changes, norm=net.norm and dataclasses.replace(net.norm, alpha=model.norm_alpha))
 
 
-OPERATIONS = {"relu", "norm", "same_map_norm", "pool"}
+def without(net: Net, name: str) -> Net:
+    """The net without one of its layers, its activation and its dropout.
 
-
-def without(net, name):
-    """A net without one of its layers, its activation and its dropout. Its norms and pools remain, with what they are
-    called, and the dropout of a pool; the next layer sees what it saw.
+    Norms and pools of the layer remain under their names, as does a dropout that follows a pool. The next layer sees
+    what the removed one saw.
     """
     names = [layer.name for layer in net.layers]
     if name not in names[1:-1]:
@@ -234,11 +243,12 @@ def without(net, name):
     i = names.index(name)
     before, removed, after = net.layers[i - 1 : i + 2]
     kept = []
-    for op in removed.then.split():
-        if "norm" in op or "pool" in op:
-            kept.append(op + removed.number)
-        elif "dropout" in op and kept:
-            kept.append(op)
+    for word in removed.then.split():
+        operation = OPERATIONS[structure.parse(word)[0]]
+        if operation.output:
+            kept.append(word + removed.number)
+        elif operation.kind == "dropout" and kept:
+            kept.append(word)
     before = dataclasses.replace(before, then=" ".join([before.then, *kept]))
-    after = dataclasses.replace(after, both=after.both or removed.both)
+    after = dataclasses.replace(after, cross_tower=after.cross_tower or removed.cross_tower)
     return dataclasses.replace(net, layers=(*net.layers[: i - 1], before, after, *net.layers[i + 2 :]))

@@ -1,11 +1,14 @@
-"""Small files that are there whole or not at all, and the lock of a directory."""
+"""Files that are written completely or not at all, and the lock of a directory."""
 
 import contextlib
 import fcntl
 import json
 import logging
 import os
+import pathlib
 import socket
+from collections.abc import Iterator
+from typing import IO, Any
 
 from alexnet_jax import UserError
 
@@ -13,8 +16,8 @@ log = logging.getLogger("alexnet_jax")
 
 
 @contextlib.contextmanager
-def whole(path, mode="w"):
-    """A file to write that takes the name `path` when it is complete and on the disk."""
+def whole(path: pathlib.Path, mode: str = "w") -> Iterator[IO]:
+    """A file to write, which takes the name `path` when it is complete and on the disk."""
     temporary = path.with_name(path.name + ".tmp")
     try:
         with temporary.open(mode) as file:
@@ -27,10 +30,13 @@ def whole(path, mode="w"):
 
 
 @contextlib.contextmanager
-def locked(path):
-    """Holds a file for this process alone, until the process ends in whatever way.
+def locked(path: pathlib.Path, what: str = "") -> Iterator[None]:
+    """Holds a lock file for this process alone, until the process ends in whatever way.
 
-    Where the file system has no locks, a warning says so.
+    Where the file system has no locks, it logs a warning.
+
+    Args:
+      what: what a message calls what is locked; by default the directory of the file.
 
     Raises:
       UserError: another process holds it, or it cannot be written.
@@ -41,36 +47,36 @@ def locked(path):
         raise UserError(f"{path.parent}: cannot be written ({error.strerror})") from error
     with file:
         try:
-            _lock(file, path, fcntl.LOCK_EX)
+            _lock(file, what or path.parent, fcntl.LOCK_EX)
             file.truncate(0)
             file.write(f"process {os.getpid()} on {socket.gethostname()}\n".encode())
         except OSError as error:
-            log.warning("%s: cannot be locked (%s); let no other run use it", path.parent, error.strerror)
+            log.warning("%s: cannot be locked (%s); let no other run use it", what or path.parent, error.strerror)
         yield
 
 
-def check_unlocked(path):
+def check_unlocked(path: pathlib.Path) -> None:
     """Raises UserError if another process holds a file by `locked`."""
     with contextlib.suppress(OSError), path.open("rb") as file:  # of no file, or a file system without locks
-        _lock(file, path, fcntl.LOCK_SH)  # for many can look at the same time
+        _lock(file, path.parent, fcntl.LOCK_SH)  # shared, because many can look at the same time
 
 
-def _lock(file, path, how):
+def _lock(file, what, how):
     try:
         fcntl.flock(file, how | fcntl.LOCK_NB)
     except BlockingIOError as error:
         file.seek(0)
         owner = file.read().decode().strip()
-        raise UserError(f"{path.parent}: in use by {owner}; wait for it, or use another") from error
+        raise UserError(f"{what}: in use by {owner}; wait for it, or use another") from error
 
 
-def write_json(path, value):
-    """Writes a dict as JSON, whole or not at all."""
+def write_json(path: pathlib.Path, value: dict[str, Any]) -> None:
+    """Writes a dict as JSON, completely or not at all."""
     with whole(path) as file:
         file.write(json.dumps(value, indent=2) + "\n")
 
 
-def read_json(path):
+def read_json(path: pathlib.Path) -> dict[str, Any]:
     """The dict in a JSON file. Raises UserError if there is none."""
     try:
         value = json.loads(path.read_text())

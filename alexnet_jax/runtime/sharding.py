@@ -1,18 +1,22 @@
-"""The mesh ('data', 'model') and what lies where on it.
+"""The mesh ('data', 'model'), and how parameters and batches are divided over it.
 
-'model' holds the towers, 'data' the parts of a batch. A device at row d and column m works on the d-th part of every
+'model' holds the towers, 'data' the parts of a batch. The device in row d and column m works on the d-th part of every
 batch with the m-th share of every tower layer's parameters.
 """
 
 import functools
 import logging
 import os
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from alexnet_jax import UserError
+
+if TYPE_CHECKING:
+    from alexnet_jax.model import spec
 
 log = logging.getLogger("alexnet_jax")
 
@@ -20,28 +24,25 @@ log = logging.getLogger("alexnet_jax")
 # layout part of an array's type, which JAX 0.11 and later compare with in_specs, even of a ShapeDtypeStruct.
 AXES = {"axis_names": ("data", "model"), "axis_types": (AxisType.Auto, AxisType.Auto)}
 BATCH = PartitionSpec("data")
-OUTPUT = ("fc8", "fc10")  # names of the layer that makes the logits, on ImageNet and on CIFAR-10
 
 
-def provide_cpu_devices(number):
+def provide_cpu_devices(number: int) -> None:
     """Gives a process without accelerators `number` virtual devices, unless its environment sets another number.
 
     Call it before anything else asks JAX for devices. In a process that has already used JAX, as a notebook's kernel
     may have, the devices stay as they are, and too few of them cause a warning. Accelerators are untouched.
     """
-    told = "JAX_NUM_CPU_DEVICES" in os.environ or "xla_force_host_platform_device_count" in os.environ.get(
-        "XLA_FLAGS", ""
-    )
-    if told:
+    flags = os.environ.get("XLA_FLAGS", "")
+    if "JAX_NUM_CPU_DEVICES" in os.environ or "xla_force_host_platform_device_count" in flags:
         return
     try:
         jax.config.update("jax_num_cpu_devices", number)
     except RuntimeError:  # JAX has made its devices
-        if jax.default_backend() == "cpu" and (there := jax.device_count()) < number:
-            log.warning("JAX has already started with %d CPU device(s); restart Python to get %d", there, number)
+        if jax.default_backend() == "cpu" and (count := jax.device_count()) < number:
+            log.warning("JAX has already started with %d CPU device(s); restart Python to get %d", count, number)
 
 
-def create_mesh(data, model, towers):
+def create_mesh(data: int, model: int, towers: int) -> Mesh:
     """The mesh of `data` × `model` devices; data = -1 takes as many as there are.
 
     Where there are too few devices for a tower each, one device runs all the towers and a log line says so.
@@ -70,7 +71,7 @@ def create_mesh(data, model, towers):
     return jax.make_mesh((data, model), **AXES, devices=jax.devices()[: data * model])
 
 
-def compiler_options(mesh):
+def compiler_options(mesh: Mesh) -> dict[str, str]:
     """How XLA compiles a net for the devices of a mesh, for `jax.jit`."""
     # On CPU it would give convolutions to YNNPACK, which trains AlexNet at little more than half the speed of Eigen.
     # Products of matrices stay there: Eigen is eight times slower where the second one is transposed.
@@ -87,21 +88,38 @@ def _known(options):
     return True
 
 
-def param_specs(params):
-    """A PartitionSpec for every parameter: layers are divided on their last axis, but OUTPUT is the same everywhere."""
+def param_specs(net: "spec.Net", params: Any) -> Any:
+    """A PartitionSpec for every parameter: layers are divided on their last axis; the last layer is replicated."""
 
-    def spec(path, leaf):
-        return PartitionSpec() if path[0].key in OUTPUT else PartitionSpec(*[None] * (leaf.ndim - 1), "model")
+    def of_leaf(path, leaf):
+        replicated = path[0].key == net.last.name
+        return PartitionSpec() if replicated else PartitionSpec(*[None] * (leaf.ndim - 1), "model")
 
-    return jax.tree_util.tree_map_with_path(spec, params)
+    return jax.tree_util.tree_map_with_path(of_leaf, params)
 
 
-def param_shardings(mesh, params):
+def param_shardings(mesh: Mesh, net: "spec.Net", params: Any) -> Any:
     """`param_specs` on a mesh."""
-    return jax.tree.map(lambda spec: NamedSharding(mesh, spec), param_specs(params))
+    return jax.tree.map(lambda spec: NamedSharding(mesh, spec), param_specs(net, params))
 
 
-def owned_rows(mesh, batch_size):
+def state_shardings(mesh: Mesh, net: "spec.Net", params: Any, opt_state: Any) -> Any:
+    """A sharding for every array of an optimiser's state: that of the parameter it belongs to, or replicated.
+
+    It belongs to a parameter if its path ends like the parameter's and it has the same shape.
+    """
+    shardings = param_shardings(mesh, net, params)
+
+    def of_leaf(path, leaf):
+        layer, name = (getattr(key, "key", None) for key in path[-2:]) if len(path) > 1 else (None, None)
+        if name in params.get(layer, {}) and params[layer][name].shape == leaf.shape:
+            return shardings[layer][name]
+        return NamedSharding(mesh, PartitionSpec())
+
+    return jax.tree_util.tree_map_with_path(of_leaf, opt_state)
+
+
+def owned_rows(mesh: Mesh, batch_size: int) -> slice:
     """The examples of a global batch, a slice, that this process loads: those of the 'data' rows its devices are in.
 
     Two processes with a tower each are in the same row and load the same examples.
@@ -127,7 +145,7 @@ def owned_rows(mesh, batch_size):
     return slice(mine[0] * per_row, (mine[-1] + 1) * per_row)
 
 
-def put_batch(mesh, batch):
+def put_batch(mesh: Mesh, batch: Any) -> Any:
     """This process's examples (a tree of NumPy arrays) as global arrays, divided over 'data'."""
     to_global = jax.make_array_from_process_local_data
     return jax.tree.map(lambda x: to_global(NamedSharding(mesh, BATCH), np.asarray(x)), batch)

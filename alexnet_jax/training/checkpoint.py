@@ -1,10 +1,11 @@
-"""Checkpoints of a run: parameters and velocities as of a step, with what the loop has to remember (orbax)."""
+"""Checkpoints of a run: trees of arrays as of a step, with metadata as JSON (orbax)."""
 
 import contextlib
 import logging
 import os
 import re
 import shutil
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,9 +18,12 @@ from alexnet_jax.runtime import processes
 
 log = logging.getLogger("alexnet_jax")
 
-SAVING = 300  # seconds for all processes to write a checkpoint, after which those that wait for another give up
+SAVING = 300  # seconds for all processes to write a checkpoint; then those that wait for another give up
 
 _ADVICE = "; restore or remove it"
+
+Trees = dict[str, Any]  # {'params', 'opt_state'}
+Metadata = dict[str, Any]
 
 
 class UnreadableError(UserError):
@@ -29,12 +33,12 @@ class UnreadableError(UserError):
 class Checkpoints:
     """The checkpoints in a directory, the newest two kept.
 
-    Saving is asynchronous and atomic: whenever the process is killed, a checkpoint is there whole or not at all. As a
-    context manager, leaving it waits for the last save.
+    Saving is asynchronous and atomic: whenever the process is killed, a checkpoint is complete or absent. As a context
+    manager, it waits for the last save when it is left.
     """
 
-    def __init__(self, directory, write=True):
-        """Without `write`, leaves alone what another process may be saving there just now."""
+    def __init__(self, directory: os.PathLike, write: bool = True):
+        """Without `write`, files are left alone that another process may be writing there."""
         self._write, self._saving = write, None
         self._open(directory)
 
@@ -61,126 +65,140 @@ class Checkpoints:
             with self._writing():
                 self._checkpointer.close()
         except UserError:
-            if not isinstance(exception, UserError):  # which says more
+            if not isinstance(exception, UserError):  # which explains more
                 raise
 
     @property
-    def latest_step(self):
+    def latest_step(self) -> int:
         """The step of the newest checkpoint; 0 if there is none."""
         latest = self._checkpointer.latest
         return latest.step if latest else 0
 
-    def save(self, step, state, notes):
-        """Starts to save a tree of arrays, and a dict as JSON, as of `step`; nothing if that step is saved already.
+    def save(self, step: int, trees: Trees, metadata: Metadata) -> None:
+        """Starts to save trees of arrays and metadata as of `step`; nothing if that step is saved already.
 
-        Raises UserError if this save or the one before cannot be written.
+        Raises:
+          UserError: this save or the one before cannot be written.
         """
         if step != self.latest_step:
             with processes.together(), self._writing():
-                self._check_space(state)
-                before, notes = self._saving, notes | {"checksums": _checksums(state)}
-                self._saving = self._checkpointer.save_async(step, state, force=True, custom_metadata=notes)
+                self._check_space(trees)
+                before, metadata = (
+                    self._saving,
+                    metadata | {"checksums": {key: _checksums(tree) for key, tree in trees.items()}},
+                )
+                self._saving = self._checkpointer.save_async(step, trees, force=True, custom_metadata=metadata)
                 if before:
-                    before.result()  # whose thread would else stay
+                    before.result()  # otherwise its thread would stay
 
-    def _check_space(self, state):
-        # One process that cannot write makes the others wait; where space is short all the time, nobody begins.
-        needed = sum(array.nbytes for array in jax.tree.leaves(state))
+    def _check_space(self, trees):
+        # A process that cannot write makes the others wait. Where space is short all the time, no process begins.
+        needed = sum(array.nbytes for array in jax.tree.leaves(trees))
         free = shutil.disk_usage(self._checkpointer.directory).free
         if free < needed:
             raise OSError(f"it takes up to {needed / 1e6:.1f} MB, and {free / 1e6:.1f} MB are free")
 
-    def notes(self, step):
-        """The dict that the checkpoint of `step` was saved with. Raises UserError if it cannot be read."""
+    def metadata(self, step: int) -> Metadata:
+        """The metadata that the checkpoint of `step` was saved with. Raises UserError if it cannot be read."""
         with self._reading(step):
-            notes = self._checkpointer.metadata(step).custom_metadata
-            if not notes:
+            metadata = self._checkpointer.metadata(step).custom_metadata
+            if not metadata:
                 raise ValueError("no metadata")
-            return notes
+            return metadata
 
-    def restore(self, like, data=None):
-        """The newest checkpoint that can be read: step, notes and tree; or 0, None and `like` if there is none.
+    def restore(self, like: Trees, data: Metadata | None = None) -> tuple[int, Metadata, Trees]:
+        """The newest checkpoint that can be read, as step, metadata and trees; 0, {} and `like` if there is none.
 
-        Damaged ones after it are set aside, as damaged_STEP; if none can be read, all stay where they are. Every
-        process reads the whole tree, at most twice its share of it: so the mesh that saved it does not matter.
+        Corrupt checkpoints that are newer are moved aside, to damaged_STEP; if none can be read, all stay where they
+        are. Every process reads the whole trees, at most twice its share of them, so any mesh can restore what another
+        one saved.
 
         Args:
-          like: a tree with the shapes and shardings to restore to, on any mesh.
-          data: what `data` in the notes must be.
+          like: trees with the shapes and shardings to restore to, on any mesh.
+          data: what `data` in the metadata must be.
 
         Raises:
-          UserError: none can be read, it is of other data or another net, or the processes do not see the same one.
+          UserError: no checkpoint can be read, it is of other data or another net, or the processes see different ones.
         """
-        directory, damaged, found = self._checkpointer.directory, {}, (0, None, like)
+        directory, damaged = self._checkpointer.directory, {}
+        step, metadata, trees = 0, {}, like
         with processes.together():
-            steps = sorted((each.step for each in self._checkpointer.checkpoints), reverse=True)
-            for step in steps:
+            steps = sorted((checkpoint.step for checkpoint in self._checkpointer.checkpoints), reverse=True)
+            for candidate in steps:
                 try:
-                    found = (step, *self._read(step, like, data))
+                    metadata, trees = self._read(candidate, like, data)
+                    step = candidate
                     break
                 except UnreadableError as error:
-                    damaged[step] = error
-            if steps and not found[0]:
+                    damaged[candidate] = error
+            if steps and not step:
                 errors = "; ".join(map(str, damaged.values()))
                 raise UserError(f"no checkpoint is left: {errors}, or use a new --workdir")
-        processes.check_same(found[0], f"{directory}: not all processes see the same checkpoints; it must be shared")
+        processes.check_same(step, f"{directory}: the processes see different checkpoints; it must be shared")
         with processes.together():
             if jax.process_index() == 0:
                 self._set_aside(damaged)
         if damaged:
             self._checkpointer.close()
-            self._open(directory)  # which else would still count on them
-        step, notes, state = found
-        return step, notes, _donatable(jax.tree.map(_divided, state, like)) if step else like
+            self._open(directory)  # otherwise it would still list them
+        return step, metadata, _donatable(jax.tree.map(_divided, trees, like)) if step else like
 
     def _read(self, step, like, data):
-        notes = self.notes(step)
-        checksums = notes.pop("checksums", None)
-        if data and notes.get("data") != data:
+        metadata = self.metadata(step)
+        checksums = metadata.pop("checksums", {})
+        if data and metadata.get("data") != data:
             raise UserError(
                 f"{self._checkpointer.directory.parent} was trained on other classes or another number of images; "
                 "use a new --workdir"
             )
-        with self._reading(step):
-            self._check_net(step, like)
-            state = self._checkpointer.load(step, jax.tree.map(lambda x: np.empty(x.shape, x.dtype), like))
-            _check(state, checksums)
-            return notes, state
+        trees = self._load(step, jax.tree.map(lambda x: np.empty(x.shape, x.dtype), like), checksums)
+        return metadata, trees
 
     def _set_aside(self, damaged):
         directory = self._checkpointer.directory
         for step, error in damaged.items():
             aside = directory / f"damaged_{step}"
-            log.warning("%s; it is %s now, and the one before is used", str(error).partition(_ADVICE)[0], aside.name)
+            log.warning("%s; moved to %s, using the previous checkpoint", str(error).partition(_ADVICE)[0], aside.name)
             shutil.rmtree(aside, ignore_errors=True)
             os.replace(directory / str(step), aside)
 
-    def restore_params(self, step, like):
-        """The parameters alone of the checkpoint of `step`, as a tree of jax.ShapeDtypeStruct says.
+    def restore_params(self, step: int, like: Any) -> Any:
+        """The parameters alone of the checkpoint of `step`.
 
-        Raises UserError if they cannot be read, or are of another net.
+        Args:
+          like: a tree of jax.ShapeDtypeStruct with their shapes and shardings.
+
+        Raises:
+          UserError: they cannot be read, or are of another net.
         """
-        velocity = jax.tree.map(lambda _: ocp.PLACEHOLDER, like)
-        checksums = self.notes(step).get("checksums")
-        with self._reading(step):
-            self._check_net(step, {"params": like})
-            params = self._checkpointer.load(step, {"params": like, "velocity": velocity})["params"]
-            _check({"params": params}, checksums)
-            return _donatable(params)
+        return _donatable(self._load(step, {"params": like}, self.metadata(step).get("checksums", {}))["params"])
 
-    def _check_net(self, step, like):
-        saved = self._checkpointer.metadata(step).metadata
-        if not saved:
-            raise ValueError("no metadata")
-        for part, tree in like.items():
-            theirs, ours = _shapes(saved[part]), _shapes(tree)
-            for name in ours | theirs:
-                if ours.get(name) != theirs.get(name):
-                    raise UserError(
-                        f"{self._checkpointer.directory / str(step)}: is of another net ({name} has the shape "
-                        f"{theirs.get(name)} there and {ours.get(name)} here); if an earlier version of this program "
-                        "trained it, use that version"
-                    )
+    def _load(self, step, like, checksums):
+        """The trees of a checkpoint that `like` has."""
+        with self._reading(step):
+            saved = self._checkpointer.metadata(step).metadata
+            if not saved:
+                raise ValueError("no metadata")
+            # Version 0.1.0 called the optimiser's state after what it is for SGD.
+            keys = {name: "velocity" if name == "opt_state" and "velocity" in saved else name for name in like}
+            for name, key in sorted(keys.items(), reverse=True):  # the net's parameters first
+                self._check_shapes(step, "net" if name == "params" else "optimizer", saved[key], like[name])
+            trees = jax.tree.map(lambda _: ocp.PLACEHOLDER, saved) | {key: like[name] for name, key in keys.items()}
+            loaded = self._checkpointer.load(step, trees)
+            # The first checkpoints had no checksums.
+            if checksums and any(_checksums(loaded[key]) != _named(checksums[key]) for key in keys.values()):
+                raise ValueError("checksum mismatch: its numbers are not those that were saved")
+            return {name: loaded[key] for name, key in keys.items()}
+
+    def _check_shapes(self, step, kind, saved, like):
+        theirs, ours = _shapes(saved), _shapes(like)
+        for name in ours | theirs:
+            if ours.get(name) != theirs.get(name):
+                raise UserError(
+                    f"{self._checkpointer.directory / str(step)}: is of another {kind} ({name} has the shape "
+                    f"{theirs.get(name)} there and {ours.get(name)} here); if an earlier version of this program "
+                    "trained it, use that version"
+                )
 
     @contextlib.contextmanager
     def _reading(self, step):
@@ -202,7 +220,7 @@ class Checkpoints:
 
 
 def _cause(error):
-    """What was wrong in the first place, in a few words."""
+    """The first cause of an exception, in a few words."""
     while error.__cause__ or error.__context__:
         error = error.__cause__ or error.__context__
     if "DEADLINE_EXCEEDED" in str(error):
@@ -211,28 +229,24 @@ def _cause(error):
     return os.strerror(int(code[1])) if code else str(error).partition("\n")[0][:200]
 
 
+def _named(tree):
+    """The leaves of a tree by their names, as conv1.kernel."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+
+
 def _shapes(tree):
-    """The shape of every array by its name, as conv1.kernel."""
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="."): tuple(leaf.shape)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }
+    return {name: tuple(leaf.shape) for name, leaf in _named(tree).items()}
 
 
 def _checksums(tree):
-    """The sum of every array's 32-bit words, ints: the same on any mesh, another if a bit is."""
-    return jax.tree.map(int, _sums(tree))
+    """The sum of every array's 32-bit words, by its name: the same on any mesh, and different if a bit is."""
+    return {name: int(total) for name, total in _named(_sums(tree)).items()}
 
 
 @jax.jit
 def _sums(tree):
     return jax.tree.map(lambda x: jnp.sum(lax.bitcast_convert_type(x, jnp.uint32)), tree)
-
-
-def _check(parts, checksums):
-    # None is of a checkpoint from before there were any.
-    if checksums and any(_checksums(part) != checksums[name] for name, part in parts.items()):
-        raise ValueError("its numbers are not those that were saved")
 
 
 def _donatable(tree):

@@ -4,14 +4,14 @@ A field that a config leaves at None is decided by `config.fidelity`: `paper`, o
 they were run.
 """
 
-import typing
+from typing import NamedTuple
 
 from alexnet_jax import UserError
 from alexnet_jax.model import nets
 from alexnet_jax.training import lab_notes
 
 
-class Difference(typing.NamedTuple):
+class Difference(NamedTuple):
     """A config field, its value by the paper and by the code, what it is, and where the two say so."""
 
     field: str

@@ -1,11 +1,13 @@
 """How the rates of the 2012 nets were lowered by hand: the notes at the end of their parameter files, as data."""
 
-import typing
+from typing import NamedTuple
+
+from ml_collections import ConfigDict
 
 from alexnet_jax import UserError
 
 
-class Notes(typing.NamedTuple):
+class Notes(NamedTuple):
     """What was changed by hand in a training, and at which of its epochs.
 
     Attributes:
@@ -16,15 +18,20 @@ class Notes(typing.NamedTuple):
       end: the length of the training, in epochs.
     """
 
-    weights: tuple
-    biases: tuple
+    weights: tuple[tuple[float, str, float], ...]
+    biases: tuple[tuple[float, str, float], ...]
     noise_off: float
     end: float
 
+    def factors(self, layer: str, epoch: float) -> tuple[float, float]:
+        """What the first rates of a layer's weights and of its biases are multiplied by after `epoch` epochs."""
+        return _factor(self.weights, layer, epoch), _factor(self.biases, layer, epoch)
 
-# The notes say nothing of biases. Their last rates are in the files, above the notes: where they are lower than the
-# first, 0.02, they are taken to have fallen with the weights' last fall, and conv1's to 0 when its weights' did (net
-# 170's too, by analogy: its file has the first rates). Those of net 146's conv6 were lower from its first training on.
+
+# The notes do not mention biases. Their last rates stand in the files, above the notes. Where a last rate is lower than
+# the first, 0.02, we assume that it fell together with the last fall of the weights, and conv1's to 0 when that of its
+# weights did (net 170's too, by analogy: its file has the first rates). Those of net 146's conv6 were lower from its
+# first training on.
 NOTES = {
     "145": Notes(
         weights=((25, "", 1e-1), (51, "", 1e-2), (67, "conv1", 1e-3), (72, "conv1", 0), (79, "", 1e-3)),
@@ -85,11 +92,11 @@ NOTES = {
 OF_NETS = {"one_gpu": "145-half", "no_overlap": "147", "no_norm": "148", "separate": "150"}
 
 
-def of(config):
+def of(config: ConfigDict) -> Notes:
     """The notes that a config's schedule follows.
 
-    `automatic` follows net 170's, `hand` those that `config.schedule.notes` names, by default its net's, and net 145's
-    for a net that has none.
+    `automatic` follows those of net 170. `hand` follows those that `config.schedule.notes` names; by default those of
+    its net, or of net 145 for a net that has none.
 
     Raises:
       UserError: there are no such notes, or the schedule is another.
@@ -106,10 +113,9 @@ def of(config):
     return NOTES[name]
 
 
-def factor(changes, layer, epoch):
-    """What a layer's first rate is multiplied by after `epoch` epochs, by `Notes.weights` or `Notes.biases`."""
-    found, named = 1.0, False
+def _factor(changes, layer, epoch):
+    factor, named = 1.0, False
     for start, name, value in changes:
         if epoch >= start and (name == layer or not (name or named)):
-            found, named = value, bool(name)
-    return found
+            factor, named = value, bool(name)
+    return factor

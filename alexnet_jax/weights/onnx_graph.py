@@ -1,64 +1,74 @@
 """A net as an ONNX graph: from crops of 0–255, float32 [N, 3, H, W], to logits, as in testing."""
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
+import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from alexnet_jax import UserError
-from alexnet_jax.model import spec
+from alexnet_jax.model import spec, structure
+from alexnet_jax.model.operations import OPERATIONS
 
 OPSET = 17
 
 
-def build(net, arrays, mean):
+def build(net: spec.Net, arrays: Mapping[str, np.ndarray], mean: np.ndarray) -> onnx.ModelProto:
     """The graph of a net.
 
     Args:
-      net: a `spec.Net`.
-      arrays: its parameters with channels first, from names like conv1.weight and conv1.bias.
+      arrays: the parameters with channels first, under names like conv1.weight and conv1.bias.
       mean: what is subtracted: a mean image, of which the centre is taken, or channel means [3].
 
     Returns:
-      an onnx.ModelProto with the arrays and `mean` as initializers under these names.
+      a model with the arrays and `mean` as initializers under these names.
 
     Raises:
-      UserError: ONNX has no operator for one of the net's layers.
+      UserError: ONNX cannot express a layer or an operation of the net.
     """
-    graph = _Graph(net)
+    graph = Graph(net)
     x = graph.prepared("image", mean)
-    for layer, _, side, out_side in spec.sizes(net):
-        own = 1 if layer.both or layer is net.layers[0] else net.towers
+    for layer, _, side, out_side in structure.sizes(net):
+        own = 1 if layer.cross_tower or layer is net.layers[0] else net.towers
         if isinstance(layer, spec.Local):
             raise UserError(f"{layer.name} is locally connected, for which ONNX has no operator; write .safetensors")
         x = graph.dense(x, layer, own) if isinstance(layer, spec.Dense) else graph.conv(x, layer, own, side, out_side)
         side = out_side
-        for op, _ in spec.operations(net, layer):
-            x, side = graph.operation(x, op, side)
+        for name, _ in structure.operations(net, layer):
+            operation = OPERATIONS[name]
+            if not operation.to_onnx:
+                raise UserError(f"{layer.name} is followed by {name}, which ONNX cannot express; write .safetensors")
+            x = operation.to_onnx(graph, x, net, side)
+            if operation.kind == "pool":
+                side = spec.window_count(net, side, *net.pool)
     for name, array in arrays.items():
         graph.constant(name, array)
     graph.add("Identity", [x], output="logits")
     return graph.model()
 
 
-class _Graph:
+class Graph:
     """Nodes and constants of a graph that grows from the image to the logits."""
 
     def __init__(self, net):
         self.net, self.nodes, self.constants = net, [], []
 
-    def add(self, operator, inputs, output=None, **attributes):
+    def add(self, operator: str, inputs: Sequence[str], output: str | None = None, **attributes) -> str:
         """Adds a node and returns the name of its output."""
         output = output or f"{operator.lower()}_{len(self.nodes)}"
         self.nodes.append(helper.make_node(operator, inputs, [output], **attributes))
         return output
 
-    def constant(self, name, array):
+    def constant(self, name: str, array: np.ndarray) -> str:
+        """Adds an array and returns its name."""
         self.constants.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
         return name
 
-    def number(self, value):
+    def number(self, value: float) -> str:
+        """Adds a float32 number and returns its name."""
         return self.constant(f"number_{len(self.constants)}", np.float32(value))
 
-    def prepared(self, x, mean):
+    def prepared(self, x: str, mean: np.ndarray) -> str:
         """The image less its mean, divided."""
         array = mean.reshape(3, 1, 1) if mean.ndim == 1 else mean.transpose(2, 0, 1)
         name = self.constant("mean", array)
@@ -71,7 +81,8 @@ class _Graph:
         std = self.constant("input_std", np.float32(self.net.input_std).reshape(3, 1, 1))
         return self.add("Div", [x, std])
 
-    def conv(self, x, layer, own, side, out_side):
+    def conv(self, x: str, layer: spec.Conv, own: int, side: int, out_side: int) -> str:
+        """A convolution, in groups for each of `own` towers."""
         end = spec.overhang(side, layer.size, layer.stride, out_side, layer.pad)
         return self.add(
             "Conv",
@@ -82,55 +93,30 @@ class _Graph:
             group=own * layer.groups,
         )
 
-    def dense(self, x, layer, own):
-        """A product for each tower that sees only itself, or one for all."""
+    def dense(self, x: str, layer: spec.Dense, own: int) -> str:
+        """A product for each of `own` towers."""
         weight, bias = f"{layer.name}.weight", f"{layer.name}.bias"
         x = self.add("Flatten", [x])  # the maps of a tower follow each other, so its units do
         if own == 1:
             return self.add("Gemm", [x, weight, bias], transB=1)
         x, weight, bias = (self.split(name, own, axis) for name, axis in ((x, 1), (weight, 0), (bias, 0)))
         towers = [self.add("Gemm", list(inputs), transB=1) for inputs in zip(x, weight, bias, strict=True)]
-        return self.add("Concat", towers, axis=1)
+        return self.concat(towers, axis=1)
 
-    def split(self, x, parts, axis):
+    def concat(self, parts: Sequence[str], axis: int) -> str:
+        """Joins arrays on an axis."""
+        return self.add("Concat", parts, axis=axis) if len(parts) > 1 else parts[0]
+
+    def split(self, x: str, parts: int, axis: int) -> list[str]:
+        """Splits an array into equal parts on an axis."""
+        if parts == 1:
+            return [x]
         outputs = [f"split_{len(self.nodes)}_{i}" for i in range(parts)]
         self.nodes.append(helper.make_node("Split", [x], outputs, axis=axis))
         return outputs
 
-    def operation(self, x, op, side):
-        """What a word of `Layer.then` means, and the side of its output."""
-        net = self.net
-        match op:
-            case "relu" | "tanh":
-                x = self.add(op.capitalize(), [x])
-            case "norm":
-                towers = self.split(x, net.towers, 1) if net.towers > 1 else [x]
-                # ONNX divides alpha by the number of values summed.
-                constants = {"alpha": net.norm.alpha * net.norm.size, "beta": 0.75, "bias": float(net.norm.k)}
-                towers = [self.add("LRN", [tower], size=net.norm.size, **constants) for tower in towers]
-                x = self.add("Concat", towers, axis=1) if net.towers > 1 else towers[0]
-            case "same_map_norm":
-                x = self.same_map_norm(x, net.same_map_norm)
-            case "pool" | "average_pool":
-                (size, stride), count = net.pool, spec.window_count(net, side, *net.pool)
-                end = spec.overhang(side, size, stride, count)
-                operator = "MaxPool" if op == "pool" else "AveragePool"
-                window = {"kernel_shape": [size] * 2, "strides": [stride] * 2, "pads": [0, 0, end, end]}
-                x, side = self.add(operator, [x], **window), count
-            case "dropout":
-                x = self.add("Mul", [x, self.number(0.5)])
-        return x, side
-
-    def same_map_norm(self, x, norm):
-        """b = a / (k + α · Σ a²)^0.75 over size × size places of a map."""
-        squares, pad = self.add("Mul", [x, x]), norm.size // 2
-        window = {"kernel_shape": [norm.size] * 2, "pads": [pad] * 4, "count_include_pad": 1}
-        means = self.add("AveragePool", [squares], **window)
-        scaled = self.add("Mul", [means, self.number(norm.alpha * norm.size**2)])
-        base = self.add("Add", [scaled, self.number(norm.k)])
-        return self.add("Div", [x, self.add("Pow", [base, self.number(0.75)])])
-
-    def model(self):
+    def model(self) -> onnx.ModelProto:
+        """The complete model."""
         size = self.net.image_size
         image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["N", 3, size, size])
         logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", self.net.num_classes])

@@ -99,7 +99,7 @@ def test_an_ensemble_averages_probabilities(directory, run):
     first, second = (ensemble.load([directory / name]) for name in ("first", "second"))
     both = ensemble.load([directory / "first", directory / "second"])
     assert [member.net.towers for member in both.members] == [2, 2]
-    source, _ = datasets.load_split("prepared", str(directory / "prepared"), "validation", 128)
+    source, _ = datasets.find("prepared", str(directory / "prepared")).load("validation", 128)
     one, two, together = (
         inference.classify_all(inference.make_classify(n.nets, n.mesh, n.means, 10), n.params, n.mesh, source, 8)
         for n in (first, second, both)
@@ -245,7 +245,7 @@ def test_prediction_of_files_of_every_kind(directory, tmp_path, run):
 
 def test_prediction_is_the_evaluations(directory, run):
     nets = ensemble.load([directory / "first"])
-    data, _ = datasets.load_split("prepared", str(directory / "prepared"), "validation", 128)
+    data, _ = datasets.find("prepared", str(directory / "prepared")).load("validation", 128)
     (directory / "one.jpg").write_bytes(data.read(4)[0])
     answer = next(prediction.predict(nets, [directory / "one.jpg"]))
     run(evaluate, "--workdir=first", "--wrong", "--json=wrong.json")
@@ -285,11 +285,11 @@ builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert (result["step"], result["num_examples"]) == (2, 18)
     for split, count in (("train", 24), ("validation", 18)):
-        source, class_names = datasets.load_split("tfds:imagenet2012", str(tmp_path), split, 64)
+        source, class_names = datasets.find("tfds:imagenet2012", str(tmp_path)).load(split, 64)
         images = [source[i] for i in range(len(source)) if not source.name(i).endswith("_2.JPEG")]
         assert len(source) == count
         assert [image.mean((0, 1)).argmax() for image, _ in images] == [
             imagenet_archives.channel(class_names[label]) for _, label in images
         ]
     run_process("prepare", "--dataset=tfds:imagenet2012", f"--root={tmp_path}", "--output=set", directory=tmp_path)
-    assert datasets.splits("prepared", str(tmp_path / "set")) == ("train", "validation")
+    assert datasets.find("prepared", str(tmp_path / "set")).splits == ("train", "validation")

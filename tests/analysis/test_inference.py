@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 
 from alexnet_jax.analysis import inference
-from alexnet_jax.data import datasets
+from alexnet_jax.data import class_names
+from alexnet_jax.data.base import IMAGENET
 from alexnet_jax.model import alexnet
+from alexnet_jax.runtime import progress
 from alexnet_jax.training import metrics
 from tests.references import net_numbers, numpy_net
 from tests.support import mesh, narrow, on
 
-MEANS = [datasets.IMAGENET_MEAN, np.random.default_rng(0).uniform(0, 255, (76, 76, 3)).astype(np.float32)]
+MEANS = [IMAGENET.mean, np.random.default_rng(0).uniform(0, 255, (76, 76, 3)).astype(np.float32)]
 CLASS_NAMES = tuple("abcdefg")
 
 
@@ -82,7 +84,7 @@ def errors(probabilities_NxK):
 )
 def test_every_example_counts_once_as_in_numpy(net, all_params, expected, nets, data, model, batch_size):
     some_mesh = mesh(data, model)
-    params = [on(some_mesh, p) for p in all_params[:nets]]
+    params = [on(some_mesh, net, p) for p in all_params[:nets]]
     classify = inference.make_classify([net] * nets, some_mesh, MEANS[:nets], views=10)
     outputs = inference.classify_all(classify, params, some_mesh, Source(), batch_size)
     np.testing.assert_array_equal(outputs["label"], LABELS)
@@ -98,7 +100,7 @@ def test_every_example_counts_once_as_in_numpy(net, all_params, expected, nets, 
 
 def test_the_centre_view_alone_gives_the_same(net, all_params):
     some_mesh, source = mesh(1, 2), Source()
-    params = [on(some_mesh, all_params[0])]
+    params = [on(some_mesh, net, all_params[0])]
     one, ten = (inference.make_evaluate([net], some_mesh, MEANS[:1], source, 8, views)(params) for views in (1, 10))
     assert "ten_crop" not in one
     assert one["center"] == pytest.approx(ten["center"], rel=1e-5)
@@ -106,15 +108,15 @@ def test_the_centre_view_alone_gives_the_same(net, all_params):
 
 def test_a_long_evaluation_says_how_far_it_is(net, all_params, monkeypatch, caplog):
     minutes = itertools.count(0, 60)
-    monkeypatch.setattr(inference, "time", types.SimpleNamespace(monotonic=lambda: next(minutes)))
+    monkeypatch.setattr(progress, "time", types.SimpleNamespace(monotonic=lambda: next(minutes)))
     monkeypatch.setattr(inference.log, "propagate", True)
     caplog.set_level("INFO", "alexnet_jax")
     some_mesh = mesh(1, 1)
-    inference.make_evaluate([net], some_mesh, MEANS[:1], Source(), 8)([on(some_mesh, all_params[0])])
+    inference.make_evaluate([net], some_mesh, MEANS[:1], Source(), 8)([on(some_mesh, net, all_params[0])])
     assert [record.getMessage() for record in caplog.records] == [
-        "evaluating: batch 1/3, 02:00 left",
-        "evaluating: batch 2/3, 01:00 left",
-        "evaluating: batch 3/3, 00:00 left",
+        "evaluating: 8 of 23 images, 0.133 images/s, 01:52 left",
+        "evaluating: 16 of 23 images, 0.133 images/s, 00:52 left",
+        "evaluating: 23 of 23 images, 0.128 images/s, 00:00 left",
     ]
 
 
@@ -127,7 +129,7 @@ def outputs():
         "classes": classes,
         "probabilities": np.full((4, 3), [0.5, 0.3, 0.2]),
     }
-    return {"label": np.array([0, 0, 0, 2]), "weight": np.ones(4), "center": way, "ten_crop": way}
+    return {"label": np.array([0, 0, 0, 2]), "center": way, "ten_crop": way}
 
 
 def test_errors_by_class(outputs):
@@ -148,9 +150,9 @@ def test_wrong_examples_have_names(outputs):
 
 
 def test_classes_of_imagenet_are_readable():
-    assert datasets.readable("n02102040") == "n02102040 English springer"
-    assert datasets.readable("n12267677") == "n12267677 acorn"
-    assert datasets.readable("dogs") == "dogs"
+    assert class_names.readable("n02102040") == "n02102040 English springer"
+    assert class_names.readable("n12267677") == "n12267677 acorn"
+    assert class_names.readable("dogs") == "dogs"
 
 
 def test_a_net_without_an_opinion_is_not_right():

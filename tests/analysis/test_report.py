@@ -8,8 +8,8 @@ import sys
 import jax
 import numpy as np
 
-from alexnet_jax import train
-from alexnet_jax.analysis import ensemble, pages, retrieval, run_page
+from alexnet_jax import report, train
+from alexnet_jax.analysis import ensemble, pages, retrieval
 from alexnet_jax.data import datasets
 from tests.references import net_numbers, numpy_net
 
@@ -27,27 +27,27 @@ def test_a_run_its_page_and_its_features(config, tmp_path, run_command):
     pictures = [base64.b64decode(data) for data in re.findall(r'src="data:image/png;base64,([^"]*)"', page)]
     wrong = result["ten_crop"]["top1_error"] > 0
     assert len(pictures) == 3 + wrong and all(data.startswith(b"\x89PNG") for data in pictures)
-    assert run_command(run_page.main, f"--workdir={workdir}", "--split=train")[0] == 0
+    assert run_command(report.main, f"--workdir={workdir}", "--split=train")[0] == 0
     assert "26 train images" in (workdir / "report.html").read_text()
     metrics = workdir / "metrics.jsonl"
     metrics.write_text(metrics.read_text() + '{"step": 7, "ep')  # as of a machine that lost its power
-    assert run_command(run_page.main, f"--workdir={workdir}")[0] == 0
+    assert run_command(report.main, f"--workdir={workdir}")[0] == 0
     metrics.write_text('{"step": 7}\n')
-    status, _, error = run_command(run_page.main, f"--workdir={workdir}")
+    status, _, error = run_command(report.main, f"--workdir={workdir}")
     assert status == 1 and error.count("\n") == 1 and f"{metrics}: cannot be read" in error
     metrics.unlink()  # as of weights that were read from a file
-    assert run_command(run_page.main, f"--workdir={workdir}")[0] == 0
+    assert run_command(report.main, f"--workdir={workdir}")[0] == 0
 
     for arguments, message in {
         (f"--workdir={tmp_path}",): "no net was trained there",
         (f"--workdir={workdir}", "--split=nope"): "no such directory",
         (): "the following arguments are required: --workdir",
     }.items():
-        status, _, error = run_command(run_page.main, *arguments)
+        status, _, error = run_command(report.main, *arguments)
         assert status == 1 and message in error and error.count("\n") == 1
 
     trained = ensemble.load([workdir])
-    source, _ = datasets.load_split("folder", config.dataset.root, "val", trained.nets[0].stored_size)
+    source, _ = datasets.find("folder", config.dataset.root).load("val", trained.nets[0].stored_size)
     found = retrieval.features(trained, source, batch_size=4)
     described = net_numbers.describe("two_gpu", width=1 / 16, image_size=63, num_classes=2)
     images = np.stack([source[i][0] for i in range(len(source))])

@@ -3,10 +3,11 @@
 import jax
 import numpy as np
 
-from alexnet_jax.data import augment, datasets
+from alexnet_jax.data import augment
+from alexnet_jax.data.base import IMAGENET
 
-MEAN = datasets.IMAGENET_MEAN
-STD, AXES = datasets.IMAGENET_COLOUR_STD, datasets.IMAGENET_COLOUR_AXES
+MEAN = IMAGENET.mean
+STD, AXES = IMAGENET.colour_std, IMAGENET.colour_axes
 
 
 def position_images(count, size):
@@ -18,7 +19,11 @@ def position_images(count, size):
 def random_views(images, size, mean, noise, seed=0, crop_keys=None, divisor=1.0):
     keys = jax.random.split(jax.random.key(seed), len(images))
     crop_keys = keys if crop_keys is None else crop_keys
-    return np.asarray(augment.random_views(images, crop_keys, keys, size, mean, STD, AXES, noise, divisor))
+    return np.asarray(augmentation(size, mean, noise, divisor).random_views(images, crop_keys, keys, True))
+
+
+def augmentation(size, mean, noise=0.0, divisor=1.0, **fields):
+    return augment.Augmentation(size, mean, STD, AXES, noise, divisor, **fields)
 
 
 def offsets_and_flips(x):
@@ -45,9 +50,9 @@ def test_offsets_from_0_to_32_and_flips_are_equally_likely_and_independent():
     one = position_images(1, 256)[0, :, :, :]
     views = jax.jit(
         jax.vmap(
-            lambda key: augment.random_views(
-                one[None], key[None], key[None], 224, np.zeros(3, np.float32), STD, AXES, 0.0, 1.0
-            )[0, :1]
+            lambda key: augmentation(224, np.zeros(3, np.float32)).random_views(one[None], key[None], key[None], True)[
+                0, :1
+            ]
         )
     )
     x = np.concatenate([views(keys) for keys in np.split(crop_keys, 40)])
@@ -63,7 +68,7 @@ def test_offsets_from_0_to_32_and_flips_are_equally_likely_and_independent():
 def test_without_flips_a_whole_image_stays_as_it_is():
     images = position_images(30, 32)
     keys = jax.random.split(jax.random.key(0), 30)
-    x = augment.random_views(images, keys, keys, 32, np.zeros(3, np.float32), STD, AXES, 0.0, 1.0, flip=False)
+    x = augmentation(32, np.zeros(3, np.float32), flip=False).random_views(images, keys, keys, True)
     np.testing.assert_array_equal(x, images)
 
 
@@ -71,7 +76,7 @@ def test_a_view_depends_on_its_key_alone():
     images = position_images(6, 72)
     keys = jax.random.split(jax.random.key(0), 6)[3:4]
     together = random_views(images, 63, MEAN, 0.1)
-    apart = augment.random_views(images[3:4], keys, keys, 63, MEAN, STD, AXES, 0.1, 1.0)
+    apart = augmentation(63, MEAN, noise=0.1).random_views(images[3:4], keys, keys, True)
     np.testing.assert_allclose(together[3:4], apart, atol=1e-5)
 
 

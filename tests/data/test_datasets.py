@@ -11,6 +11,7 @@ from PIL import Image
 
 from alexnet_jax import UserError
 from alexnet_jax.data import datasets, sources, textures
+from alexnet_jax.data.base import IMAGENET
 from tests.fixtures import image_files
 from tests.support import write_images
 
@@ -57,7 +58,7 @@ def test_class_names_that_tfds_would_change_are_refused(name, tmp_path):
     write_images(tmp_path, {"train": (1, 1)})
     (tmp_path / "train" / "class_0").rename(tmp_path / "train" / name)
     with pytest.raises(UserError, match="class folder's name has a space at an end or a line break") as error:
-        datasets.load_split("folder", str(tmp_path), "train", 64)
+        datasets.find("folder", str(tmp_path)).load("train", 64)
     assert "\n" not in str(error.value)
 
 
@@ -69,7 +70,7 @@ def test_a_folder_is_not_taken_for_a_prepared_set(tmp_path):
 
 def test_a_huge_file_among_the_images_is_not_read_whole(tmp_path, monkeypatch):
     write_images(tmp_path, {"train": (1,)})
-    source, _ = datasets.load_split("folder", str(tmp_path), "train", 64)
+    source, _ = datasets.find("folder", str(tmp_path)).load("train", 64)
     monkeypatch.setattr(sources, "MOST_BYTES", 1000)
     assert len(source.read(0)[0]) == 1000
     with pytest.raises(UserError, match=r"class_0/000.png: not a complete image"):
@@ -77,13 +78,15 @@ def test_a_huge_file_among_the_images_is_not_read_whole(tmp_path, monkeypatch):
 
 
 def test_unknown_data_set_is_refused():
-    with pytest.raises(UserError, match=r"'mnist': no such data set; use prepared, tfds:NAME, folder or textures"):
+    with pytest.raises(
+        UserError, match=r"'mnist': no such data set; use prepared, tfds:NAME, folder, imagenet or textures"
+    ):
         datasets.load("mnist", "", 64)
 
 
 @pytest.fixture
 def few_textures(monkeypatch):
-    monkeypatch.setattr(textures, "SPLITS", {"train": 40, "validation": 20, "test": 20})
+    monkeypatch.setattr(textures, "COUNTS", {"train": 40, "validation": 20, "test": 20})
 
 
 def test_textures_are_made_once_whole_and_always_the_same(few_textures, tmp_path, monkeypatch):
@@ -104,8 +107,9 @@ def test_textures_are_made_once_whole_and_always_the_same(few_textures, tmp_path
 def test_statistics_of_the_textures_are_those_of_their_training_images(few_textures, tmp_path):
     dataset = datasets.load("textures", str(tmp_path / "a"), 128)
     pixels = np.stack([image for image, _ in dataset.train]).reshape(-1, 3).astype(np.float64)
-    np.testing.assert_allclose(dataset.mean, pixels.mean(0), rtol=1e-5)
-    covariance = (dataset.colour_axes * dataset.colour_std**2) @ dataset.colour_axes.T
+    statistics = dataset.statistics
+    np.testing.assert_allclose(statistics.mean, pixels.mean(0), rtol=1e-5)
+    covariance = (statistics.colour_axes * statistics.colour_std**2) @ statistics.colour_axes.T
     np.testing.assert_allclose(covariance, np.cov(pixels.T, bias=True), rtol=1e-3)
 
 
@@ -149,7 +153,7 @@ def test_tfds_is_read_without_tensorflow(file_format, tmp_path):
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:tensorflow_datasets|etils")
 def test_wide_images_are_cropped_or_stretched(tmp_path):
     folder = write_images(tmp_path / "images", {"train": (1, 1), "test": (1, 1)})
-    squares = {label: image for image, label in datasets.load_split("folder", str(folder), "train", 72)[0]}
+    squares = {label: image for image, label in datasets.find("folder", str(folder)).load("train", 72)[0]}
     for path in folder.rglob("*.png"):
         Image.fromarray(np.asarray(Image.open(path)).repeat(2, axis=1)).save(path)
     image_files.builder(folder, tmp_path).download_and_prepare()
@@ -202,7 +206,7 @@ def test_missing_tfds_data_says_how_to_get_it(name, tmp_path):
 
 
 def test_imagenets_statistics_are_a_rotation_and_its_scales():
-    axes, std = datasets.IMAGENET_COLOUR_AXES, datasets.IMAGENET_COLOUR_STD
+    axes, std = IMAGENET.colour_axes, IMAGENET.colour_std
     np.testing.assert_allclose(axes.T @ axes, np.eye(3), atol=1e-5)
     # The much-copied figures are the variances of pixels in [0, 1], of other crops of the same images.
     np.testing.assert_allclose((std / 255) ** 2, [0.0045, 0.0188, 0.2175], rtol=0.35)

@@ -15,7 +15,7 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from alexnet_jax import UserError
+from alexnet_jax import UserError, prepare
 from alexnet_jax.data import datasets, images, preparation
 from tests.fixtures import image_files, imagenet_archives
 from tests.fixtures.prepare_runs import assert_one_line, checksums, examples, run
@@ -88,14 +88,15 @@ def test_statistics_equal_numpy(imagenet):
 def test_training_sees_the_statistics(imagenet):
     mean_image, mean, covariance = float64_statistics(imagenet)
     dataset = datasets.load("prepared", str(imagenet), 64)
-    np.testing.assert_allclose(dataset.mean, mean_image, rtol=1e-6)
+    statistics = dataset.statistics
+    np.testing.assert_allclose(statistics.mean, mean_image, rtol=1e-6)
     np.testing.assert_allclose(
-        (dataset.colour_axes * dataset.colour_std**2) @ dataset.colour_axes.T, covariance, rtol=1e-4
+        (statistics.colour_axes * statistics.colour_std**2) @ statistics.colour_axes.T, covariance, rtol=1e-4
     )
     assert (len(dataset.train), len(dataset.validation)) == (24, 18)
     assert dataset.test is dataset.validation
     smaller = datasets.load("prepared", str(imagenet), 32)  # has no mean image of its own
-    np.testing.assert_allclose(smaller.mean, mean, rtol=1e-6)
+    np.testing.assert_allclose(smaller.statistics.mean, mean, rtol=1e-6)
     assert smaller.train[0][0].shape == (32, 32, 3)
 
 
@@ -162,8 +163,8 @@ def test_tfds_is_prepared(tmp_path, capsys):
         (image, label), (original, original_label) = prepared.train[i], direct.train[i]
         assert label == original_label
         assert abs(image.astype(float) - original).mean() < 20  # noise, through JPEG; another image is 45 away
-    assert datasets.splits("prepared", str(tmp_path / "set")) == ("train", "validation")
-    secret, _ = datasets.load_split("tfds:pictures", str(tmp_path), "test", 32)
+    assert datasets.find("prepared", str(tmp_path / "set")).splits == ("train", "validation")
+    secret, _ = datasets.find("tfds:pictures", str(tmp_path)).load("test", 32)
     with pytest.raises(UserError, match="pictures/test: its labels are secret"):
         secret[0]
     shard = next((tmp_path / "pictures" / "1.0.0").glob("pictures-train*"))
@@ -179,7 +180,7 @@ def test_tfds_is_prepared(tmp_path, capsys):
         (["--dataset=folder", "--output=x", "--root=/nowhere"], "dataset root '/nowhere': no such directory"),
         (["--dataset=folder", "--output=x"], "--dataset=folder needs --root=DIR"),
         (["--dataset=folder", "--output=", "--root=y"], "--output= has no value"),
-        (["--dataset=mnist", "--output=x", "--root=y"], "--dataset=mnist: use imagenet, folder or tfds:NAME"),
+        (["--dataset=mnist", "--output=x", "--root=y"], "--dataset=mnist: use tfds:NAME, folder or imagenet"),
         (["--dataset=tfds:no_such_set", "--output=x"], "dataset 'tfds:no_such_set': no usable data set"),
         (["--dataset=folder", "--output=x", "--root=y", "--size=0"], "--size must be from 1 to 4096"),
         (["--dataset=folder", "--output=x", "--worker=2"], "unrecognized arguments: --worker=2"),
@@ -187,7 +188,7 @@ def test_tfds_is_prepared(tmp_path, capsys):
 )
 def test_a_mistake_ends_with_one_line(arguments, message, tmp_path, run_command, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert_one_line(run_command(preparation.main, *arguments), message)
+    assert_one_line(run_command(prepare.main, *arguments), message)
     assert not (tmp_path / "x").exists()
 
 

@@ -110,7 +110,7 @@ def test_a_disk_that_is_full_at_the_end(folder, tmp_path):
     assert "None" not in result[2] and not (tmp_path / "set" / "statistics.json").exists()
     code, out, error = run(*large)
     assert code == 0 and "37 of 37 shards done" in out, error
-    assert datasets.load("prepared", str(tmp_path / "set"), 128).mean.shape == (128, 128, 3)
+    assert datasets.load("prepared", str(tmp_path / "set"), 128).statistics.mean.shape == (128, 128, 3)
 
 
 def test_too_little_space_is_said_before_anything_is_written(folder, tmp_path, monkeypatch):
@@ -190,7 +190,7 @@ def test_two_processes_on_one_output(folder, uninterrupted, tmp_path):
     first = start(*flags(folder, tmp_path / "set", "--workers=1"))
     while not list((tmp_path / "set").glob(".prepare/*.npz")):
         time.sleep(0.005)
-    assert_one_line(run(*flags(folder, tmp_path / "set")), "another process is preparing it")
+    assert_one_line(run(*flags(folder, tmp_path / "set")), f"--output={tmp_path / 'set'}: in use by process")
     _, error = first.communicate()
     assert first.returncode == 0, error
     assert checksums(tmp_path / "set") == checksums(uninterrupted)
@@ -205,9 +205,9 @@ def test_what_would_be_left_out_is_said(folder, tmp_path, caplog):
     (tmp_path / "images" / "train" / "class_1" / "more").mkdir()
     (tmp_path / "images" / "train" / "class_1" / "gone.png").symlink_to("nowhere")
     caplog.clear()
-    datasets.load_split("folder", str(tmp_path / "images"), "train", 48)
+    datasets.find("folder", str(tmp_path / "images")).load("train", 48)
     (record,) = caplog.records
-    assert "left out 2 things in class folders that are no files" in record.getMessage()
+    assert "ignored 2 entries of class folders that are not files" in record.getMessage()
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from alexnet_jax.analysis import ensemble, figures, retrieval
 from alexnet_jax.data import datasets
 from alexnet_jax.model import nets
 from alexnet_jax.runtime import files
-from alexnet_jax.training import fidelity, settings
+from alexnet_jax.training import fidelity, run_directory
 from experiments import __main__ as experiments_main
 from experiments import (
     claims,
@@ -68,7 +68,7 @@ def kept_run(config, **fields):
         "commit": "abc",
         "settings": fields,
         "config": json.loads(config.to_json()),
-        "net": settings.record(config),
+        "net": run_directory.record(config),
         "result": {"step": 9, "num_examples": 3925, "center": errors, "ten_crop": errors},
         "metrics": [{"split": split, "epoch": 1.0, "top1_error": 0.5} for split in ("train", "eval")],
     }
@@ -285,7 +285,7 @@ def look_into(members, kept, monkeypatch):
     found = [kept[member.workdir.name] for member in members]
     names = [member.workdir.name for member in members]
     train, validation = (
-        datasets.load_split("folder", members[0].defaults["dataset.root"], split, 72)[0]
+        datasets.find("folder", members[0].defaults["dataset.root"]).load(split, 72)[0]
         for split in ("train", "validation")
     )
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from alexnet_jax import UserError
-from alexnet_jax.model import alexnet, nets
+from alexnet_jax.model import alexnet, counts, nets, operations
 from alexnet_jax.runtime import sharding
 from configs import one_gpu
 from tests.references import net_numbers, onnx_nets, witnesses
@@ -50,42 +50,38 @@ COUNTS = {
 
 def test_sizes_of_the_two_gpu_net():
     net = describe("two_gpu")
-    rows = alexnet.layer_table(net)
+    rows = counts.layer_table(net)
     assert rows == TWO_GPU
     # The paper speaks of 650,000 neurons.
-    assert alexnet.format_table(net).splitlines()[-1].split() == ["total", "659,272", "60,965,224", "724,406,816"]
+    assert counts.format_table(net).splitlines()[-1].split() == ["total", "659,272", "60,965,224", "724,406,816"]
 
 
 @pytest.mark.parametrize("name", nets.NETS)
 def test_parameters_and_multiply_accumulates(name):
-    total = alexnet.total(alexnet.layer_table(nets.NETS[name]))
+    total = counts.total(counts.layer_table(nets.NETS[name]))
     assert (total.parameters, total.macs) == COUNTS[name]
     assert net_numbers.count(net_numbers.describe(name)) == COUNTS[name]
 
 
 def test_the_sixth_layer_with_the_classes_of_2009():
-    rows = alexnet.layer_table(nets.NETS["sixth_conv"].with_classes(10_184))
-    assert alexnet.total(rows).parameters == 99_182_152
-
-
-def test_the_last_layer_of_every_net_is_the_same_on_all_devices():
-    assert {net.layers[-1].name for net in nets.NETS.values()} == set(sharding.OUTPUT)
+    rows = counts.layer_table(nets.NETS["sixth_conv"].with_classes(10_184))
+    assert counts.total(rows).parameters == 99_182_152
 
 
 def test_the_one_gpu_config():
     config = one_gpu.get_config()
     assert (config.model.net, config.mesh.model) == ("one_gpu", 1)
-    rows = alexnet.layer_table(nets.NETS["one_gpu"])
+    rows = counts.layer_table(nets.NETS["one_gpu"])
     assert [row[1][-1] for row in rows] == [48, 128, 192, 192, 256, 4096, 4096, 1000]
 
 
 def test_sizes_without_overlap():
-    rows = alexnet.layer_table(nets.NETS["no_overlap"])
+    rows = counts.layer_table(nets.NETS["no_overlap"])
     assert [row[1][0] for row in rows[:5]] == [55, 26, 13, 13, 11]
 
 
 def test_shapes_between_the_layers():
-    net = alexnet.NETS["two_gpu"]
+    net = nets.NETS["two_gpu"]
     params = jax.eval_shape(functools.partial(alexnet.init, net), jax.random.key(0))
     image = jax.ShapeDtypeStruct((2, 224, 224, 3), jnp.float32)
     one_row = jax.sharding.AbstractMesh((1, 2), **sharding.AXES)
@@ -98,7 +94,7 @@ def test_shapes_between_the_layers():
 
 def test_width_classes_and_image_size():
     net = describe("two_gpu", width=0.125, image_size=112).with_classes(20)
-    rows = alexnet.layer_table(net)
+    rows = counts.layer_table(net)
     assert [row[1] for row in rows[:2]] == [(27, 27, 12), (13, 13, 32)]
     assert rows[-1][1] == (20,)
     assert net.stored_size == 128
@@ -252,15 +248,15 @@ FC6, FC7 = nets.NETS["two_gpu"].layers[5:7]
 def test_dropout_zeroes_half_and_rescales_nothing():
     x = jnp.ones((64, 512))
     keys = jax.random.split(jax.random.key(0), (64, 2))
-    kept = alexnet.dropout(x, keys, FC6)
+    kept = operations.dropout(keys, FC6.seed, x)
     assert set(np.unique(kept)) == {0.0, 1.0}
     assert abs(kept.mean() - 0.5) < 5 * 0.5 / np.sqrt(kept.size)
     assert (kept[:, :256] != kept[:, 256:]).any(1).all()  # the towers' masks differ
-    assert (kept != alexnet.dropout(x, keys, FC7)).any(1).all()
+    assert (kept != operations.dropout(keys, FC7.seed, x)).any(1).all()
 
 
 def test_dropout_of_a_tower_does_not_depend_on_the_others():
     x = jnp.ones((8, 64))
     keys = jax.random.split(jax.random.key(0), (8, 2))
-    both = alexnet.dropout(x, keys, FC6)
-    assert (both[:, 32:] == alexnet.dropout(x[:, 32:], keys[:, 1:], FC6)).all()
+    both = operations.dropout(keys, FC6.seed, x)
+    assert (both[:, 32:] == operations.dropout(keys[:, 1:], FC6.seed, x[:, 32:])).all()

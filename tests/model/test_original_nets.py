@@ -11,10 +11,11 @@ import jax
 import numpy as np
 import pytest
 
-from alexnet_jax.model import alexnet, nets, spec
+from alexnet_jax.model import counts, nets, structure
 from alexnet_jax.training import fidelity, lab_notes, optimizer
 from configs import cifar10, net145
 from tests.references import original_files, witnesses
+from tests.support import rates_of
 
 pytestmark = pytest.mark.skipif(
     not original_files.DIRECTORY.exists(), reason="needs the 2012 nets' own files in the directory ALEXNET_DATA"
@@ -140,10 +141,6 @@ def our_net(name):
     return nets.from_config(our_config(name).model)
 
 
-def rates(config, net, epoch):
-    return optimizer.learning_rates(config, net, optimizer.init_schedule(), epoch)
-
-
 @all_nets
 def test_layers(name):
     config, net, original = our_config(name), our_net(name), original_files.read(CASES[name].definition)
@@ -156,7 +153,7 @@ def test_layers(name):
             section = original[file_name]
             found = {
                 "type": type(layer).__name__.lower().replace("dense", "fc"),
-                "then": " ".join(op for op, _ in spec.operations(net, layer)),
+                "then": " ".join(op for op, _ in structure.operations(net, layer)),
                 "initW": layer.stddev,
                 "initB": layer.bias,
             }
@@ -180,7 +177,7 @@ def test_layers(name):
                     for field in ("filterSize", "stride", "padding", "groups")
                 }
             if sees and len(columns) == 2:
-                found["sees"] = {"a", "b"} if layer.both else {column}
+                found["sees"] = {"a", "b"} if layer.cross_tower else {column}
                 expected["sees"] = set(sees)
             assert found == expected, file_name
 
@@ -205,20 +202,20 @@ def test_pools_norms_and_dropout(name):
 def test_parameters(name):
     original = original_files.read(CASES[name].definition)
     *_, last = original.values()
-    rows = alexnet.layer_table(our_net(name).with_classes(last["outputs"]))
-    assert alexnet.total(rows).parameters == original_files.count(original, CASES[name].image_size)
+    rows = counts.layer_table(our_net(name).with_classes(last["outputs"]))
+    assert counts.total(rows).parameters == original_files.count(original, CASES[name].image_size)
 
 
 @all_nets
 def test_weight_decays_momentum_and_rates(name):
     config, net, case = our_config(name), our_net(name), CASES[name]
     settings, original = original_files.parse(case.parameters), original_files.read(case.definition)
-    decays = optimizer.weight_decays(config, net)
-    at = rates(config, net, 0 if case.rates_at == "start" else config.num_epochs - 1e-6)
+    decays = optimizer.weight_decays(config.optimizer, net)
+    at = rates_of(config, net, 0 if case.rates_at == "start" else config.num_epochs - 1e-6)
     ones = jax.tree.map(lambda _: np.ones(1, np.float32), decays)
     still = jax.tree.map(np.zeros_like, ones)
     some_rate = jax.tree.map(lambda _: 0.01, decays)
-    moved, _ = optimizer.from_config(config, net).update(still, ones, still, learning_rates=some_rate)
+    moved, _ = optimizer.from_config(config.optimizer, net).update(still, ones, still, learning_rates=some_rate)
     for column in original_files.columns(original):
         for layer, (file_name, _) in zip(net.layers, original_files.chain(original, column), strict=True):
             section = settings[file_name]
@@ -240,7 +237,7 @@ def test_changes_by_hand(name):
     assert (config.augment.noise_off_at, noise_off is None) == (noise_off or 0, name == "147")
     if name == "170":
         assert (changes, end) == ([(74, "conv1", 0)], None)
-        freezes = [rates(config, net, epoch)["conv1"] == {"kernel": 0, "bias": 0} for epoch in (0, 73.99, 74, 94)]
+        freezes = [rates_of(config, net, epoch)["conv1"] == {"kernel": 0, "bias": 0} for epoch in (0, 73.99, 74, 94)]
         assert freezes == [False, False, True, True]
         return
     assert config.num_epochs == end
@@ -265,7 +262,7 @@ def test_changes_by_hand(name):
             if rate == 0 == weights[each] or rate == 0.002 and (epoch >= last_fall or each == "conv6"):
                 biases[each] = rate
         for moment in (epoch, epoch + 0.99):
-            found = rates(config, net, moment)
+            found = rates_of(config, net, moment)
             assert {each: of["kernel"] for each, of in found.items()} == pytest.approx(weights, rel=1e-6), moment
             assert {each: of["bias"] for each, of in found.items()} == pytest.approx(biases, rel=1e-6), moment
 
@@ -276,10 +273,10 @@ def test_the_automatic_schedule_of_net_170(leaf, field):
     schedule = original_files.parse(CASES["170"].parameters)["conv2a"][field]
     factor, noise, steps = map(int, re.fullmatch(r"dexp\[\w+=(\d+),\w+=(\d+),\w+=(\d+)\]", schedule).groups())
     assert noise == 0
-    first = rates(config, net, 0)["conv2"][leaf]
+    first = rates_of(config, net, 0)["conv2"][leaf]
     for i in range(steps):  # at the end of each part its rate is still in force
         for progress in (i / steps + 1e-6, (i + 1) / steps):
-            found = rates(config, net, progress * config.num_epochs)["conv2"][leaf]
+            found = rates_of(config, net, progress * config.num_epochs)["conv2"][leaf]
             assert first / found == pytest.approx(factor ** (i / (steps - 1))), progress
 
 
@@ -295,7 +292,7 @@ def test_the_schedule_of_18pct():
     config, net = our_config("18pct"), our_net("18pct")
     for epoch, factor in ((first - 0.1, 1), (first, 0.1), (first + more - 0.1, 0.1), (first + more, 0.01)):
         expected = {"kernel": 0.001 * factor, "bias": 0.002 * factor}
-        assert rates(config, net, epoch)["fc10"] == pytest.approx(expected)
+        assert rates_of(config, net, epoch)["fc10"] == pytest.approx(expected)
 
 
 def columns_weights(net, params, original):
@@ -349,6 +346,6 @@ def test_forward_values(name, devices, shrink):
             end, following = original_files.chain(original, column)[i]
             ends[(following or [end])[-1]] = None
         expected = np.concatenate([theirs[end] for end in ends], axis=-1)
-        last = [end for end, of in spec.outputs(net).items() if of is layer]
+        last = [end for end, of in structure.outputs(net).items() if of is layer]
         found = ours[last[-1] if last else "logits"]
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.max(abs(expected)), err_msg=layer.name)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from alexnet_jax.model import alexnet, nets, spec
+from alexnet_jax.model import alexnet, counts, nets, operations, spec, structure
 from alexnet_jax.runtime import sharding
 from tests.references import net_numbers, numpy_net, onnx_nets
 from tests.support import describe, mesh, on
@@ -47,7 +47,7 @@ def random_batch(net, count, seed=1, stddev=60):
 
 def forward(net, params, x, devices=1):
     """Logits and named outputs of our net, as in testing."""
-    params = on(mesh(1, devices), params)
+    params = on(mesh(1, devices), net, params)
     x = sharding.put_batch(mesh(1, devices), x)
     logits, outputs = jax.jit(functools.partial(alexnet.forward, net, mesh(1, devices)))(params, x)
     return {"logits": np.asarray(logits)} | {name: np.asarray(x) for name, x in outputs.items()}
@@ -58,10 +58,10 @@ def dropout_masks(net, keys_BxT):
     masks = {}
     one_device = jax.sharding.AbstractMesh((1, 1), **sharding.AXES)
     _, shapes = jax.eval_shape(functools.partial(alexnet.forward, net, one_device), *abstract(net, len(keys_BxT)))
-    last_names = {layer: name for name, layer in spec.outputs(net).items()}
+    last_names = {layer: name for name, layer in structure.outputs(net).items()}
     for layer, name in last_names.items():
         if layer.then.endswith("dropout"):
-            masks[name] = np.asarray(alexnet.dropout(jnp.ones(shapes[name].shape), keys_BxT, layer))
+            masks[name] = np.asarray(operations.dropout(keys_BxT, layer.seed, jnp.ones(shapes[name].shape)))
     return masks
 
 
@@ -72,7 +72,7 @@ def abstract(net, count):
 
 def loss_and_grads(net, params, x, labels, keys_BxT, devices=1):
     """Our loss and gradients, in training."""
-    spec, keys_spec = sharding.param_specs(params), jax.P(None, "model")
+    spec, keys_spec = sharding.param_specs(net, params), jax.P(None, "model")
     apply = jax.shard_map(
         lambda p, x, keys: alexnet.apply(net, devices, p, x, keys)[0],
         mesh=mesh(1, devices),
@@ -83,7 +83,7 @@ def loss_and_grads(net, params, x, labels, keys_BxT, devices=1):
     def loss(params):
         return optax.softmax_cross_entropy_with_integer_labels(apply(params, x, keys_BxT), labels).mean()
 
-    params = on(mesh(1, devices), params)
+    params = on(mesh(1, devices), net, params)
     keys_BxT = jax.device_put(keys_BxT, jax.NamedSharding(mesh(1, devices), keys_spec))
     value, grads = jax.jit(jax.value_and_grad(loss))(params)
     return float(value), jax.tree.map(np.asarray, grads)
@@ -154,7 +154,7 @@ def beside_torch(count=2):
         logits, _ = alexnet.forward(net, mesh(1, 1), params, sharding.put_batch(mesh(1, 1), x))
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
-    our_value, grads = jax.jit(jax.value_and_grad(our_loss))(on(mesh(1, 1), params))
+    our_value, grads = jax.jit(jax.value_and_grad(our_loss))(on(mesh(1, 1), net, params))
     ahead = {"logits": (forward(net, params, x)["logits"], logits.detach().numpy())}
     back = {"loss": (float(our_value), loss.item())}
     for layer, module in zip(net.layers, weighted, strict=True):
@@ -192,9 +192,9 @@ def main():
         cells += [f"{largest(beside_onnx(name, kind, full))[0]:.1e}" if name in onnx_nets.NETS else ""]
         if name == "one_weird_trick" and importlib.util.find_spec("torch"):
             cells += [f"{largest(pairs)[0]:.1e}" for pairs in beside_torch()]
-        counts = [f"{number:,}" for number in alexnet.total(alexnet.layer_table(full))[2:]]
+        numbers = [f"{number:,}" for number in counts.total(counts.layer_table(full))[2:]]
         source = kind if full.two_fidelities else ""
-        print("| " + " | ".join([name, source, *counts, *cells, *[""] * (5 - len(cells))]) + " |", flush=True)
+        print("| " + " | ".join([name, source, *numbers, *cells, *[""] * (5 - len(cells))]) + " |", flush=True)
 
 
 if __name__ == "__main__":

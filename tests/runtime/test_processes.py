@@ -151,7 +151,10 @@ def test_a_signal_to_one_process_saves_in_all_and_others_continue(images, one_de
 
     run = Processes(tmp_path / "run", images, 2, 2)
     assert run.wait() == [0, 0], run.logs()
-    assert f"it is damaged_{newest} now" in run.logs()[0] and f"continuing at step {before} of 20" in run.logs()[0]
+    assert (
+        f"moved to damaged_{newest}, using the previous checkpoint" in run.logs()[0]
+        and f"continuing at step {before} of 20" in run.logs()[0]
+    )
     assert_same_run(tmp_path / "run", one_device)
 
 

@@ -2,21 +2,21 @@
 
 import functools
 import pathlib
-import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alexnet_jax import UserError, train
-from alexnet_jax.data import datasets
-from alexnet_jax.model import alexnet, nets
+from alexnet_jax import UserError, settings
+from alexnet_jax.data import base
+from alexnet_jax.data.base import IMAGENET
+from alexnet_jax.model import counts, nets, operations
 from alexnet_jax.runtime import sharding
-from alexnet_jax.training import fidelity, lab_notes, optimizer, settings
+from alexnet_jax.training import fidelity, lab_notes, schedules
 from configs import cifar10, imagenette, net145, one_gpu, quickstart, two_gpu
 from tests.references import net_numbers, numpy_net
-from tests.support import mesh
+from tests.support import compiled_step, first_state, mesh, rates_of
 
 PAGE = pathlib.Path(__file__).parents[2] / "docs" / "nets.md"
 
@@ -74,7 +74,7 @@ def test_two_of_cifar10s_nets_see_whole_images_that_are_not_mirrored():
         net = nets.from_config(config.model)
         whole = name in ("80sec", "18pct")
         assert (net.stored_size, net.image_size, config.augment.flip) == (32, 32 if whole else 24, not whole)
-        rates = optimizer.learning_rates(config, net, optimizer.init_schedule(), config.num_epochs)["fc10"]
+        rates = rates_of(config, net, config.num_epochs)["fc10"]
         assert rates["bias"] == pytest.approx(0.002 * {"80sec": 0.1, "18pct": 0.01}.get(name, 1))
 
 
@@ -102,7 +102,7 @@ def test_impossible_notes_are_refused(kind, name, whose, message):
     config = two_gpu.get_config()
     config.fidelity, config.schedule.name, config.schedule.notes = kind, name, whose
     with pytest.raises(UserError, match=f"config.schedule.{message}"):
-        settings.check(fidelity.resolve(config))
+        schedules.from_config(fidelity.resolve(config))
 
 
 def test_another_fidelity_is_refused():
@@ -142,7 +142,7 @@ def test_the_page_of_the_nets_has_the_notes_and_the_layers():
         slower = " ".join(layer or "all but conv1" for _, layer, factor in found.biases if factor == 0.1)
         cells = [general.get(factor, "") for factor in (1e-1, 1e-2, 1e-3)] + [conv1.get(1e-3, ""), conv1[0]]
         assert [name, *map(str, cells), str(found.noise_off or ""), str(found.end), slower] in rows, name
-    assert alexnet.format_table(nets.NETS["two_gpu"]) in text
+    assert counts.format_table(nets.NETS["two_gpu"]) in text
 
 
 @pytest.mark.parametrize("width", [1 / 16, pytest.param(1.0, marks=pytest.mark.slow)])
@@ -153,18 +153,18 @@ def test_a_step_of_the_2012_code_equals_numpy(width):
     net, on_mesh, B, rate = nets.from_config(config.model), mesh(1, 2), 2, 0.01
     rng = np.random.default_rng(0)
     images, labels = rng.integers(0, 256, (B, 256, 256, 3), dtype=np.uint8), np.array([3, 700], np.int32)
-    statistics = types.SimpleNamespace(
+    statistics = base.Statistics(
         mean=rng.uniform(0, 255, (256, 256, 3)).astype(np.float32),
-        colour_std=datasets.IMAGENET_COLOUR_STD,
-        colour_axes=datasets.IMAGENET_COLOUR_AXES,
+        colour_std=IMAGENET.colour_std,
+        colour_axes=IMAGENET.colour_axes,
     )
-    state = train.init_state(config, net, on_mesh)
+    state = first_state(config, net, on_mesh)
     params = jax.tree.map(np.asarray, state["params"])
     velocity = jax.tree.map(lambda w: 1e-4 * rng.standard_normal(w.shape, np.float32), params)
-    state["velocity"] = jax.tree.map(lambda v, w: jax.device_put(v, w.sharding), velocity, state["params"])
-    rates = optimizer.learning_rates(config, net, optimizer.init_schedule(), 0)
+    state["opt_state"] = jax.tree.map(lambda v, w: jax.device_put(v, w.sharding), velocity, state["params"])
+    rates = rates_of(config, net, 0)
     batch = sharding.put_batch(on_mesh, {"image": images, "label": labels})
-    state, values = train.make_train_step(config, net, on_mesh, statistics)(state, batch, 5, rates, True)
+    state, values = compiled_step(config, net, on_mesh, statistics)(state, batch, 5, rates, True)
 
     # The same draws: both images share a crop and a flip, each has its own colours and masks.
     keys = [jax.random.fold_in(jax.random.fold_in(jax.random.key(0), 5), place) for place in range(B)]
@@ -176,7 +176,8 @@ def test_a_step_of_the_2012_code_equals_numpy(width):
     x = numpy_net.views(images, [offset] * B, [flip] * B, statistics.mean, noise, 1.1)
     tower_keys = jnp.stack([jnp.stack([jax.random.fold_in(key, tower) for tower in (0, 1)]) for key in dropout_keys])
     masks = {
-        layer.name: alexnet.dropout(jnp.ones((B, int(4096 * width))), tower_keys, layer) for layer in net.layers[5:7]
+        layer.name: operations.dropout(tower_keys, layer.seed, jnp.ones((B, int(4096 * width))))
+        for layer in net.layers[5:7]
     }
 
     loss, grads = numpy_net.loss_and_grads(
@@ -189,7 +190,7 @@ def test_a_step_of_the_2012_code_equals_numpy(width):
     for name, layer in expected.items():
         for leaf, w in layer.items():
             moved, v = w - params[name][leaf], expected_velocity[name][leaf]
-            found = np.asarray(state["params"][name][leaf]), np.asarray(state["velocity"][name][leaf])
+            found = np.asarray(state["params"][name][leaf]), np.asarray(state["opt_state"][name][leaf])
             assert abs(moved).max() > 0
             np.testing.assert_allclose(found[0], w, rtol=1e-6, atol=1e-4 * abs(moved).max(), err_msg=f"{name} {leaf}")
             np.testing.assert_allclose(found[1], v, rtol=0, atol=1e-4 * abs(v).max(), err_msg=f"{name} {leaf}")

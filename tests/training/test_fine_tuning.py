@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from alexnet_jax import UserError, pretrained, train
-from alexnet_jax.model import spec
+from alexnet_jax.model import structure
 from alexnet_jax.runtime import files
-from alexnet_jax.training import settings
+from alexnet_jax.training import run_directory
 from configs import two_gpu
 from tests.fixtures.weight_files import some_weights
 from tests.support import describe
@@ -44,14 +44,14 @@ def test_a_checkpoint_of_another_net_is_not_taken_for_a_damaged_one(config, tmp_
     fields["model"]["net"] = "separate"
     files.write_json(tmp_path / "run" / "config.json", fields)
     with pytest.raises(
-        UserError, match="its net is another than that of this version .*spec.conv2.features is 8 there"
+        UserError, match="its net is another than that of this version .*layers.conv2.features is 8 there"
     ):
         pretrained.from_workdir(tmp_path / "run")
     (tmp_path / "run" / "net.json").unlink()
     with pytest.raises(UserError, match=r"is of another net \(conv2.bias has the shape \(16,\) there and \(20,\) here"):
         pretrained.from_workdir(tmp_path / "run")
     config.model.net = "separate"
-    (tmp_path / "run" / "net.json").write_text(json.dumps(settings.record(config)))
+    (tmp_path / "run" / "net.json").write_text(json.dumps(run_directory.record(config)))
     with pytest.raises(UserError, match="is of another net"):
         train.train_and_evaluate(config, tmp_path / "run")
     assert (tmp_path / "run" / "checkpoints" / "1").exists()
@@ -101,12 +101,12 @@ def test_fine_tuning_begins_with_weights_from_a_file(config, tmp_path):
     ],
 )
 def test_nets_that_compute_otherwise_are_told_apart(net, fields):
-    assert not spec.compute_alike(describe("two_gpu"), describe(net, **fields))
+    assert not structure.compute_alike(describe("two_gpu"), describe(net, **fields))
 
 
 def test_nets_of_other_classes_initial_weights_types_and_shapes_of_images_compute_alike():
     other = describe("two_gpu", conv3to5_stddev=0.03, stretch=True, dtype="bfloat16")
-    assert spec.compute_alike(describe("two_gpu").with_classes(7), other)
+    assert structure.compute_alike(describe("two_gpu").with_classes(7), other)
 
 
 def test_fine_tuning_another_net_is_refused(config, tmp_path):

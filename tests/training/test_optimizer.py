@@ -7,9 +7,10 @@ import pytest
 
 from alexnet_jax import UserError
 from alexnet_jax.model import nets
-from alexnet_jax.training import fidelity, optimizer
+from alexnet_jax.training import fidelity, optimizer, schedules
 from configs import large_batch, two_gpu
 from tests.references import numpy_net
+from tests.support import rates_of
 
 NET = nets.NETS["two_gpu"]
 
@@ -23,7 +24,7 @@ def settings(kind="paper", name="steps", **fields):
 
 def rates(config, epochs, layer="fc6", leaf="kernel"):
     """A parameter's rates at these epochs."""
-    return [optimizer.learning_rates(config, NET, optimizer.init_schedule(), epoch)[layer][leaf] for epoch in epochs]
+    return [rates_of(config, NET, epoch)[layer][leaf] for epoch in epochs]
 
 
 def test_update_is_the_rule_of_2012_with_rates_that_change_and_freeze():
@@ -64,9 +65,9 @@ def test_lars_is_that_of_optax_for_kernels():
 
 
 def test_biases_decay_as_the_fidelity_says():
-    assert optimizer.weight_decays(settings("paper"), NET)["conv2"] == {"kernel": 0.0005, "bias": 0.0005}
-    assert optimizer.weight_decays(settings("code"), NET)["conv2"] == {"kernel": 0.0005, "bias": 0.0}
-    decays = optimizer.weight_decays(settings("code"), nets.NETS["cifar10_18pct"])
+    assert optimizer.weight_decays(settings("paper").optimizer, NET)["conv2"] == {"kernel": 0.0005, "bias": 0.0005}
+    assert optimizer.weight_decays(settings("code").optimizer, NET)["conv2"] == {"kernel": 0.0005, "bias": 0.0}
+    decays = optimizer.weight_decays(settings("code").optimizer, nets.NETS["cifar10_18pct"])
     assert [layer["kernel"] for layer in decays.values()] == [0.004, 0.004, 0.004, 1.0]
 
 
@@ -79,12 +80,13 @@ def test_steps_divide_at_the_given_epochs():
 
 def test_plateau_divides_three_times_when_the_error_stops_improving():
     config = settings("paper", "plateau", patience=2)
-    schedule, found = optimizer.init_schedule(), []
+    rates, found = schedules.LearningRates(config, NET), []
+    state = rates.schedule.init
     for error in (0.9, 0.8, 0.8, 0.79, 0.8, 0.79, 0.78, 0.8, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9):
-        schedule = optimizer.observe(config.schedule, schedule, error)
-        found.append(optimizer.learning_rates(config, NET, schedule, 0)["fc8"]["bias"])
+        state = rates.schedule.observe(state, error)
+        found.append(rates(state, 0)["fc8"]["bias"])
     assert found == pytest.approx([0.01] * 5 + [0.001] * 3 + [0.0001] * 2 + [0.00001] * 5)
-    assert schedule["best_error"] == 0.78
+    assert state["best_error"] == 0.78
 
 
 def test_the_schedule_of_net_145():
@@ -110,7 +112,7 @@ def test_the_automatic_schedule_of_net_170():
 
 @pytest.mark.parametrize(("steps", "per_epoch"), [(12, 7), (396, 30), (1000, 11)])
 def test_equal_steps_are_equal_for_any_length(steps, per_epoch):
-    parts = [optimizer.equal_steps(4, (step / per_epoch) / (steps / per_epoch)) for step in range(steps)]
+    parts = [schedules.equal_steps(4, (step / per_epoch) / (steps / per_epoch)) for step in range(steps)]
     assert [parts.count(part) for part in range(4)] == [steps // 4 + 1, steps // 4, steps // 4, steps // 4 - 1]
 
 
@@ -124,7 +126,7 @@ def test_polynomial_decay_after_a_warm_up():
 def test_layers_have_rates_of_their_own():
     config = settings("code", "steps", epochs=())
     config.optimizer.layer_rates = "conv1=0 fc8=10"
-    found = optimizer.learning_rates(config, NET, optimizer.init_schedule(), 3)
+    found = rates_of(config, NET, 3)
     assert found["conv1"] == {"kernel": 0, "bias": 0}
     assert found["conv2"] == {"kernel": 0.01, "bias": 0.02}
     assert found["fc8"] == pytest.approx({"kernel": 0.1, "bias": 0.2})
@@ -133,4 +135,4 @@ def test_layers_have_rates_of_their_own():
 @pytest.mark.parametrize("text", ["fc9=1", "fc8", "fc8=1 conv1=1 fc8=2", "fc8=fast", "fc8=-1", "fc8=inf"])
 def test_impossible_layer_rates_are_refused(text):
     with pytest.raises(UserError, match="config.optimizer.layer_rates"):
-        optimizer.layer_factors(text, NET)
+        schedules.layer_factors(text, NET)

@@ -17,9 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alexnet_jax import UserError, train
+from alexnet_jax import UserError, settings, train
 from alexnet_jax.runtime import files, interruption
-from alexnet_jax.training import checkpoint, metrics, settings
+from alexnet_jax.training import checkpoint, metrics
 from tests.training.test_train import final_params
 
 KILLS = pathlib.Path(__file__).parents[2] / "experiments" / "kills.py"
@@ -225,7 +225,7 @@ def test_whatever_file_of_a_checkpoint_is_damaged_the_state_is_right(two_checkpo
         assert (directory / "3").exists()
     steps = [result["step"] for result in found]
     assert 9 < steps.count(1) < len(steps)  # some files are not needed
-    assert log.count("it is damaged_2 now, and the one before is used") == steps.count(1)
+    assert log.count("moved to damaged_2, using the previous checkpoint") == steps.count(1)
 
 
 def test_if_no_checkpoint_can_be_read_one_line_says_so_and_all_stay(two_checkpoints, tmp_path):

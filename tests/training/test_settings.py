@@ -7,65 +7,65 @@ import pytest
 
 from alexnet_jax import UserError, train
 from alexnet_jax.runtime import files
-from alexnet_jax.training import settings
+from alexnet_jax.training import run_directory
 
 
 def test_a_directory_of_another_config_is_refused(config, tmp_path):
     run, mean = tmp_path / "run", np.ones(3, np.float32)
-    settings.check_workdir(config, run)
-    settings.keep(config, mean, 0, run)
+    run_directory.check(config, run)
+    run_directory.keep(config, "", mean, 0, run)
     (run / "checkpoints" / "3").mkdir(parents=True)
     config.batch_size = 16
     with pytest.raises(UserError, match=r"another config \(batch_size is 8 there and 16 here\); use another --workdir"):
-        settings.check_workdir(config, run)
+        run_directory.check(config, run)
     config.batch_size = 8
     config.mesh.model, config.num_epochs = 1, 200.0  # these may differ
-    settings.check_workdir(config, run)
+    run_directory.check(config, run)
     config.schedule.name = "automatic"  # for which the length matters from the start
     files.write_json(run / "config.json", json.loads(config.to_json()))
     config.num_epochs = 300.0
     with pytest.raises(UserError, match="num_epochs is 200.0 there and 300.0 here"):
-        settings.check_workdir(config, run)
+        run_directory.check(config, run)
     (run / "checkpoints" / "3").rmdir()  # and everything as long as nothing was learned
     config.batch_size = 16
-    settings.check_workdir(config, run)
+    run_directory.check(config, run)
 
 
 def test_a_run_of_an_earlier_version_of_its_net_is_not_gone_on_with(config, tmp_path):
     config.model.net = "separate"
     (tmp_path / "checkpoints" / "3").mkdir(parents=True)
-    settings.keep(config, np.ones(3, np.float32), 0, tmp_path)
-    settings.check_workdir(config, tmp_path)
+    run_directory.keep(config, "", np.ones(3, np.float32), 0, tmp_path)
+    run_directory.check(config, tmp_path)
     recorded = files.read_json(tmp_path / "net.json")
     recorded["layers"]["fc7"]["features"] *= 2
     files.write_json(tmp_path / "net.json", recorded)
     with pytest.raises(
         UserError, match="another version .* \\(layers.fc7.features is 256 there and 128 here\\); use ano"
     ):
-        settings.check_workdir(config, tmp_path)
+        run_directory.check(config, tmp_path)
     recorded["layers"]["fc7"].pop("features")  # as if that field were new
     recorded["old"] = 1
     files.write_json(tmp_path / "net.json", recorded)
-    settings.check_workdir(config, tmp_path)
+    run_directory.check(config, tmp_path)
     recorded["layers"].pop("fc7")
     recorded["order"].remove("fc7")
     files.write_json(tmp_path / "net.json", recorded)
     with pytest.raises(UserError, match="another version .* \\(order is"):
-        settings.check_workdir(config, tmp_path)
+        run_directory.check(config, tmp_path)
     for damaged in ("", "[1]", '{"a": 1}', '{"layers": 3, "order": 3}', '{"layers": {"fc7": 1}, "order": ["fc7"]}'):
         (tmp_path / "net.json").write_text(damaged)
         with pytest.raises(UserError, match="net.json: is not what training wrote; restore it"):
-            settings.check_workdir(config, tmp_path)
+            run_directory.check(config, tmp_path)
 
 
 def test_a_run_whose_config_is_lost_does_not_go_on_as_another_net(config, tmp_path):
     (tmp_path / "checkpoints" / "3").mkdir(parents=True)
-    settings.keep(config, np.ones(3, np.float32), 0, tmp_path)
+    run_directory.keep(config, "", np.ones(3, np.float32), 0, tmp_path)
     (tmp_path / "config.json").unlink()
-    settings.check_workdir(config, tmp_path)
+    run_directory.check(config, tmp_path)
     config.model.net = "no_norm"
     with pytest.raises(UserError, match=r"another version of this net .*\(norm.size is 5 there and None here"):
-        settings.check_workdir(config, tmp_path)
+        run_directory.check(config, tmp_path)
 
 
 @pytest.mark.parametrize("net", ["separate", "sixth_conv", "cifar10_80sec", "cifar10_18pct", "two_gpu"])
@@ -74,14 +74,14 @@ def test_of_a_run_that_did_not_record_its_net_it_is_known_which_were_corrected(c
         config.model.update(dict.fromkeys(("block1", "block2", "block5", "norm_alpha", "conv3to5_stddev")))
     config.model.net = net
     (tmp_path / "checkpoints" / "3").mkdir(parents=True)
-    settings.keep(config, np.ones(3, np.float32), 0, tmp_path)
-    settings.check_workdir(config, tmp_path)
+    run_directory.keep(config, "", np.ones(3, np.float32), 0, tmp_path)
+    run_directory.check(config, tmp_path)
     (tmp_path / "net.json").unlink()
     if net == "two_gpu":
-        settings.check_workdir(config, tmp_path)
+        run_directory.check(config, tmp_path)
         return
     with pytest.raises(UserError, match=f"another version .* \\(there is no net.json, and net '{net}' was"):
-        settings.check_workdir(config, tmp_path)
+        run_directory.check(config, tmp_path)
 
 
 @pytest.mark.parametrize(("name", "net", "same"), [
@@ -94,20 +94,20 @@ def test_of_a_run_that_did_not_record_its_net_it_is_known_which_were_corrected(c
 def test_a_run_of_an_earlier_schedule_is_not_gone_on_with(config, name, net, same):
     config.schedule.name, config.model.net = name.partition(" ")[0], net
     config.optimizer.bias_rate_falls = "falling" in name
-    assert (settings.corrections({}, config) == "") == same
-    recorded = settings.record(config)
-    assert settings.corrections(recorded, config) == ""
+    assert (run_directory.corrections({}, config) == "") == same
+    recorded = run_directory.record(config)
+    assert run_directory.corrections(recorded, config) == ""
     if "notes" in recorded:
         recorded["notes"]["weights"][0][0] += 1
-        assert settings.corrections(recorded, config).startswith("notes.weights is [[")
+        assert run_directory.corrections(recorded, config).startswith("notes.weights is [[")
 
 
 def test_the_mean_of_a_run_never_changes(config, tmp_path):
-    settings.keep(config, np.ones(3, np.float32), 0, tmp_path)
+    run_directory.keep(config, "", np.ones(3, np.float32), 0, tmp_path)
     with pytest.raises(UserError, match="was trained on images with another mean"):
-        settings.keep(config, np.zeros(3, np.float32), 7, tmp_path)
+        run_directory.keep(config, "", np.zeros(3, np.float32), 7, tmp_path)
     assert (np.load(tmp_path / "mean.npy") == 1).all()
-    settings.keep(config, np.ones(3, np.float32), 7, tmp_path)
+    run_directory.keep(config, "", np.ones(3, np.float32), 7, tmp_path)
 
 
 def test_a_directory_that_cannot_be_one_is_refused(config, tmp_path):
@@ -149,7 +149,7 @@ def test_impossible_settings_are_refused(config, tmp_path, field, value, message
         ("augment", "noise_off_at", -1.0, "config.augment.noise_off_at=-1.0"),
     ],
 )
-def test_impossible_settings_of_a_part_are_refused(config, part, field, value, message):
+def test_impossible_settings_of_a_part_are_refused(config, tmp_path, part, field, value, message):
     config[part][field] = value
     with pytest.raises(UserError, match=message):
-        settings.check(config)
+        train.train_and_evaluate(config, tmp_path / "run")

@@ -1,7 +1,6 @@
 """Whole runs: what they leave, how they go on, and how they end."""
 
 import collections
-import functools
 import io
 import json
 import os
@@ -19,9 +18,9 @@ from tensorboardX.proto import event_pb2
 from alexnet_jax import UserError, train
 from alexnet_jax.model import nets
 from alexnet_jax.runtime import files, sharding
-from alexnet_jax.training import checkpoint, fidelity, metrics, optimizer
+from alexnet_jax.training import checkpoint, fidelity, metrics, run_state
 from configs import imagenette, two_gpu
-from tests.support import mesh
+from tests.support import compiled_step, first_state, loss_of, mesh, rates_of
 
 
 def lines(workdir):
@@ -32,7 +31,7 @@ def final_params(config, workdir):
     """The newest checkpoint, as NumPy."""
     net = nets.from_config(config.model).with_classes(2)
     with checkpoint.Checkpoints(workdir / "checkpoints") as checkpoints:
-        step, _, state = checkpoints.restore(train.init_state(config, net, mesh(1, 2)))
+        step, _, state = checkpoints.restore(first_state(config, net, mesh(1, 2)))
         return step, jax.tree.map(np.asarray, state)
 
 
@@ -64,7 +63,7 @@ def test_a_run_leaves_everything_and_goes_on_when_run_again(config, tmp_path):
     steps = [line["step"] for line in lines(workdir) if line["split"] == "train"]
     assert steps == [2, 4, 6, 8, 10]
     config.num_epochs = 2.0
-    with pytest.raises(UserError, match="config.num_epochs=2.0: these are 6 steps, and .* has gone on to 10"):
+    with pytest.raises(UserError, match="config.num_epochs: these are 6 steps, and the run in .* has taken 10 already"):
         train.train_and_evaluate(config, workdir)
     assert json.loads((workdir / "config.json").read_text())["num_epochs"] == 3.0
 
@@ -75,15 +74,15 @@ def fixed_batch():
     return sharding.put_batch(mesh(1, 1), {"image": images, "label": np.arange(8, dtype=np.int32) % 2})
 
 
-def test_a_step_is_what_it_was_and_follows_the_papers_rule(config, statistics, fixed_batch):
+def test_a_step_is_what_it_was_and_follows_the_papers_rule(config, fixed_batch):
     net = nets.from_config(config.model).with_classes(2)
-    state = train.init_state(config, net, mesh(1, 1))
+    state = first_state(config, net, mesh(1, 1))
     before = jax.tree.map(np.asarray, state["params"])
-    specs = (sharding.param_specs(before), sharding.BATCH, jax.P(), jax.P())
-    loss = functools.partial(train.device_loss, config, net, 1, statistics)
+    specs = (sharding.param_specs(net, before), sharding.BATCH, jax.P(), jax.P())
+    loss = loss_of(config, net, 1)
     loss = jax.shard_map(loss, mesh=mesh(1, 1), in_specs=specs, out_specs=jax.P())
     gradient = jax.jit(jax.grad(lambda params, step: loss(params, fixed_batch, step, True)[0]))
-    step = train.make_train_step(config, net, mesh(1, 1), statistics)
+    step = compiled_step(config, net, mesh(1, 1))
     w, v = before, jax.tree.map(np.zeros_like, before)
     for number, rate in ((5, 0.01), (6, 0.001)):
         g = jax.tree.map(np.asarray, gradient(state["params"], number))
@@ -106,7 +105,7 @@ LOSSES = {
 
 
 @pytest.mark.parametrize("kind", LOSSES)
-def test_the_losses_of_five_steps_agree_between_versions_of_jax(kind, statistics):
+def test_the_losses_of_five_steps_agree_between_versions_of_jax(kind):
     config = two_gpu.get_config()
     config.fidelity, config.model.width, config.model.image_size = kind, 1 / 16, 63
     config = fidelity.resolve(config)
@@ -114,8 +113,8 @@ def test_the_losses_of_five_steps_agree_between_versions_of_jax(kind, statistics
     rng = np.random.default_rng(0)
     images, labels = rng.integers(0, 256, (8, 72, 72, 3), dtype=np.uint8), np.arange(8, dtype=np.int32) % 4
     batch = sharding.put_batch(on_mesh, {"image": images, "label": labels})
-    state, step = train.init_state(config, net, on_mesh), train.make_train_step(config, net, on_mesh, statistics)
-    rates, losses = optimizer.learning_rates(config, net, optimizer.init_schedule(), 0), []
+    state, step = first_state(config, net, on_mesh), compiled_step(config, net, on_mesh)
+    rates, losses = rates_of(config, net, 0), []
     for number in range(5):
         state, values = step(state, batch, number, rates, True)
         losses.append(float(values["loss"]))
@@ -220,10 +219,17 @@ def test_a_directory_of_other_data_is_refused(config, tmp_path):
         train.train_and_evaluate(config, tmp_path / "run")
 
 
-def test_parameters_that_are_not_finite_are_not_saved():
-    with pytest.raises(UserError, match="step 7: the parameters are not finite"):
-        train.check_finite({"a": jnp.ones(3), "b": jnp.array([1.0, jnp.nan])}, 7)
-    train.check_finite({"a": jnp.ones(3)}, 7)
+def test_parameters_that_are_not_finite_are_not_saved(tmp_path):
+    state = run_state.RunState({"a": jnp.ones(3)}, {"b": jnp.array([1.0, jnp.nan])}, step=7)
+    with (
+        checkpoint.Checkpoints(tmp_path) as checkpoints,
+        metrics.Progress(7, 8, 1, {}) as progress,
+    ):
+        loop = train.Loop(None, state, checkpoints, None, progress)
+        with pytest.raises(UserError, match="step 7: the parameters are not finite"):
+            loop.save()
+        assert checkpoints.latest_step == 0
+    assert train.all_finite({"a": jnp.ones(3)})
 
 
 @pytest.mark.parametrize("name", ["config.json", "metrics.jsonl", "result.json"])
@@ -255,7 +261,8 @@ def test_lines_after_the_checkpoint_are_written_again(evaluated, kept, tmp_path)
     with path.open("w") as file:
         for step in (1, 2, 3):
             for split in ("train", "eval"):
-                file.write(json.dumps({"step": step, "split": split}) + "\n")
+                line = {"step": step, "epoch": step / 6, "split": split, "loss": 1.0, "top1_error": 0.5}
+                file.write(json.dumps(line) + "\n")
         file.write('{"st')
     with metrics.Writer(tmp_path, 2, evaluated) as writer:
         writer.write(3, 0.5, "train", {"loss": 1.0})

@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 from alexnet_jax import UserError, pretrained
-from alexnet_jax.weights import formats
+from alexnet_jax.weights.weights import KEY, dotted, unchanged
 from tests.fixtures.weight_files import TORCHVISION_NAMES, caffe_params, some_weights, write_caffe_onnx, write_npy
 from tests.references import witnesses
 
@@ -79,14 +79,14 @@ def test_state_dicts_of_parameters_of_half_precision_and_of_the_imagenet_example
 
 
 def tensors(weights):
-    return {f"{layer}.{leaf}": x for layer, leaf, x in weights.arrays(formats._unchanged)} | {"mean": weights.mean}
+    return weights.arrays(unchanged, dotted) | {"mean": weights.mean}
 
 
 def test_arrays_that_are_not_the_nets_are_named(tmp_path):
     from safetensors.numpy import save_file
 
     weights, path = some_weights("two_gpu"), tmp_path / "net.safetensors"
-    whole, about = tensors(weights), {formats.KEY: weights.description}
+    whole, about = tensors(weights), {KEY: weights.description}
     not_finite = dict(whole, **{"conv1.bias": whole["conv1.bias"] * np.nan})
     cut = dict(whole, **{"fc7.kernel": whole["fc7.kernel"][:5]})
     integers = dict(whole, **{"fc8.bias": whole["fc8.bias"].astype(np.int32)})
@@ -98,9 +98,9 @@ def test_arrays_that_are_not_the_nets_are_named(tmp_path):
         (not_finite, about, "conv1.bias holds numbers that are not finite"),
         (dict(whole, mean=whole["mean"][:9]), about, "its mean is no mean image"),
         (dict(whole, mean=whole["mean"] * np.nan), about, "its mean is no mean image"),
-        (whole, {formats.KEY: "{}"}, "or a damaged one .'model'"),
-        (whole, {formats.KEY: "[" * 100_000}, "or a damaged one"),
-        (whole, {formats.KEY: "no JSON"}, "or a damaged one"),
+        (whole, {KEY: "{}"}, "or a damaged one .'model'"),
+        (whole, {KEY: "[" * 100_000}, "or a damaged one"),
+        (whole, {KEY: "no JSON"}, "or a damaged one"),
         (whole, None, "not written by this program"),
     ]
     changes = [
@@ -113,7 +113,7 @@ def test_arrays_that_are_not_the_nets_are_named(tmp_path):
         ('"norm_alpha": 0.0001', '"norm_beta": 0.5', "is of another version of this program: its net has norm_beta"),
         ('"class_names": [', '"class_names": "abc", "x": [', "its class names are no list"),
     ]
-    damages += [(whole, {formats.KEY: weights.description.replace(a, b)}, message) for a, b, message in changes]
+    damages += [(whole, {KEY: weights.description.replace(a, b)}, message) for a, b, message in changes]
     for arrays, metadata, message in damages:
         save_file({name: np.ascontiguousarray(x) for name, x in arrays.items()}, path, metadata)
         with pytest.raises(UserError, match=f"net.safetensors: .*{message}") as error:

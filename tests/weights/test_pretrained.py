@@ -19,7 +19,7 @@ from PIL import Image
 
 from alexnet_jax import UserError, evaluate, pretrained, train
 from alexnet_jax.analysis import ensemble, inference, prediction
-from alexnet_jax.data import datasets
+from alexnet_jax.data import class_names
 from alexnet_jax.training import checkpoint
 from configs import two_gpu
 from tests.fixtures.weight_files import (
@@ -140,7 +140,7 @@ def test_caffes_weights_are_read(write, name, net, tmp_path):
     for layer, expected in caffe_params().items():
         for leaf, x in expected.items():
             np.testing.assert_array_equal(weights.params[layer][leaf], x, err_msg=f"{layer}.{leaf}")
-    assert weights.class_names == tuple(datasets.imagenet_names())
+    assert weights.class_names == tuple(class_names.imagenet_names())
     assert (weights.net.image_size, weights.net.stretch) == (227, True)
     np.testing.assert_allclose(weights.mean, [122.68, 116.67, 104.01], atol=0.01)
 
@@ -176,7 +176,7 @@ def test_predictions_by_caffes_weights_need_no_settings(tmp_path):
     probabilities = np.exp(logits - logits.max(1, keepdims=True))
     probabilities = (probabilities / probabilities.sum(1, keepdims=True)).mean(0)
     best = np.argsort(-probabilities)[:5]
-    names = list(datasets.imagenet_names())
+    names = list(class_names.imagenet_names())
     assert [row["class"] for row in answer["predictions"]] == [names[i] for i in best]
     found = [row["probability"] for row in answer["predictions"]]
     np.testing.assert_allclose(found, probabilities[best], atol=2e-6)
@@ -207,7 +207,7 @@ def test_predictions_by_torchvisions_weights_need_no_settings(tmp_path):
     with torch.no_grad():
         probabilities = torch.softmax(model(torch.from_numpy(views.astype(np.float32))), 1).mean(0).numpy()
     found = {row["class"]: row["probability"] for row in answer["predictions"]}
-    names = list(datasets.imagenet_names())
+    names = list(class_names.imagenet_names())
     assert list(found) == [names[i] for i in np.argsort(-probabilities)[:5]]
     np.testing.assert_allclose(list(found.values()), np.sort(probabilities)[:-6:-1], atol=2e-6)
 
@@ -245,10 +245,10 @@ def test_checkpoints_of_two_devices_and_of_one_give_the_same_file(suffix, tmp_pa
     for path in (tmp_path / "two" / "checkpoints").iterdir():
         shutil.rmtree(path)
     with checkpoint.Checkpoints(tmp_path / "one" / "checkpoints") as checkpoints:
-        notes = checkpoints.notes(checkpoints.latest_step)
-    params = on(mesh(1, 2), weights.params)
+        metadata = checkpoints.metadata(checkpoints.latest_step)
+    params = on(mesh(1, 2), weights.net, weights.params)
     with checkpoint.Checkpoints(tmp_path / "two" / "checkpoints") as checkpoints:
-        checkpoints.save(12, {"params": params, "velocity": jax.tree.map(jax.numpy.zeros_like, params)}, notes)
+        checkpoints.save(12, {"params": params, "opt_state": jax.tree.map(jax.numpy.zeros_like, params)}, metadata)
     for name in ("one", "two"):
         pretrained.write(tmp_path / f"{name}{suffix}", pretrained.from_workdir(tmp_path / name))
     assert (tmp_path / f"one{suffix}").read_bytes() == (tmp_path / f"two{suffix}").read_bytes()

@@ -1,0 +1,133 @@
+"""What every kind of data set has: splits, sources, statistics."""
+
+import dataclasses
+import os
+import pathlib
+from typing import NamedTuple
+
+import numpy as np
+
+from alexnet_jax import UserError
+from alexnet_jax.data import sources
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Statistics:
+    """Of the training images, RGB, 0–255.
+
+    Attributes:
+      mean: float32, the mean image [S, S, 3] or, where there is none, the channel means [3].
+      colour_std, colour_axes: standard deviations [3] along the principal axes of RGB, the columns of [3, 3]; float32.
+    """
+
+    mean: np.ndarray
+    colour_std: np.ndarray
+    colour_axes: np.ndarray
+
+
+# ImageNet's 256×256 training images, from the metadata that cuda-convnet2 published.
+IMAGENET = Statistics(
+    mean=np.array([127.305, 119.715, 104.913], np.float32),
+    colour_std=np.array([19.72083305, 37.09388853, 121.78006099], np.float32),
+    colour_axes=np.array(
+        [
+            [0.41795513, -0.71257945, -0.56351045],
+            [-0.81698062, -0.02354167, -0.5761844],
+            [0.39731118, 0.70119634, -0.59200296],
+        ],
+        np.float32,
+    ),
+)
+
+
+class Split(NamedTuple):
+    """A source and the names that its labels stand for."""
+
+    source: sources.Source
+    class_names: tuple[str, ...]
+
+    def relabelled(self, class_names: tuple[str, ...]) -> sources.Source:
+        """The source with labels that stand for `class_names`.
+
+        Raises:
+          UserError: one of the split's own names is not among them.
+        """
+        if tuple(self.class_names) == tuple(class_names):
+            return self.source
+        if missing := sorted(set(self.class_names) - set(class_names)):
+            shown = ", ".join(missing[:3]) + (", …" if missing[3:] else "")
+            raise UserError(
+                f"{self.source.origin}: {len(missing)} of its classes ({shown}) are not among the {len(class_names)} "
+                "of the training images; use images of those classes under the same names"
+            )
+        labels = {name: label for label, name in enumerate(class_names)}
+        return sources.Relabelled(self.source, [labels[name] for name in self.class_names])
+
+
+class Dataset:
+    """A data set of one kind; subclasses are the kinds, `datasets.KINDS` their table.
+
+    Attributes:
+      name: as `config.dataset.name` has it.
+      root: the directory, '' for the default.
+      default_root: what '' stands for, where that is a directory.
+      layout: for people, how the directory must look.
+      preparable: whether `alexnet_jax.prepare` can read it.
+      cropped: whether its images were made square by cropping.
+      test_is_final: whether the test split, if there is one, serves for the final evaluation; otherwise the validation
+        split does, as where the labels of the test images are secret.
+    """
+
+    default_root = ""
+    layout = ""
+    preparable = True
+    cropped = False
+    test_is_final = True
+
+    def __init__(self, name: str, root: str):
+        self.name, self.root = name, root
+
+    @property
+    def directory(self) -> pathlib.Path:
+        return pathlib.Path(self.root or self.default_root).expanduser()
+
+    @property
+    def absolute_root(self) -> str:
+        """The root as it is understood in any working directory; '' where the default is no directory."""
+        root = self.root or self.default_root
+        return root and os.path.abspath(os.path.expanduser(root))
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The names of the splits: 'train', 'validation', 'test', perhaps others. Raises UserError as `load`."""
+        raise NotImplementedError
+
+    def load(self, split: str, image_size: int, stretch: bool = False) -> Split:
+        """A split.
+
+        Args:
+          split: one of `splits`; for TFDS also a slice, as 'train[:10%]'.
+          image_size: height and width of the images to deliver, in pixels.
+          stretch: whether images that are not square are stretched; otherwise their centres are taken.
+
+        Raises:
+          UserError: there is no such data set or split, or it is incomplete.
+        """
+        raise NotImplementedError
+
+    def statistics(self, image_size: int) -> Statistics:
+        """Of the training images; those of ImageNet where the data set has none of its own. Raises as `load`."""
+        return IMAGENET
+
+    def held_out(self) -> tuple[str, str]:
+        """The splits for validation and for the final evaluation. Raises UserError if there is neither."""
+        splits = self.splits
+        if splits and not {"validation", "test"} & set(splits):
+            hint = f"; {self.layout}" if self.layout else ""
+            raise UserError(
+                f"{self.root or self.name}: no validation or test images to measure with, only "
+                f"{', '.join(splits)}{hint}"
+            )
+        validation = "validation" if "validation" in splits else "test"
+        test = "test" if "test" in splits and self.test_is_final else validation
+        return validation, test

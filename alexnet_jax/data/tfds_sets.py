@@ -1,0 +1,135 @@
+"""Data sets of TensorFlow Datasets (TFDS), stored as ArrayRecord: stock ones, and those that `preparation` writes."""
+
+import functools
+import os
+
+import numpy as np
+from google.protobuf import json_format
+
+from alexnet_jax import UserError
+from alexnet_jax.data import sources
+from alexnet_jax.data.base import Dataset, Split, Statistics
+from alexnet_jax.runtime import files
+
+AGAIN = "prepare the set again in another directory"
+
+
+class Tfds(Dataset):
+    """A stock data set, 'tfds:NAME', in a TFDS data directory."""
+
+    test_is_final = False
+
+    @functools.cached_property
+    def builder(self):
+        """The TFDS builder. Raises UserError if there is none."""
+        import tensorflow_datasets as tfds  # slow; other kinds do not need it
+
+        try:
+            return tfds.builder(self.short_name, data_dir=os.path.expanduser(self.root) or None)
+        except (tfds.core.DatasetNotFoundError, AssertionError, ImportError, ValueError) as error:
+            raise UserError(f"dataset {self.name!r}: no usable data set; {self.how_to_get}") from error
+
+    @property
+    def short_name(self) -> str:
+        return self.name.removeprefix("tfds:")
+
+    @property
+    def how_to_get(self) -> str:
+        """What a message advises where the data set is not there."""
+        return (
+            "build it where TensorFlow is (pip install '.[tfds-build]'; python -c \"import tensorflow_datasets as "
+            f"tfds; tfds.builder('{self.short_name}', file_format='array_record').download_and_prepare()\"; ImageNet "
+            "itself needs none: python -m alexnet_jax.prepare --dataset=imagenet), "
+            "or use folders (--config.dataset.name=folder --config.dataset.root=DIR; train/CLASS/*, val/CLASS/*); "
+            "without any data, try python -m alexnet_jax.main --config=configs/quickstart.py --workdir=/tmp/quickstart"
+        )
+
+    @property
+    def splits(self):
+        return tuple(self.builder.info.splits)
+
+    def load(self, split, image_size, stretch=False):
+        import tensorflow_datasets as tfds
+
+        info = self.builder.info
+        features = info.features or {}
+        if not {"image", "label"} <= set(features) or not isinstance(features["label"], tfds.features.ClassLabel):
+            raise UserError(f"dataset {self.name!r}: has no `image` with a `label` that is a class")
+        if info.splits and split.partition("[")[0] not in info.splits:
+            raise UserError(f"{self.name} has no split {split!r}, but {', '.join(info.splits)}")
+        try:
+            examples = self.builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
+        except (AssertionError, NotImplementedError, ValueError, OSError, RuntimeError) as error:
+            if "[" in split:
+                raise UserError(
+                    f"{self.name}: the split {split!r} is empty or no such slice; they look like train[:10%]"
+                ) from error
+            raise UserError(self.unreadable) from error
+        identity = info.full_name, [(s.name, s.num_bytes, s.shard_lengths) for s in info.splits.values()]
+        source = sources.TfdsSource(
+            examples, f"{self.name}/{split}", identity, image_size, stretch, start=0, stop=len(examples)
+        )
+        return Split(source, tuple(features["label"].names))
+
+    @property
+    def unreadable(self) -> str:
+        """The message where the files cannot be opened."""
+        info = self.builder.info
+        stored = f"is stored as {info.file_format.value}, not as ArrayRecord," if info.splits else "has not been built"
+        return f"{self.name} {stored} in {self.builder.data_dir}: {self.how_to_get}"
+
+
+class Prepared(Tfds):
+    """What `alexnet_jax.prepare` wrote: square images, with their mean image and the covariance of RGB."""
+
+    default_root = "imagenet256"
+    preparable = False
+    cropped = True
+    test_is_final = True
+
+    @functools.cached_property
+    def builder(self):
+        import tensorflow_datasets as tfds
+
+        directory = self.directory
+        if not (directory / "statistics.json").is_file():
+            if (directory / "train").is_dir() or (directory / "val").is_dir():
+                raise UserError(
+                    f"dataset root {directory}: is a folder of images; prepare it (python -m alexnet_jax.prepare "
+                    f"--dataset=folder --root={directory} --output=DIR), or name the dataset folder, not prepared"
+                )
+            raise UserError(
+                f"dataset root {directory}: no (finished) prepared set; make one by "
+                "python -m alexnet_jax.prepare, or, without any data, try "
+                "python -m alexnet_jax.main --config=configs/quickstart.py --workdir=/tmp/quickstart"
+            )
+        self.check()
+        try:
+            return tfds.builder_from_directory(directory)
+        except (json_format.ParseError, OSError, ValueError) as error:
+            raise UserError(f"{directory}: its dataset_info.json cannot be read; {AGAIN}") from error
+
+    @property
+    def unreadable(self):
+        return f"{self.root}: the prepared set is damaged; {AGAIN}"
+
+    def check(self) -> None:
+        """Raises UserError if a file of the set is missing or has another length than when it was written."""
+        for name, length in files.read_json(self.directory / "statistics.json").get("bytes", {}).items():
+            path = self.directory / name
+            if not path.is_file() or path.stat().st_size != length:
+                raise UserError(f"{path}: is lost or damaged; {AGAIN}")
+
+    def statistics(self, image_size):
+        try:
+            statistics = files.read_json(self.directory / "statistics.json")
+            mean_image = np.load(self.directory / "mean_image.npy")
+            variances, axes = np.linalg.eigh(np.array(statistics["rgb_covariance"]))
+            mean = mean_image if len(mean_image) == image_size else np.array(statistics["rgb_mean"])
+        except (OSError, ValueError, KeyError) as error:
+            raise UserError(f"{self.directory}: its statistics cannot be read ({error}); {AGAIN}") from error
+        return Statistics(
+            mean=mean.astype(np.float32),
+            colour_std=np.sqrt(np.maximum(variances, 0)).astype(np.float32),
+            colour_axes=axes.astype(np.float32),
+        )

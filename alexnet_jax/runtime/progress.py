@@ -1,0 +1,44 @@
+"""Progress with the time left: a bar on a terminal, and elsewhere a line every half minute."""
+
+import sys
+import time
+from collections.abc import Callable
+
+from tqdm import tqdm
+
+EVERY = 30  # seconds between two lines
+
+
+class Progress:
+    """Progress through `total` items of a kind ('image'). As a context manager, it removes its bar at the end."""
+
+    def __init__(self, total: int, unit: str, description: str, log: Callable[[str], None], show: bool = True):
+        """`log` prints a line; `show=False` keeps quiet, as processes other than the first do."""
+        self._total, self._unit, self._description, self._log = total, unit, description, log
+        self._began = self._logged = time.monotonic()
+        watched = show and sys.stderr.isatty()
+        self._log_lines = show and not watched
+        self._bar = tqdm(total=total, desc=description, unit=unit, leave=False, smoothing=0.05, disable=not watched)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self._bar.close()
+
+    def reach(self, done: int, log: bool = False) -> None:
+        """Shows that `done` items are done, on the bar or by a line if it is time for one or `log` demands it."""
+        self._bar.update(done - self._bar.n)
+        now = time.monotonic()
+        if self._log_lines and (log or now - self._logged > EVERY):
+            self._logged = now
+            rate = done / max(now - self._began, 1e-9)
+            left = time_left(self._total - done, rate)
+            self._log(
+                f"{self._description}: {done:,} of {self._total:,} {self._unit}s, {rate:.3g} {self._unit}s/s, {left}"
+            )
+
+
+def time_left(items: float, rate: float) -> str:
+    """In words, how long the remaining items take at a rate in items per second."""
+    return f"{tqdm.format_interval(items / rate)} left" if rate else "? left"

@@ -1,0 +1,139 @@
+"""All settings of a run, with their meaning and defaults, and which values they may have."""
+
+import math
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+from alexnet_jax import UserError
+from alexnet_jax.runtime import files
+
+
+def defaults() -> ConfigDict:
+    """The paper's net and recipe. Where a field is None, `config.fidelity` decides: see training/fidelity.py."""
+    config = ConfigDict()
+    config.seed = 0
+    config.fidelity = "paper"  # the text of the paper; code: what was run in 2012
+    config.batch_size = 128  # of all devices together
+    config.num_epochs = placeholder(float)
+    config.init_from = ""  # the directory of a run: fine-tune its net; other classes get a new last layer
+
+    config.mesh = ConfigDict()
+    config.mesh.data = -1  # parts of a batch; -1: as many as the devices allow
+    config.mesh.model = 2  # devices for the towers
+
+    config.dataset = ConfigDict()
+    config.dataset.name = "prepared"  # by alexnet_jax.prepare; or folder, tfds:NAME, imagenet, textures
+    config.dataset.root = ""  # the directory; '' is imagenet256, for tfds:NAME ~/tensorflow_datasets
+
+    config.model = ConfigDict()
+    config.model.net = "two_gpu"  # or another of alexnet_jax/model/nets.py
+    config.model.width = 1.0  # maps and units, relative to the paper's
+    config.model.image_size = placeholder(int)  # of crops; None: the net's own, 224
+    config.model.activation = "relu"  # or tanh
+    config.model.without = ""  # a layer to leave out, as conv4
+    config.model.input_std = (1.0, 1.0, 1.0)  # what red, green and blue are divided by; 1: pixels as they are
+    config.model.stretch = False  # images of any shape to squares as in Caffe; otherwise cropped as in the paper
+    config.model.dtype = "float32"  # or bfloat16: of activations and products; parameters and loss remain float32
+    config.model.block1 = placeholder(str)
+    config.model.block2 = placeholder(str)
+    config.model.block5 = placeholder(str)
+    config.model.norm_alpha = placeholder(float)
+    config.model.conv3to5_stddev = placeholder(float)
+
+    config.augment = ConfigDict()
+    config.augment.flip = True  # half of the crops, at random, mirrored
+    config.augment.colour_noise = 0.1  # standard deviation of α in section 4.1; 0: none
+    config.augment.colour_scale = "standard_deviation"  # as in the 2012 code; eigenvalue: as in the paper's text
+    config.augment.divisor = placeholder(float)
+    config.augment.noise_off_at = placeholder(float)
+    config.augment.crop_group = placeholder(int)
+
+    config.optimizer = ConfigDict()
+    config.optimizer.name = "sgd"  # or lars, for large batches
+    config.optimizer.bias_rate = placeholder(float)
+    config.optimizer.bias_rate_falls = placeholder(bool)
+    config.optimizer.bias_decay = placeholder(bool)
+    config.optimizer.layer_rates = ""  # factors for some layers, as "conv1=0 fc8=10"; 0 freezes
+
+    config.schedule = ConfigDict()
+    config.schedule.name = placeholder(str)  # plateau, steps, hand, automatic or polynomial
+    config.schedule.notes = placeholder(str)  # hand: whose of training/lab_notes.py; None: the net's own
+    config.schedule.learning_rate = 0.01
+    config.schedule.warmup = 0.0  # epochs in which the rate rises from 0
+    config.schedule.patience = 5  # plateau: evaluations without a new minimum, then ÷10, three times
+    config.schedule.epochs = (30.0, 60.0, 80.0)  # steps: ÷10 at each of these
+
+    config.log_every = 50  # steps
+    config.eval_every = 1.0  # epochs
+    config.save_every = 1000  # steps; the last step is always saved
+    return config
+
+
+ABOVE_0 = ("num_epochs", "log_every", "eval_every", "save_every", "augment.divisor", "schedule.patience")
+NOT_BELOW_0 = (
+    "schedule.learning_rate",
+    "schedule.warmup",
+    "augment.colour_noise",
+    "augment.noise_off_at",
+    "optimizer.bias_rate",
+)
+
+
+def check(config: ConfigDict) -> None:
+    """Raises UserError for numbers out of range; names are checked where the things that they name are built."""
+    flat = dict(flatten(config.to_dict()))
+    for name in ABOVE_0:
+        if not 0 < flat[name] < math.inf:
+            raise UserError(f"config.{name}={flat[name]}: must be a number above 0")
+    for name in NOT_BELOW_0:
+        if not 0 <= flat[name] < math.inf:
+            raise UserError(f"config.{name}={flat[name]}: must be a number, 0 or above")
+    if config.augment.crop_group < 1:
+        raise UserError(f"config.augment.crop_group={config.augment.crop_group}: must be 1 or above")
+    if not 0 <= config.seed < 2**32:
+        raise UserError(f"config.seed={config.seed}: must be from 0 to 2³² − 1")
+    if not all(isinstance(epoch, (int, float)) for epoch in config.schedule.epochs):
+        raise UserError(f"config.schedule.epochs={config.schedule.epochs}: must be numbers, as (30,60)")
+
+
+def read(path: pathlib.Path) -> ConfigDict:
+    """The config in a config.json, merged over the defaults: fields that were added since then have their defaults.
+
+    Raises:
+      UserError: there is no such file, it holds something else, or fields that this version does not have.
+    """
+    stored, config = files.read_json(path), defaults().lock()
+    try:
+        config.update(stored)
+    except KeyError as error:
+        known = dict(flatten(config.to_dict()))
+        unknown = [name for name, _ in flatten(stored) if name not in known]
+        raise UserError(
+            f"{path}: this version of the program has no setting {', '.join(unknown)}; use the version that wrote it"
+        ) from error
+    except (AttributeError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: is not what training wrote; restore it") from error
+    return config
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The leaves of nested dicts as ('a.b', value)."""
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            yield from flatten(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def changes(theirs: Mapping[str, Any], ours: Mapping[str, Any], may_change=()) -> str:
+    """What differs between two trees of settings, in words; '' if nothing does."""
+    old, new = dict(flatten(theirs)), dict(flatten(ours))
+    return ", ".join(
+        f"{name} is {old.get(name)!r} there and {new.get(name)!r} here"
+        for name in old | new
+        if old.get(name) != new.get(name) and name not in may_change
+    )

@@ -1,0 +1,149 @@
+"""What a run's directory records of its settings and its net, and whether another run may go on there."""
+
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from alexnet_jax import UserError, settings
+from alexnet_jax.model import nets
+from alexnet_jax.runtime import files, processes
+from alexnet_jax.training import fidelity, lab_notes, schedules
+
+# Settings that may change between two runs on one directory: the steps already taken do not depend on them.
+MAY_CHANGE = {"num_epochs", "mesh.data", "mesh.model", "dataset.root", "log_every", "save_every"}
+# Nets that were corrected before runs recorded their net in net.json.
+CORRECTED = ("separate", "sixth_conv", "cifar10_80sec", "cifar10_18pct")
+# Evaluation does not depend on the fields of a record that have these endings.
+ONLY_IN_TRAINING = (".stddev", ".bias", ".decay", ".weights", ".biases", ".noise_off", ".end")
+RENAMED = {"both": "cross_tower", "overhang": "ceil_mode"}  # fields of records, since version 0.1.0
+
+Record = dict[str, Any]
+
+
+def has_begun(workdir: pathlib.Path) -> bool:
+    """Whether there is a checkpoint."""
+    return any(path.name.isdigit() for path in (workdir / "checkpoints").glob("*"))
+
+
+def check(config: ConfigDict, workdir: pathlib.Path) -> None:
+    """Makes the directory. Raises UserError if it cannot be written, or holds a run of another config."""
+    path = workdir / "config.json"
+    if has_begun(workdir):
+        if path.exists():
+            fixed_length = schedules.from_config(config).depends_on_length
+            may_change = MAY_CHANGE - {"num_epochs"} if fixed_length else MAY_CHANGE
+            stored = fidelity.resolve(settings.read(path))
+            if changed := settings.changes(json.loads(stored.to_json()), json.loads(config.to_json()), may_change):
+                raise UserError(f"{workdir} holds a run of another config ({changed}); use another --workdir")
+        if corrected := corrections(read_record(workdir), config):
+            raise UserError(
+                f"{workdir} holds a run of another version of this net or schedule ({corrected}); use another "
+                "--workdir, or go on with the version that began it"
+            )
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--workdir={workdir}: cannot be written ({error.strerror})") from error
+
+
+def record(config: ConfigDict) -> Record:
+    """The net of a config and the notes that its rates follow, as this version of the program has them."""
+    net = nets.from_config(config.model)
+    layers = {layer.name: {"kind": type(layer).__name__} | dataclasses.asdict(layer) for layer in net.layers}
+    del layers[net.last.name]["features"]  # the classes of the data
+    fields = dataclasses.asdict(net) | {"order": list(layers), "layers": layers}
+    if notes := schedules.from_config(config).notes:
+        fields["notes"] = notes._asdict()
+    return json.loads(json.dumps(fields))
+
+
+def read_record(workdir: pathlib.Path) -> Record:
+    """The `record` of a run by the version that began it; {} if that made none. Raises UserError if it is damaged."""
+    path = workdir / "net.json"
+    if not path.exists():
+        return {}
+    try:
+        fields = json.loads(path.read_text())
+        layers, notes = fields["layers"], fields.get("notes", {})
+        if list(layers) == fields["order"] and all(isinstance(part, dict) for part in (*layers.values(), notes)):
+            return fields
+    except (AttributeError, OSError, LookupError, TypeError, ValueError):
+        pass
+    raise UserError(f"{path}: is not what training wrote; restore it")
+
+
+def corrections(recorded: Record, config: ConfigDict, training: bool = True) -> str:
+    """How a config's net and schedule differ from those that a version recorded, in words; '' if they do not.
+
+    A field that only one of the two versions has is not compared; without `training`, neither is what only training
+    depends on. Where a run has no record, the answer depends on which nets and schedules were corrected by then.
+    """
+    if recorded:
+        now = dict(_fields(record(config)))
+        different = {
+            name: value
+            for name, value in _fields(recorded)
+            if value != now.get(name, value) and (training or not name.endswith(ONLY_IN_TRAINING))
+        }
+        few = dict(list(different.items())[:3])
+        return settings.changes(few, {name: now[name] for name in few})
+    name, net = config.schedule.name, config.model.net
+    notes = schedules.from_config(config).notes
+    # Of the schedules by hand only net 145's was right, and for biases that fall with the weights not even that.
+    by_hand = notes is not None and notes is not lab_notes.NOTES["145"]
+    if net in CORRECTED:
+        corrected = f"net {net!r}"
+    elif by_hand or name == "hand" and config.optimizer.bias_rate_falls:
+        corrected = f"schedule {name!r} of net {net!r}"
+    else:
+        return ""
+    return f"there is no net.json, and {corrected} was corrected after the last version without"
+
+
+def _fields(recorded: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The fields of a record as ('a.b', value); a norm, which may be None, is one."""
+    for name, value in recorded.items():
+        for path, leaf in settings.flatten({name: value}) if name in ("layers", "notes") else [(name, value)]:
+            *parents, last = path.split(".")
+            yield ".".join([*parents, RENAMED.get(last, last)]), leaf
+
+
+def keep(config: ConfigDict, absolute_root: str, mean: np.ndarray, start: int, workdir: pathlib.Path) -> None:
+    """Writes `config.json`, `net.json`, and `mean.npy`, which is subtracted from all images that the net will see.
+
+    Args:
+      absolute_root: of the data set.
+      mean: of the training images.
+      start: the step that the run goes on from.
+
+    Raises:
+      UserError: the run so far subtracted another mean, or the directory cannot be written.
+    """
+    path = workdir / "mean.npy"
+    with processes.together():
+        try:
+            if start and path.exists() and not np.array_equal(np.load(path), mean):
+                raise UserError(f"{workdir} was trained on images with another mean; use a new --workdir")
+            if jax.process_index() == 0:
+                fields = json.loads(config.to_json())
+                fields["dataset"]["root"] = absolute_root
+                files.write_json(workdir / "config.json", fields)
+                files.write_json(workdir / "net.json", record(config))
+                with files.whole(path, "wb") as file:
+                    np.save(file, mean)
+        except (EOFError, ValueError) as error:
+            raise UserError(
+                f"{path}: cannot be read ({error}); remove it, and the same command writes it again"
+            ) from error
+        except OSError as error:
+            raise UserError(f"--workdir={workdir}: cannot be written ({error.strerror or error})") from error
+    with processes.together():
+        if path.name not in os.listdir(workdir):
+            raise UserError(f"--workdir={workdir}: must be one directory, which all processes share")

@@ -1,0 +1,56 @@
+"""Weights from the directories of runs, and directories made of weights."""
+
+import json
+import os
+import pathlib
+import tempfile
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from alexnet_jax import UserError, settings
+from alexnet_jax.analysis import ensemble
+from alexnet_jax.runtime import files, interruption, sharding
+from alexnet_jax.training import checkpoint, fidelity, optimizer, run_state, schedules
+from alexnet_jax.weights.weights import Weights
+
+
+def from_workdir(workdir: str | os.PathLike) -> Weights:
+    """The weights of the newest checkpoint of a run, whatever mesh it was trained on. Raises as `ensemble.read`."""
+    member = ensemble.read(pathlib.Path(workdir).expanduser().absolute())
+    one_device = sharding.create_mesh(data=1, model=1, towers=1)
+    params = jax.tree.map(np.asarray, ensemble.restore(member, one_device))
+    return Weights(member.model, params, member.mean, member.class_names, member.step)
+
+
+def to_workdir(weights: Weights, workdir: str | os.PathLike) -> None:
+    """Makes a directory like that of a run. Raises UserError if the directory is not empty or cannot be written."""
+    workdir = pathlib.Path(workdir).expanduser().absolute()
+    if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
+        raise UserError(f"--workdir={workdir}: is there already; use another")
+    config = settings.defaults()
+    config.model.update(weights.model)
+    config.mesh.model = weights.net.towers
+    config.dataset.name = config.dataset.root = ""
+    config = fidelity.resolve(config)
+    params = jax.tree.map(jnp.asarray, weights.params)
+    opt_state = optimizer.from_config(config.optimizer, weights.net).init(params)
+    state = run_state.RunState(params, opt_state, schedules.from_config(config).init, step=weights.step)
+    try:
+        workdir.parent.mkdir(parents=True, exist_ok=True)
+        with (
+            interruption.held(),
+            tempfile.TemporaryDirectory(prefix=".", dir=workdir.parent, ignore_cleanup_errors=True) as temporary,
+        ):
+            unfinished = pathlib.Path(temporary) / workdir.name
+            unfinished.mkdir()
+            files.write_json(unfinished / "config.json", json.loads(config.to_json()))
+            np.save(unfinished / "mean.npy", weights.mean)
+            with checkpoint.Checkpoints(unfinished / "checkpoints") as checkpoints:
+                state.save(checkpoints, {"class_names": list(weights.class_names), "train_images": 0})
+            interruption.check()
+            os.replace(unfinished, workdir)
+    except (OSError, UserError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise UserError(f"--workdir={workdir}: cannot be written ({why})") from error
