@@ -90,7 +90,13 @@ def polynomial(config: ConfigDict) -> Schedule:
     return Schedule(lambda state, epoch, layer: ((1 - epoch / config.num_epochs) ** 2, 1.0), depends_on_length=True)
 
 
-SCHEDULES = {"plateau": plateau, "steps": steps, "hand": hand, "automatic": automatic, "polynomial": polynomial}
+SCHEDULES = {
+    "plateau": plateau,
+    "steps": steps,
+    "hand": hand,
+    "automatic": automatic,
+    "polynomial": polynomial,
+}
 
 
 def from_config(config: ConfigDict) -> Schedule:
