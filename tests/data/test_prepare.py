@@ -85,6 +85,22 @@ def test_statistics_equal_numpy(imagenet):
     assert statistics["num_images"] == 24
 
 
+@pytest.mark.parametrize("stretch", [False, True])
+def test_archives_are_read_without_preparing_them(imagenet, stretch):
+    archives = datasets.load("imagenet", str(imagenet.parent), 64, stretch)
+    prepared = datasets.load("prepared", str(imagenet), 64)
+    assert archives.class_names == prepared.class_names
+    for split in ("train", "validation"):
+        ours, theirs = getattr(archives, split), getattr(prepared, split)
+        assert [ours.read(i)[1] for i in range(len(ours))] == [theirs.read(i)[1] for i in range(len(theirs))]
+        for i in range(len(ours)):
+            expected = images.decode(ours.read(i)[0], "", 64, stretch)
+            np.testing.assert_array_equal(ours[i][0], expected)
+            assert stretch or abs(expected.astype(int) - theirs[i][0]).mean() < 20  # JPEG
+    with pytest.raises(UserError, match="the archives of ImageNet have no split 'test', but train, validation"):
+        datasets.find("imagenet", str(imagenet.parent)).load("test", 64)
+
+
 def test_training_sees_the_statistics(imagenet):
     mean_image, mean, covariance = float64_statistics(imagenet)
     dataset = datasets.load("prepared", str(imagenet), 64)
