@@ -22,29 +22,17 @@ COMMITTED = pathlib.Path(__file__).parent / "results"
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A finished member of a claim's sweep.
+    """A finished member of a claim's sweep."""
 
-    Attributes:
-      path: its JSON file.
-      commit: the project's commit at every start, with a + where files differed from it.
-      settings: the fields in which it differs from the claim's config.
-      config: all fields.
-      result: what `train_and_evaluate` returned.
-      metrics: the lines of metrics.jsonl without the speed.
-      net: the net and schedule as `settings.record` has them; {} if the version that ran it recorded none.
-      start: commit, config, net and result of the run that it started from, if any.
-      data: the content of the data set's prepare.json; {} for data sets that are not prepared.
-    """
-
-    path: pathlib.Path
-    commit: str
-    settings: dict
-    config: dict
-    result: dict
-    metrics: list[dict] = dataclasses.field(repr=False)
-    net: dict = dataclasses.field(default_factory=dict)
-    start: dict = dataclasses.field(default_factory=dict)
-    data: dict = dataclasses.field(default_factory=dict)
+    path: pathlib.Path  # of its JSON file
+    commit: str  # the project's at every start, with a + where files differed from it
+    settings: dict  # the fields in which it differs from the claim's config
+    config: dict  # all fields
+    result: dict  # what `train_and_evaluate` returned
+    metrics: list[dict] = dataclasses.field(repr=False)  # the lines of metrics.jsonl without the speed
+    net: dict = dataclasses.field(default_factory=dict)  # of `settings.record`; {} from versions that recorded none
+    start: dict = dataclasses.field(default_factory=dict)  # commit, config, net, result of the run it started from
+    data: dict = dataclasses.field(default_factory=dict)  # prepare.json of the data set; {} if it is not prepared
 
     @property
     def name(self) -> str:

@@ -39,23 +39,14 @@ DATA_SETS = {
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """What the finished runs of a claim show.
+    """What the finished runs of a claim show."""
 
-    Attributes:
-      verdict: one of those in `estimates`.
-      result: in a few words, for the table of all claims.
-      statement: the result in one or two sentences.
-      table: rows of text; the first is the head.
-      runs: the runs that the summary is based on.
-      pictures: {name: (caption, bytes of a PNG)}.
-    """
-
-    verdict: str
-    result: str = ""
+    verdict: str  # one of those in `estimates`
+    result: str = ""  # in a few words, for the table of all claims
     statement: str = "Too few runs are finished."
-    table: list[list[str]] = dataclasses.field(default_factory=list)
-    runs: list[store.Run] = dataclasses.field(default_factory=list)
-    pictures: dict[str, tuple[str, bytes]] = dataclasses.field(default_factory=dict)
+    table: list[list[str]] = dataclasses.field(default_factory=list)  # rows of text; the first is the head
+    runs: list[store.Run] = dataclasses.field(default_factory=list)  # those that the summary is based on
+    pictures: dict[str, tuple[str, bytes]] = dataclasses.field(default_factory=dict)  # {name: (caption, PNG)}
 
 
 def paper_config(scale: str) -> ConfigDict:
@@ -72,37 +63,21 @@ class Sweep(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Claim:
-    """A claim of the paper, and how it is tested.
+    """A claim of the paper, and how it is tested."""
 
-    Attributes:
-      name: on the command line.
-      title: the claim in a sentence without a full stop.
-      section: of the paper.
-      figure: the paper's number, in a few words.
-      paper: what else the paper reports; may be empty.
-      log: the same comparison in the log of 2012.
-      sweep: the runs that are compared.
-      summary: from the finished runs, and from what `measure` returned if there is one.
-      notes: paragraphs about the method.
-      data: {scale: a key of DATA_SETS}.
-      cost: {scale: what a run of the sweep takes}.
-      measure: from the finished members of the sweep to a dict for a JSON file.
-      start: the runs that members of `sweep` start from; see `command_lines`.
-    """
-
-    name: str
-    title: str
-    section: str
-    figure: str
-    paper: str
-    log: str
-    sweep: Sweep
-    summary: Callable[..., Summary]
-    notes: tuple[str, ...] = ()
-    data: dict[str, str] = dataclasses.field(default_factory=PHOTOGRAPHS.copy)
-    cost: dict[str, str] = dataclasses.field(default_factory=COST_ON_PHOTOGRAPHS.copy)
-    measure: Callable[[list[sweep_members.Member]], dict] | None = None
-    start: Sweep | None = None
+    name: str  # on the command line
+    title: str  # the claim in a sentence, without a full stop
+    section: str  # of the paper
+    figure: str  # the paper's number in a few words
+    paper: str  # what else the paper reports; may be empty
+    log: str  # the same comparison in the log of 2012
+    sweep: Sweep  # the runs that are compared
+    summary: Callable[..., Summary]  # from the finished runs and, if there is `measure`, what it returned
+    notes: tuple[str, ...] = ()  # paragraphs about the method
+    data: dict[str, str] = dataclasses.field(default_factory=PHOTOGRAPHS.copy)  # {scale: a key of DATA_SETS}
+    cost: dict[str, str] = dataclasses.field(default_factory=COST_ON_PHOTOGRAPHS.copy)  # of a run, by scale
+    measure: Callable[[list[sweep_members.Member]], dict] | None = None  # of the finished members, for a JSON file
+    start: Sweep | None = None  # the runs that those of `sweep` start from
 
     def data_set(self, scale: str) -> DataSet:
         return DATA_SETS[self.data[scale]]

@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from alexnet_jax.analysis import ensemble, inference
+from alexnet_jax.analysis import ensemble
 from alexnet_jax.data import datasets
-from experiments import estimates, store, sweep_members
+from experiments import estimates, store
 from experiments.claims.claim import Claim, Settings, Summary, Sweep
-from experiments.claims.groups import curves, over_seeds, runs_of, top1
+from experiments.claims.groups import curves, evaluate, over_seeds, per_net, runs_of, top1
 
 WITHOUT, HALF_RATE = {"model.net": "no_dropout"}, {"schedule.learning_rate": 0.005}
 NETS: dict[str, Settings] = {
@@ -17,18 +17,12 @@ NETS: dict[str, Settings] = {
 }
 
 
-def measure(finished: list[sweep_members.Member]) -> dict:
-    """{name of a run: the evaluation of its training images by the centre view}."""
-    evaluations = {}
-    for member in finished:
-        trained = ensemble.load([member.workdir])
-        (net,), (first,) = trained.nets, trained.members
-        source, _ = datasets.load_split(first.dataset, first.root, "train", net.stored_size)
-        evaluate = inference.make_evaluate(
-            trained.nets, trained.mesh, trained.means, source, trained.batch_size(min(128, len(source)))
-        )
-        evaluations[member.workdir.name] = evaluate(trained.params)
-    return evaluations
+@per_net
+def measure(trained: ensemble.Ensemble, _) -> dict:
+    """The evaluation of the training images by the centre view."""
+    (net,), (member,) = trained.nets, trained.members
+    source, _ = datasets.load_split(member.dataset, member.root, "train", net.stored_size)
+    return evaluate(trained, source)
 
 
 def summary(runs: list[store.Run], measured: dict) -> Summary:

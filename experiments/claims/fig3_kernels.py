@@ -10,29 +10,26 @@ from alexnet_jax.analysis import ensemble, figures
 from alexnet_jax.model import alexnet
 from experiments import estimates, store, sweep_members
 from experiments.claims.claim import COST_ON_PHOTOGRAPHS, Claim, Summary, Sweep
-from experiments.claims.groups import over_seeds
+from experiments.claims.groups import over_seeds, per_net
 
 PERMUTATIONS = 10_000
 # The laptop's rate was chosen at the full width; it stays if another one is chosen for narrow nets.
 LAPTOP = {"model.width": 1.0, "schedule.learning_rate": 0.01}
 
 
-def measure(finished: list[sweep_members.Member]) -> dict:
-    """{name of a run: `share` and `energy` of its kernels less the initial ones, `kernels` as base64 of float16}."""
-    measured = {}
-    for member in finished:
-        trained = ensemble.load([member.workdir])
-        (net,), (params,) = trained.nets, trained.params
-        seed = member.settings["seed"]
-        initial = np.asarray(jax.jit(functools.partial(alexnet.init, net))(jax.random.key(seed))["conv1"]["kernel"])
-        kernels = np.asarray(params["conv1"]["kernel"])
-        share, energy = colour(kernels - (kernels * initial).sum() / (initial**2).sum() * initial)
-        measured[member.workdir.name] = {
-            "share": share.round(4).tolist(),
-            "energy": [float(f"{one:.5g}") for one in energy],
-            "kernels": base64.b64encode(kernels.astype(np.float16).tobytes()).decode(),
-        }
-    return measured
+@per_net
+def measure(trained: ensemble.Ensemble, member: sweep_members.Member) -> dict:
+    """`share` and `energy` of the kernels less the initial ones, and `kernels` as base64 of float16."""
+    (net,), (params,) = trained.nets, trained.params
+    key = jax.random.key(member.settings["seed"])
+    initial = np.asarray(jax.jit(functools.partial(alexnet.init, net))(key)["conv1"]["kernel"])
+    kernels = np.asarray(params["conv1"]["kernel"])
+    share, energy = colour(kernels - (kernels * initial).sum() / (initial**2).sum() * initial)
+    return {
+        "share": share.round(4).tolist(),
+        "energy": [float(f"{one:.5g}") for one in energy],
+        "kernels": base64.b64encode(kernels.astype(np.float16).tobytes()).decode(),
+    }
 
 
 def colour(kernels_HxWx3xN: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

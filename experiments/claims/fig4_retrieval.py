@@ -6,9 +6,9 @@ from ml_collections import ConfigDict
 from alexnet_jax.analysis import ensemble, figures, inference, retrieval
 from alexnet_jax.data import datasets, images, textures
 from configs import quickstart
-from experiments import estimates, store, sweep_members
+from experiments import estimates, store
 from experiments.claims.claim import DATA_SETS, Claim, Summary, Sweep, paper_config
-from experiments.claims.groups import over_seeds
+from experiments.claims.groups import over_seeds, per_net
 
 NEIGHBOURS = 6
 WAYS = ("features", "pixels")
@@ -19,44 +19,38 @@ def config(scale: str) -> ConfigDict:
     return paper_config(scale) if scale == "full" else quickstart.get_config()
 
 
-def measure(finished: list[sweep_members.Member]) -> dict:
-    """{name of a run: a dict about the nearest training images of each test image}.
+@per_net
+def measure(trained: ensemble.Ensemble, _) -> dict:
+    """What the nearest training images of each test image have in common with it.
 
     `same_class`: the share of these that have the class of the test image, by `features` and by `pixels`; `both`: the
     share of those by features that are also among those by pixels; `shown`: for each image of SHOWN a dict of `query`,
     `class`, `predictions` and `neighbours` by features, where images are numbers.
     """
-    measured = {}
-    for member in finished:
-        trained = ensemble.load([member.workdir])
-        (net,), (first,) = trained.nets, trained.members
-        dataset = datasets.load(first.dataset, first.root, net.stored_size)
-        splits = dataset.test, dataset.train
-        labels, train_labels = ([split[i][1] for i in range(len(split))] for split in splits)
-        near = {
-            "features": retrieval.nearest(*(retrieval.features(trained, split) for split in splits), NEIGHBOURS),
-            "pixels": retrieval.nearest(*map(thumbnails, splits), NEIGHBOURS),
-        }
-        classify = inference.make_classify(trained.nets, trained.mesh, trained.means, views=1)
-        batch_size = trained.batch_size(min(128, len(labels)))
-        outputs = inference.classify_all(classify, trained.params, trained.mesh, dataset.test, batch_size)
-        measured[member.workdir.name] = {
-            "same_class": {
-                way: float((np.array(train_labels)[neighbours] == np.array(labels)[:, None]).mean())
-                for way, neighbours in near.items()
-            },
-            "both": float((near["features"][:, :, None] == near["pixels"][:, None]).any(2).mean()),
-            "shown": [
-                {
-                    "query": query,
-                    "class": trained.class_names[labels[query]],
-                    "predictions": inference.predictions(outputs["center"], query, trained.class_names),
-                    "neighbours": near["features"][query].tolist(),
-                }
-                for query in SHOWN
-            ],
-        }
-    return measured
+    (net,), (member,) = trained.nets, trained.members
+    dataset = datasets.load(member.dataset, member.root, net.stored_size)
+    splits = dataset.test, dataset.train
+    labels, train_labels = (np.array([split[i][1] for i in range(len(split))]) for split in splits)
+    near = {
+        "features": retrieval.nearest(*(retrieval.features(trained, split) for split in splits), NEIGHBOURS),
+        "pixels": retrieval.nearest(*map(thumbnails, splits), NEIGHBOURS),
+    }
+    classify = inference.make_classify(trained.nets, trained.mesh, trained.means, views=1)
+    batch_size = trained.batch_size(min(128, len(labels)))
+    outputs = inference.classify_all(classify, trained.params, trained.mesh, dataset.test, batch_size)
+    return {
+        "same_class": {way: float((train_labels[near[way]] == labels[:, None]).mean()) for way in WAYS},
+        "both": float((near["features"][:, :, None] == near["pixels"][:, None]).any(2).mean()),
+        "shown": [
+            {
+                "query": query,
+                "class": trained.class_names[labels[query]],
+                "predictions": inference.predictions(outputs["center"], query, trained.class_names),
+                "neighbours": near["features"][query].tolist(),
+            }
+            for query in SHOWN
+        ],
+    }
 
 
 def thumbnails(source) -> np.ndarray:

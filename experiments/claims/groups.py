@@ -1,11 +1,11 @@
-"""Groups of runs that differ only in their seeds: their settings, errors, tables and curves."""
+"""What the claims share: groups of runs that differ only in their seeds, their errors, and measuring their nets."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import matplotlib.figure
 import numpy as np
 
-from alexnet_jax.analysis import figures
+from alexnet_jax.analysis import ensemble, figures, inference
 from experiments import estimates, store, sweep_members
 from experiments.claims.claim import Settings, Summary
 
@@ -69,6 +69,22 @@ def compare(
 def top1(runs: Sequence[store.Run], view: str = "ten_crop") -> np.ndarray:
     """Top-1 test errors by the ten views or by the `center` view, fractions of shape [number of runs]."""
     return np.array([run.result[view]["top1_error"] for run in runs])
+
+
+def per_net(measure: Callable[[ensemble.Ensemble, sweep_members.Member], dict]) -> Callable:
+    """Makes a claim's `measure`, which returns {name of a run: measurement}, from a function for one trained net."""
+
+    def measure_all(finished: list[sweep_members.Member]) -> dict:
+        return {member.workdir.name: measure(ensemble.load([member.workdir]), member) for member in finished}
+
+    return measure_all
+
+
+def evaluate(trained: ensemble.Ensemble, source, views: int = 1) -> dict:
+    """The errors of nets together on all images of a source."""
+    batch_size = trained.batch_size(min(128, len(source)))
+    evaluation = inference.make_evaluate(trained.nets, trained.mesh, trained.means, source, batch_size, views)
+    return evaluation(trained.params)
 
 
 def error_table(groups: dict[str, list[store.Run]]) -> list[list[str]]:

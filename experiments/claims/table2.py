@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from alexnet_jax.analysis import ensemble, inference
+from alexnet_jax.analysis import ensemble
 from alexnet_jax.data import datasets
 from experiments import estimates, store, sweep_members
 from experiments.claims.claim import Claim, Summary, Sweep
-from experiments.claims.groups import over_seeds
+from experiments.claims.groups import evaluate, over_seeds
 
 
 def measure(finished: list[sweep_members.Member]) -> dict:
@@ -14,9 +14,8 @@ def measure(finished: list[sweep_members.Member]) -> dict:
     trained = ensemble.load([member.workdir for member in finished])
     net, first = trained.nets[0], trained.members[0]
     source = datasets.load(first.dataset, first.root, net.stored_size).test
-    batch_size = trained.batch_size(min(128, len(source)))
-    together = inference.make_evaluate(trained.nets, trained.mesh, trained.means, source, batch_size, views=10)
-    return {"members": [member.workdir.name for member in finished], "together": together(trained.params)}
+    together = evaluate(trained, source, views=10)
+    return {"members": [member.workdir.name for member in finished], "together": together}
 
 
 def summary(runs: list[store.Run], measured: dict) -> Summary:
