@@ -1,6 +1,6 @@
 """RESULTS.md and report.html: what the stored runs show about every claim.
 
-Both are made only from the JSON files in results/ beside them, and have the same bytes each time.
+Both are made only from the JSON files in results/, and have the same bytes each time.
 """
 
 import pathlib

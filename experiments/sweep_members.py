@@ -78,7 +78,7 @@ class Member:
         return False
 
     def start(self, environment: Mapping[str, str]) -> subprocess.Popen:
-        """Starts its process, with these environment variables besides those of this process."""
+        """Starts its process in the environment of this one, with these variables added."""
         self.workdir.mkdir(parents=True, exist_ok=True)
         files.write_json(self.workdir / "run.json", self.description)
         (self.workdir / "failed").unlink(missing_ok=True)
@@ -90,7 +90,7 @@ class Member:
                 stdout=log,
                 stderr=log,
                 env=os.environ | environment,
-                start_new_session=True,  # where Ctrl-C does not reach it besides the signal that this program sends
+                start_new_session=True,  # so that Ctrl-C does not reach it twice: this program forwards it
                 preexec_fn=_end_with_parent if LINUX else None,
             )
 

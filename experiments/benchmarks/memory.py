@@ -3,7 +3,7 @@
   python -m pip install torch --index-url https://download.pytorch.org/whl/cpu
   python experiments/benchmarks/memory.py [--output=FILE]
 
-Every number is of a process of its own (VmHWM in /proc/PID/status), with its libraries and, for JAX, the compiler. The
+Every number is that of a new process (VmHWM in /proc/PID/status), with its libraries and, for JAX, the compiler. The
 ratios are to PyTorch (compiled, channels_last) for the same task, and in the last lines of ten views to one.
 """
 

@@ -3,7 +3,7 @@
   python -m pip install torch --index-url https://download.pytorch.org/whl/cpu
   python experiments/benchmarks/train_step.py [--batch_size=128] [--repeats=5] [--output=FILE]
 
-Every contestant is a process of its own, and they take turns. Ours runs the program's training step, with augmentation
+Every contestant is a separate process, and they take turns. Ours runs the program's training step, with augmentation
 of uint8 images and metrics; the others get float32 images in the shape that the net takes. PyTorch's best result
 counts, of eager and compiled, with both memory formats; its result with the program's settings of malloc is shown too.
 """

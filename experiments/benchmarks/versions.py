@@ -3,7 +3,7 @@
   python experiments/benchmarks/versions.py PYTHON PYTHON … [--batch_size=128] [--repeats=5] [--output=FILE]
 
 PYTHON is the interpreter of a virtual environment in which this project is installed; the speed of the first one is 1.
-As in train_step.py and evaluation.py, every contestant is a process of its own, and they take turns.
+As in train_step.py and evaluation.py, every contestant is a separate process, and they take turns.
 """
 
 import argparse
