@@ -1,1 +1,1 @@
-"""The paper's claims, a file for each; `python -m experiments NAME` runs one, see `__main__`."""
+"""The paper's claims, re-tested, and other experiments; `python -m experiments NAME` tests a claim."""

@@ -1,12 +1,11 @@
-"""Tries a claim of the paper: trains what it compares, several nets at a time, and says what came of it.
+"""Tests a claim of the paper: trains the nets that it compares, several at a time, and prints the result.
 
   python -m experiments NAME --scale=laptop --root=DATA --workdir=DIR [--at_once=2]
   python -m experiments report [--workdir=DIR]
 
-NAME is a file of experiments/ that says what the paper claims and what trying it costs. Started again on the same
-DIR it goes on, and claims that compare the same nets share them there. What is finished is kept in DIR/results, a
-small file for each training. `report` makes DIR/RESULTS.md and DIR/report.html of these; without DIR, of the results
-in experiments/results, beside which they lie.
+NAME is a claim in experiments/claims. If the command is run again with the same DIR, it continues. Claims that compare
+the same nets share their runs in DIR. Each finished run is stored as a small file in DIR/results. `report` makes
+DIR/RESULTS.md and DIR/report.html from these files; without DIR, the pages in experiments/ from experiments/results.
 """
 
 import pathlib
@@ -15,93 +14,94 @@ import sys
 from alexnet_jax import UserError
 from alexnet_jax.data import datasets
 from alexnet_jax.runtime import command_line, files
-from experiments import claims, report, runs, sweep
+from experiments import claims, results_page, scheduler, store, sweep_members
+from experiments.claims.claim import SCALES, Claim
 
 
 def main():
+    names = ", ".join(claims.CLAIMS)
     parser = command_line.Parser("experiments", __doc__)
-    parser.add_argument("name", metavar="NAME", help=f"{', '.join(claims.NAMES)}; or report")
-    parser.add_argument("--scale", choices=claims.SCALES, help="as in the paper, or what a laptop can do")
-    parser.add_argument("--workdir", type=pathlib.Path, help="where the trainings and their results go")
+    parser.add_argument("name", metavar="NAME", help=f"{names}; or report")
+    parser.add_argument("--scale", choices=SCALES, help="that of the paper, or what a laptop can do")
+    parser.add_argument("--workdir", type=pathlib.Path, help="for the runs and their results")
     parser.add_argument("--root", default="", help="of the data, as config.dataset.root")
-    parser.add_argument("--at_once", type=int, default=1, help="trainings that run at the same time (1)")
+    parser.add_argument("--at_once", type=int, default=1, help="runs at the same time (1)")
     args = parser.parse_args()
-    if args.name not in (*claims.NAMES, "report"):
-        parser.error(f"no claim {args.name!r}; there are {', '.join(claims.NAMES)}, and report")
+    if args.name not in (*claims.CLAIMS, "report"):
+        parser.error(f"no claim {args.name!r}; the claims are {names}, and report makes the pages")
     if args.name != "report" and not (args.scale and args.workdir):
         parser.error(f"{args.name} needs --scale and --workdir")
     if args.at_once < 1:
         parser.error("--at_once must be above 0")
     if args.name == "report" and (args.scale or args.root or args.at_once > 1):
         parser.error("report takes no flag but --workdir")
-    directory = args.workdir.expanduser().absolute() if args.workdir else runs.COMMITTED.parent
-    with command_line.one_line_errors("the same command goes on"):
+    directory = args.workdir.expanduser().absolute() if args.workdir else store.COMMITTED.parent
+    with command_line.one_line_errors("run the same command again to continue"):
         try:
             if args.name != "report":
-                sys.exit(run(args, directory))
-            print(*report.write(directory), sep="\n")
+                sys.exit(run(claims.CLAIMS[args.name], args.scale, args.root, directory, args.at_once))
+            print(*results_page.write(directory), sep="\n")
         except BrokenPipeError:
             raise
         except OSError as error:
             raise UserError(f"{error.filename or directory}: cannot be written ({error.strerror})") from error
 
 
-def run(args, directory):
-    """Trains what is not finished, keeps what is, and says what came of it; returns the exit status."""
-    claim = claims.load(args.name)
-    data = claim.DATA[args.scale]
+def run(claim: Claim, scale: str, root: str, directory: pathlib.Path, at_once: int) -> int:
+    """Trains what is not finished, stores the finished runs and prints the summary; returns the exit status."""
     results = directory / "results"
-    workdir = directory / args.scale / data
-    overrides = [f"--config.dataset.root={args.root}"] if args.root else []
-    members = sweep.read_members(f"{claim.__file__}:{args.scale}", workdir, overrides)
-    check_inputs(args, claim, members)
-    runs.load(results, args.scale, data)  # a damaged one is named now, not when all is trained
-    claims.measured(args.name, args.scale, results)
+    workdir = directory / scale / claim.data[scale]
+    overrides = [f"--config.dataset.root={root}"] if root else []
+    members = sweep_members.read_members(f"{claims.CONFIG}:{claim.name}:{scale}", workdir, overrides)
+    check_inputs(claim, scale, root, members)
+    store.load_runs(claim.runs_directory(scale, results))  # reports damaged files before the training
+    claim.measurement(scale, results)
     workdir.mkdir(parents=True, exist_ok=True)
     with files.locked(workdir / "lock"):
-        status = sweep.run(members, min(args.at_once, len(members)))
+        status = scheduler.run(members, min(at_once, len(members)))
         finished = [member for member in members if member.result]
         for member in finished:
-            runs.keep(member, runs.directory(results, args.scale, data))
+            store.store_run(member, claim.runs_directory(scale, results))
     if status > 128:
         return status
-    if finished and hasattr(claim, "measure"):
-        kept = claims.measured(args.name, args.scale, results)
-        found = claims.finished(claim, args.scale, results)
-        if kept.get("commit") != sweep.commit() or not {run.path.stem for run in found} <= set(kept.get("runs", {})):
+    if finished and claim.measure:
+        stored = claim.measurement(scale, results)
+        runs = claim.finished_runs(scale, results)
+        measured = {run.name for run in runs} <= stored.get("runs", {}).keys()
+        if stored.get("commit") != sweep_members.commit() or not measured:
             command_line.set_up_jax()
-            path = claims.measured_path(args.name, args.scale, results)
-            claims.keep_measured(claim.measure(finished), found, path)
-    summary = report.summarise(args.name, args.scale, results)
+            store.store_measurement(claim.measure(finished), runs, claim.measurement_path(scale, results))
+    summary = results_page.summarise(claim, scale, results)
     for row in summary.table:
         print(" | ".join(row))
     print(f"{summary.statement} The claim: {summary.verdict}.")
     return status
 
 
-def check_inputs(args, claim, members):
-    """Raises UserError, once and before anything is trained, if the data or the nets to start from are not there."""
-    dataset, data = claim.get_config(args.scale).dataset, claim.DATA[args.scale]
-    if args.root and dataset.name == "textures":
-        raise UserError(f"--root={args.root}: at this scale {args.name} takes the embedded textures; leave --root out")
-    root = args.root or dataset.root
+def check_inputs(claim: Claim, scale: str, root: str, members: list[sweep_members.Member]) -> None:
+    """Raises UserError if the data are not those of the claim, or if a net to start from is missing."""
+    dataset, expected = claim.sweep.config(scale).dataset, claim.data_set(scale)
+    needs = f"at this scale {claim.name} needs {claim.data[scale]}"
+    if root and dataset.name == "textures":
+        raise UserError(f"--root={root}: at this scale {claim.name} uses the embedded textures; leave --root out")
+    root = root or dataset.root
     try:
-        _, test = datasets.held_out(dataset.name, root)
-        images, class_names = datasets.load_split(dataset.name, root, test, 256)
+        images = datasets.find(dataset.name, root)
+        _, test = images.held_out()
+        source, class_names = images.load(test, 256)
     except UserError as error:
         raise UserError(
-            f"--root: {str(error).partition(';')[0]}; at this scale {args.name} takes {data}, prepared as "
-            "docs/data.md says"
+            f"--root: {str(error).partition(';')[0]}; {needs}, prepared as described in docs/data.md"
         ) from error
-    if (len(class_names), len(images)) != (claims.CLASSES[data], claims.TEST_IMAGES[data]):
+    if (len(class_names), len(source)) != (expected.classes, expected.test_images):
         raise UserError(
-            f"--root={root}: has {len(class_names)} classes and {len(images):,} {test} images; at this scale "
-            f"{args.name} takes {data}, which has {claims.CLASSES[data]} and {claims.TEST_IMAGES[data]:,}"
+            f"--root={root}: has {len(class_names)} classes and {len(source):,} {test} images; {needs}, which has "
+            f"{expected.classes} and {expected.test_images:,}"
         )
     for start in {member.settings.get("init_from", "") for member in members} - {""}:
         if not pathlib.Path(start).exists():
-            raise UserError(f"{start}: no such directory; experiments/{args.name}.py says how to train it first")
-        sweep.check_net(pathlib.Path(start))
+            raise UserError(f"{start}: no such directory; experiments/RESULTS.md has the command that trains it")
+        sweep_members.check_net(pathlib.Path(start))
 
 
 if __name__ == "__main__":

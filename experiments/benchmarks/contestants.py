@@ -1,33 +1,25 @@
-"""One net and one way to run it on CPU, in a process of its own that waits for orders.
+"""A net on CPU, in a process that times it on request.
 
   python experiments/benchmarks/contestants.py NAME BATCH_SIZE
 
-For every line on stdin, `train`, `center`, `ten_crop` or `matmul`, and a number of times, it prints the median
-seconds of one. The first one compiles.
+For every line on stdin with `train`, `center`, `ten_crop` or `matmul`, and a number of repetitions, it prints the
+median seconds of one repetition. The first one compiles.
 """
 
-import argparse
 import contextlib
 import functools
-import importlib.metadata
-import importlib.util
-import json
 import os
-import pathlib
-import platform
-import re
-import statistics
 import subprocess
 import sys
-import time
 
 import numpy as np
 from tqdm import tqdm
 
 from alexnet_jax.runtime import command_line
+from experiments.benchmarks import harness
 
 SIZE, STORED, CLASSES = 224, 256, 1000
-SQUARE = 2048  # rows and columns of the matrices that are multiplied for comparison
+SQUARE = 2048  # rows and columns of the matrices whose product is timed for comparison
 NAMES = {
     "alexnet_jax": "alexnet_jax, one device",
     "alexnet_jax_2": "alexnet_jax, two virtual devices",
@@ -47,12 +39,12 @@ KEPT = {
 
 
 class Contestant:
-    """A process of this file, with `variables` in its environment.
+    """A process of this file, with `variables` added to its environment.
 
     NAME@PYTHON is NAME, run by that interpreter.
     """
 
-    def __init__(self, name, batch_size, **variables):
+    def __init__(self, name: str, batch_size: int, **variables: str):
         net, _, python = name.partition("@")
         command = [python or sys.executable, __file__, net, str(batch_size)]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
@@ -60,19 +52,18 @@ class Contestant:
         environment = others | {"JAX_PLATFORMS": "cpu"} | (KEPT if net.endswith("kept") else {}) | variables
         self.name, self._process = name, subprocess.Popen(command, env=environment, **pipes)
 
-    def seconds(self, what, times=1):
-        """Of one `what`, the median of so many."""
+    def seconds(self, way: str, repeats: int = 1) -> float:
+        """The median time of one repetition."""
         with contextlib.suppress(BrokenPipeError):
-            print(what, times, file=self._process.stdin, flush=True)
+            print(way, repeats, file=self._process.stdin, flush=True)
         line = self._process.stdout.readline()
         if not line:
-            sys.exit(f"{self.name} failed at {what}; see above")
+            sys.exit(f"{self.name} failed at {way}; see above")
         return float(line)
 
-    def peak_memory(self):
-        """The most that it has had in memory, bytes."""
-        with open(f"/proc/{self._process.pid}/status") as status:
-            return int(re.search(r"VmHWM:\s+(\d+) kB", status.read())[1]) * 1024
+    def peak_memory(self) -> int:
+        """Bytes."""
+        return harness.memory("VmHWM", self._process.pid)
 
     def __enter__(self):
         return self
@@ -83,103 +74,69 @@ class Contestant:
         self._process.wait()
 
 
-def compare(names, what, batch_size, repeats, times):
-    """{name: seconds of each of `repeats`}, all in turn, with the machine's matrix products as `matmul`."""
+def compare(names: list[str], way: str, batch_size: int, turns: int, repeats: int) -> dict[str, list[float]]:
+    """{name: seconds in each turn}, where the contestants take turns; `matmul` is the fastest matrix product."""
     with contextlib.ExitStack() as stack:
         contestants = [stack.enter_context(Contestant(name, batch_size)) for name in names]
         seconds = {name: [] for name in (*names, "matmul")}
-        for repeat in tqdm(range(repeats + 1), what, unit="turn"):
+        for turn in tqdm(range(turns + 1), way, unit="turn"):
             for contestant in contestants:
-                measured = contestant.seconds(what, times)
-                if repeat:  # not the one that compiles and fills caches
+                measured = contestant.seconds(way, repeats)
+                if turn:  # the first one compiles and fills caches
                     seconds[contestant.name].append(measured)
-            rates = [contestant.seconds("matmul", 9) for contestant in contestants if contestant.name != "flax"]
-            seconds["matmul"].append(min(rates))
+            products = [contestant.seconds("matmul", 9) for contestant in contestants if contestant.name != "flax"]
+            seconds["matmul"].append(min(products))
         return seconds
 
 
-class Parser(command_line.Parser):
-    """For a benchmark: its numbers as flags, and --output; one beside PyTorch asks for it first."""
+def print_speeds(seconds: dict[str, list[float]], operations: int, way: str = "") -> dict[str, float]:
+    """Prints speeds relative to PyTorch at its best, and the share of the machine's rate of matrix products.
 
-    def __init__(self, module, doc, *, pytorch, **numbers):
-        super().__init__(f"experiments.benchmarks.{module}", doc)
-        self._missing = pytorch and not importlib.util.find_spec("torch")
-        for name, default in numbers.items():
-            self.add_argument(f"--{name}", type=positive, default=default, help=f"default {default}")
-        self.add_argument("--output", type=output_file, help="a JSON file for the numbers")
-
-    def parse_args(self):
-        args = super().parse_args()
-        if self._missing:
-            self.error("no PyTorch; python -m pip install torch --index-url https://download.pytorch.org/whl/cpu")
-        return args
-
-
-def positive(text):
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
-    return int(text)
-
-
-def output_file(text):
-    path = pathlib.Path(text)
-    if path.is_dir() or not path.parent.is_dir():
-        raise argparse.ArgumentTypeError(f"{text} is not a file in a directory that there is")
-    return path
-
-
-def write(output, **result):
-    """Writes the machine and a benchmark's numbers to its --output, if it has one."""
-    if output:
-        output.write_text(json.dumps({"machine": machine()} | result, indent=1) + "\n")
-
-
-def machine():
-    """The processor, its cores and the versions of the frameworks, in words."""
-    cpuinfo = pathlib.Path("/proc/cpuinfo")
-    model = re.search(r"model name\s*: (.*)", cpuinfo.read_text() if cpuinfo.exists() else "")
-    installed = [name for name in ("jax", "flax", "torch") if importlib.util.find_spec(name)]
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in installed)
-    return f"{len(os.sched_getaffinity(0))} cores, {model[1] if model else platform.machine()}; {versions}"
+    Returns {name: median seconds}. `operations` are those of what was timed.
+    """
+    medians = harness.medians(seconds)
+    best = min(medians[name] for name in PYTORCH)
+    rate = 2 * SQUARE**3 / medians["matmul"]
+    for name in (name for name in NAMES if name in medians):
+        share = operations / medians[name] / rate
+        text = f"{way}{NAMES[name]:48} {best / medians[name]:5.2f}"
+        print(f"{text}   {share:4.0%} of the machine's matrix products")
+    return medians
 
 
 def alexnet_jax(batch_size, devices):
-    """The program's own step, from uint8 images with their augmentation, and its own evaluation."""
+    """The program's training step on uint8 images, with augmentation, and its evaluation."""
     command_line.set_up_jax(devices)
     import jax
 
-    from alexnet_jax import train
     from alexnet_jax.analysis import inference
-    from alexnet_jax.data import datasets
-    from alexnet_jax.model import nets
+    from alexnet_jax.data.base import IMAGENET
     from alexnet_jax.runtime import sharding
-    from alexnet_jax.training import fidelity, optimizer
-    from configs import two_gpu
+    from experiments.benchmarks import two_gpu_step
 
-    config = fidelity.resolve(two_gpu.get_config())
-    net = nets.from_config(config.model)
+    config, net = two_gpu_step.load_config(batch_size), two_gpu_step.NET
     mesh = sharding.create_mesh(1, devices, net.towers)
-    dataset = datasets.Dataset(None, None, None, tuple(map(str, range(CLASSES))))
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (batch_size, STORED, STORED, 3), np.uint8)
     label = rng.integers(0, CLASSES, batch_size, np.int32)
     batch = sharding.put_batch(mesh, {"image": image, "label": label})
-    weighted = batch | sharding.put_batch(mesh, {"weight": np.ones(batch_size, np.float32)})
-    init = functools.partial(train.init_state, config, net, mesh)
-    params = functools.cache(lambda: init()["params"])
-    rates = optimizer.learning_rates(config, net, optimizer.init_schedule(), 0)
-    train_step = train.make_train_step(config, net, mesh, dataset)
-    state, step = None, 0
+    init = functools.partial(two_gpu_step.first_state, config, net, mesh)
+    params = functools.cache(lambda: init().params)
+    train_step, rates = two_gpu_step.make_step(config, net, mesh)
+    trees, step = None, 0
 
     def one_step():
-        nonlocal state, step
-        state, values = train_step(state or init(), batch, step, rates, True)
+        nonlocal trees, step
+        if not trees:
+            state = init()
+            trees = state.params, state.opt_state
+        *trees, values = train_step(*trees, batch, step, rates, True)
         step += 1
-        jax.block_until_ready((state, values))
+        jax.block_until_ready((trees, values))
 
     def classify(views):
-        classify_batch = inference.make_classify([net], mesh, [dataset.mean], views)
-        return lambda: jax.block_until_ready(classify_batch([params()], weighted))
+        classify_batch = inference.make_classify([net], mesh, [IMAGENET.mean], views)
+        return lambda: jax.block_until_ready(classify_batch([params()], batch))
 
     product = jax.jit(jax.numpy.matmul, compiler_options=sharding.compiler_options(mesh))
     square = jax.device_put(rng.normal(size=(SQUARE, SQUARE)).astype(np.float32))
@@ -192,7 +149,7 @@ def alexnet_jax(batch_size, devices):
 
 
 def pytorch(batch_size, compiled, channels_last):
-    """The same net on ready float32 images, without augmentation and metrics; ten views are ten times the net."""
+    """The same net on float32 images, without augmentation and metrics. For ten views the net runs ten times."""
     import torch
     from torch import nn
 
@@ -237,7 +194,7 @@ def pytorch(batch_size, compiled, channels_last):
 
 
 def flax(batch_size):
-    """The same net as one writes it without a thought of speed."""
+    """The same net, written without regard to speed."""
     import jax
     import jax.numpy as jnp
     import optax
@@ -303,7 +260,7 @@ def flax(batch_size):
 def main():
     parser = command_line.Parser("experiments.benchmarks.contestants", __doc__)
     parser.add_argument("name", choices=NAMES)
-    parser.add_argument("batch_size", type=positive)
+    parser.add_argument("batch_size", type=harness.positive)
     args = parser.parse_args()
     if args.name.startswith("alexnet_jax"):
         work = alexnet_jax(args.batch_size, devices=2 if args.name.endswith("2") else 1)
@@ -312,13 +269,8 @@ def main():
     else:
         work = pytorch(args.batch_size, "compiled" in args.name, "last" in args.name)
     for line in sys.stdin:
-        what, times = line.split()
-        seconds = []
-        for _ in range(int(times)):
-            began = time.perf_counter()
-            work[what]()
-            seconds.append(time.perf_counter() - began)
-        print(statistics.median(seconds), flush=True)
+        way, repeats = line.split()
+        print(harness.median_seconds(work[way], int(repeats)), flush=True)
 
 
 if __name__ == "__main__":

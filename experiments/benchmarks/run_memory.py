@@ -2,21 +2,21 @@
 
   python experiments/benchmarks/run_memory.py --workdir=/tmp/run_memory
 
-Prints at each evaluation of a narrow net on the embedded textures how much of the process is in memory
-(/proc/self/status), and how much of that is in use (glibc's mallinfo2): the rest is code, stacks, and what malloc keeps
+Trains a narrow net on the embedded textures. At each evaluation it prints the resident memory of the process
+(/proc/self/status), and how much of it is in use (glibc's mallinfo2); the rest is code, stacks, and what malloc keeps
 for later. MALLOC_TOP_PAD_=0 in the environment leaves malloc as it is.
 """
 
 import ctypes
-import json
 import pathlib
-import re
 import threading
 import time
 
 from alexnet_jax import train
 from alexnet_jax.runtime import command_line
+from alexnet_jax.training import metrics
 from configs import quickstart
+from experiments.benchmarks import harness
 
 FIELDS = {"num_epochs": 16.0, "eval_every": 1.6, "log_every": 200, "save_every": 200, "model.width": 0.125}
 
@@ -28,20 +28,22 @@ class MallocInfo(ctypes.Structure):
     _fields_ = [(name, ctypes.c_size_t) for name in _names.split(", ")]
 
 
-def watch(metrics):
-    """Prints the memory whenever another evaluation is in `metrics.jsonl`."""
+def watch(path: pathlib.Path) -> None:
+    """Prints the memory after each evaluation in a metrics.jsonl."""
     mallinfo2 = ctypes.CDLL("libc.so.6").mallinfo2
     mallinfo2.restype = MallocInfo
-    seen = 0
+    printed = 0
     while True:
-        lines = metrics.read_text().splitlines() if metrics.exists() else []
-        evaluated = [line["step"] for line in map(json.loads, lines) if line["split"] == "eval"]
-        if len(evaluated) > seen:
-            seen = len(evaluated)
-            resident = int(re.search(r"VmRSS:\s+(\d+)", pathlib.Path("/proc/self/status").read_text())[1]) * 1024
+        lines = metrics.read(path) if path.exists() else []
+        evaluated = [line["step"] for line in lines if line["split"] == "eval"]
+        if len(evaluated) > printed:
+            printed = len(evaluated)
             info = mallinfo2()
             in_use = info.uordblks + info.hblkhd
-            print(f"step {evaluated[-1]}: {resident / 1e6:.0f} MB, {in_use / 1e6:.1f} MB in use", flush=True)
+            print(
+                f"step {evaluated[-1]}: {harness.memory('VmRSS') / 1e6:.0f} MB, {in_use / 1e6:.1f} MB in use",
+                flush=True,
+            )
         time.sleep(0.05)
 
 

@@ -1,22 +1,23 @@
-"""A model of a training step's time, fitted to this machine, and what it predicts for many devices and for ImageNet.
+"""A model of the time of a training step, fitted to this machine, and its predictions for many devices and ImageNet.
 
   python experiments/benchmarks/scaling.py [--repeats=3] [--output=FILE]
 
-  seconds of a step = fixed + per_image · images of a row       compute of a tower's device
+  seconds of a step = fixed + per_image · images of a row       compute on a tower's device
                     + input bytes / host_bandwidth
                     + 7 latencies + bytes / tower_bandwidth     collectives between the towers
                     + 2 (rows - 1) latencies + bytes / row_bandwidth    one ring all-reduce of the gradients
 
-Fitted: `fixed` and `per_image` to steps on one device at four batch sizes, latency and bandwidth to gathers of many
-sizes between two virtual devices, with the call of their program. This predicts steps on two virtual devices, which the
-fit has not seen. Bytes are counted (communication.py), and read from the program compiled for so many devices as well.
+`fixed` and `per_image` are fitted to steps on one device with four batch sizes, latency and bandwidth to gathers of
+many sizes between two virtual devices, including the call of their program. The resulting prediction for steps on two
+virtual devices, which the fit does not use, is compared with measurements. Bytes are counted (communication.py), and
+also read from the program compiled for each number of devices.
 
-Predicted: `machines like this one` have a tower each, on half of this machine's time for two; their links do what the
-name says, at a latency of 50 µs. GPUs compute at that share of their peak that the paper's two reached in its five to
-six days: these are the point of calibration, and the H100 is a guess. All GPUs pass over weights, gradients and
-velocities five times a step at their memory bandwidth; it and the links are of the data sheets, at a latency of 10 µs.
-Up to eight H100 are in one box, beyond which each has a link of its own. Augmentation and the last layer, which both
-towers' devices do, count as divided. Nothing overlaps: a program that computes while it communicates, or loads, is
+Predictions: `machines like this one` have a tower each, at half of this machine's time for two, links with the named
+bandwidth and a latency of 50 µs. GPUs compute at the share of their peak that the paper's two GPUs reached in its five
+to six days: these calibrate the model, and the H100 is a guess. All GPUs read or write weights, gradients and
+velocities five times a step at their memory bandwidth. Memory and links are as in the data sheets, with a latency of
+10 µs. Up to eight H100 share a box; beyond that each has its own link. Augmentation and the last layer, which both
+devices of a row compute, count as divided. Nothing overlaps: a program that computes while it communicates or loads is
 faster.
 """
 
@@ -27,22 +28,17 @@ import json
 import multiprocessing
 import os
 import pathlib
-import statistics
-import time
 
 import numpy as np
 
-from alexnet_jax.model import nets
 from alexnet_jax.runtime import command_line, sharding
-from alexnet_jax.training import fidelity
-from configs import two_gpu
-from experiments.benchmarks import communication, contestants, train_step
+from experiments.benchmarks import communication, contestants, harness, two_gpu_step
 
 TRAIN_IMAGES, EPOCHS, STORED_BYTES = 1_281_167, 90, 256 * 256 * 3
 DEVICES = {2: 128, 8: 512, 64: 4096, 512: 8192}  # batch: the paper's in a row, up to that of configs/large_batch.py
 FITTED, SIZES = (16, 32, 64, 128), [2**n for n in range(12, 27, 2)]
 RATES = pathlib.Path(__file__).parents[1] / "results" / "input_pipeline.json"
-NET = nets.from_config(fidelity.resolve(two_gpu.get_config()).model)
+NET = two_gpu_step.NET
 GTX_580, H100 = 1.581e12, 989e12  # operations per second by data sheet: float32, and bfloat16 without sparsity
 
 
@@ -59,10 +55,10 @@ class Machine:
     row_bandwidth: float
     dtype: str = "float32"
 
-    def step(self, rows, batch_size):
-        """Seconds of a step on two towers in each of so many rows, by what takes them."""
+    def step(self, rows: int, batch_size: int) -> dict[str, float]:
+        """The seconds of each part of a step, with two towers in each row."""
         images = batch_size / rows
-        collectives = 2 * sum(layer.both for layer in NET.layers) - 1
+        collectives = 2 * sum(layer.cross_tower for layer in NET.layers) - 1
         between_towers = sum(communication.least_between_towers(dataclasses.replace(NET, dtype=self.dtype)).values())
         return {
             "compute": self.fixed + self.per_image * images,
@@ -72,23 +68,23 @@ class Machine:
         }
 
 
-def summed_bytes(rows):
-    """What a device receives in the sum of gradients and metrics over so many rows."""
+def summed_bytes(rows: int) -> int:
+    """What a device receives in the sum of gradients and metrics over the rows."""
     return communication.received("all-reduce", communication.gradient_bytes(NET) + communication.METRICS, rows)
 
 
-def gpu(name, operations, memory_bandwidth, **links):
-    """By data sheets: operations and bytes per second."""
-    per_image = train_step.operations() / 2 / (utilisation_of_2012() * operations)
+def gpu(name: str, operations: float, memory_bandwidth: float, **links) -> Machine:
+    """A GPU from the operations and bytes per second in its data sheet."""
+    per_image = two_gpu_step.operations() / 2 / (utilisation_of_2012() * operations)
     return Machine(name, 5 * communication.gradient_bytes(NET) / memory_bandwidth, per_image, latency=10e-6, **links)
 
 
-def utilisation_of_2012():
+def utilisation_of_2012() -> float:
     """The share of their peak that the paper's two GPUs reached: 90 epochs in 5.5 days ("five to six")."""
-    return train_step.operations() * TRAIN_IMAGES * EPOCHS / (5.5 * 86400 * 2 * GTX_580)
+    return two_gpu_step.operations() * TRAIN_IMAGES * EPOCHS / (5.5 * 86400 * 2 * GTX_580)
 
 
-def machines(fit):
+def machines(fit: dict[str, float]) -> dict[Machine, list[int]]:
     """{machine: numbers of devices to predict for}"""
     like_this = fit["fixed"] / 2, fit["per_image"] / 2, 50e-6, 1.25e9, 1.25e9, 1.25e9
     pcie_2 = {"host_bandwidth": 8e9, "tower_bandwidth": 8e9, "row_bandwidth": 8e9}
@@ -101,32 +97,32 @@ def machines(fit):
     }
 
 
-def fit_line(x, y):
+def fit_line(x, y) -> tuple[float, float]:
     """The constant and the slope of a line through (x, y), by least squares of the relative errors."""
     x, y = np.asarray(x, float), np.asarray(y, float)
     (constant, slope), *_ = np.linalg.lstsq(np.stack([1 / y, x / y], 1), np.ones(len(x)), rcond=None)
     return float(constant), float(slope)
 
 
-def fit(steps, gathers):
+def fit(steps: dict[int, float], gathers: dict[int, float]) -> dict[str, float]:
     """The model's constants, from {batch size: seconds} and {bytes of a result: seconds}."""
     fixed, per_image = fit_line(list(steps), list(steps.values()))
     latency, per_byte = fit_line([size / 2 for size in gathers], list(gathers.values()))
     return {"fixed": fixed, "per_image": per_image, "latency": latency, "bandwidth": 1 / per_byte}
 
 
-def time_steps(repeats):
+def time_steps(repeats: int) -> dict[str, dict[int, float]]:
     """{contestant: {batch size: seconds of a step}}"""
     steps = {"alexnet_jax": {}, "alexnet_jax_2": {}}
     for batch_size in FITTED:
-        seconds = contestants.compare(list(steps), "train", batch_size, repeats, times=3)
+        seconds = contestants.compare(list(steps), "train", batch_size, repeats, repeats=3)
         for name, by_size in steps.items():
-            by_size[batch_size] = statistics.median(seconds[name])
+            by_size[batch_size] = harness.medians(seconds)[name]
     return steps
 
 
-def time_gathers():
-    """{bytes of the result: median seconds} of a gather between two virtual devices, which each receive half."""
+def time_gathers() -> dict[int, float]:
+    """{bytes of the result: median seconds} of a gather between two virtual devices; each receives half."""
     command_line.set_up_jax(2)
     import jax
 
@@ -139,27 +135,19 @@ def time_gathers():
 
     for size in SIZES:
         x = jax.device_put(np.zeros(size // 4, np.float32), jax.NamedSharding(mesh, towers))
-        seconds = []
-        for _ in range(30):
-            began = time.perf_counter()
-            jax.block_until_ready(gather(x))
-            seconds.append(time.perf_counter() - began)
-        medians[size] = statistics.median(seconds)
+        medians[size] = harness.median_seconds(lambda x=x: jax.block_until_ready(gather(x)), 30)
     return medians
 
 
-def count_bytes(devices, batch_size):
-    """What a device receives by the compiled program: for an image from the other tower, for a step from other rows."""
+def count_bytes(devices: int, batch_size: int) -> tuple[float, int]:
+    """What a device receives in the compiled program: an image from the other tower, and a step from other rows."""
     command_line.set_up_jax(devices)
-    config = fidelity.resolve(two_gpu.get_config())
-    config.batch_size = batch_size
     rows = devices // 2
     towers = [(2 * row, 2 * row + 1) for row in range(rows)]
     columns = [tuple(range(tower, devices, 2)) for tower in (0, 1)]
     between_towers = between_rows = 0
-    for op, size, groups in communication.collectives(
-        communication.step_program(config, sharding.create_mesh(rows, 2, 2))
-    ):
+    program = communication.step_program(two_gpu_step.load_config(batch_size), sharding.create_mesh(rows, 2, 2))
+    for op, size, groups in communication.collectives(program):
         if groups == towers:
             between_towers += communication.received(op, size, 2)
         else:
@@ -169,24 +157,24 @@ def count_bytes(devices, batch_size):
 
 
 def in_another_process(function, *args):
-    """A process's number of virtual devices is set once."""
+    """A process can set its number of virtual devices only once."""
     with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(function, *args).result()
 
 
 def main():
-    args = contestants.Parser("scaling", __doc__, pytorch=False, repeats=3).parse_args()
+    args = harness.Parser("scaling", __doc__, pytorch=False, repeats=3).parse_args()
     for variable in ("JAX_NUM_CPU_DEVICES", "XLA_FLAGS"):
         os.environ.pop(variable, None)
     os.environ["JAX_PLATFORMS"] = "cpu"  # of the processes that are started below
     steps, gathers = time_steps(args.repeats), in_another_process(time_gathers)
     fitted = fit(steps["alexnet_jax"], gathers)
     counts = {devices: in_another_process(count_bytes, devices, batch) for devices, batch in DEVICES.items()}
-    print(contestants.machine())
+    print(harness.machine())
     show_fit(fitted, steps, gathers)
     show_bytes(counts)
     show_predictions(machines(fitted))
-    contestants.write(args.output, steps=steps, gathers=gathers, fit=fitted, bytes=counts)
+    harness.write(args.output, steps=steps, gathers=gathers, fit=fitted, bytes=counts)
 
 
 def show_fit(fitted, steps, gathers):

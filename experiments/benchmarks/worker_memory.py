@@ -1,11 +1,10 @@
-"""The most memory that a worker of alexnet_jax.prepare takes for large images of each kind.
+"""Peak memory of a worker of alexnet_jax.prepare for large images of each kind.
 
   python experiments/benchmarks/worker_memory.py
 
-Makes one image of a kind, prepares it, and reads what the run says of its worker; two minutes in all.
+Makes an image of each kind, prepares it, and reads the memory of the worker that the program reports. Two minutes.
 """
 
-import argparse
 import pathlib
 import re
 import subprocess
@@ -14,6 +13,8 @@ import tempfile
 
 import numpy as np
 from PIL import Image
+
+from alexnet_jax.runtime import command_line
 
 Image.MAX_IMAGE_PIXELS = None
 KINDS = {  # name: height and width, mode, format and its options
@@ -25,12 +26,12 @@ KINDS = {  # name: height and width, mode, format and its options
     "lossless WebP": ((5000, 8000), "RGB", "WEBP", {"lossless": True, "quality": 0, "method": 0}),
     "WebP": ((5000, 8000), "RGBA", "WEBP", {"method": 0}),
     "RGBA JPEG 2000": ((5000, 8000), "RGBA", "JPEG2000", {}),
-    "the greatest PNG": ((13300, 13400), "RGBA", "PNG", {"compress_level": 1}),
+    "the largest PNG": ((13300, 13400), "RGBA", "PNG", {"compress_level": 1}),
 }
 
 
-def memory(shape, mode, kind, options):
-    """Megabytes."""
+def memory(shape: tuple[int, int], mode: str, kind: str, options: dict) -> int:
+    """Megabytes for an image of a height and width."""
     tile = np.random.default_rng(0).integers(0, 256, (100, 100, 3), dtype=np.uint8)
     pixels = np.tile(tile, (-(-shape[0] // 100), -(-shape[1] // 100), 1))[: shape[0], : shape[1]]
     with tempfile.TemporaryDirectory() as directory:
@@ -46,14 +47,14 @@ def memory(shape, mode, kind, options):
 
 
 def main():
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    command_line.Parser("experiments.benchmarks.worker_memory", __doc__).parse_args()
     print(f"{'kind':18} {'megapixels':>10} {'MB':>6} {'bytes a pixel':>13}")
-    nothing = None
+    small = None
     for name, (shape, *image) in KINDS.items():
-        taken = memory(shape, *image)
-        nothing = nothing or taken
-        each = (taken - nothing) * 1e6 / np.prod(shape)
-        print(f"{name:18} {np.prod(shape) / 1e6:10.1f} {taken:6} {each:13.1f}", flush=True)
+        megabytes = memory(shape, *image)
+        small = small or megabytes
+        per_pixel = (megabytes - small) * 1e6 / np.prod(shape)
+        print(f"{name:18} {np.prod(shape) / 1e6:10.1f} {megabytes:6} {per_pixel:13.1f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# A member of a sweep; `python experiments/sweep.py slurm` submits an array of them:
+# One member of a sweep; `python experiments/sweep.py slurm` submits an array of them:
 #
 #   python experiments/sweep.py slurm --config=configs/quickstart_sweep.py --workdir=DIR --sbatch=--gpus-per-node=2
 #
-# From the repository's directory; PYTHON=.venv/bin/python names another Python than that of the PATH.
+# Run it in the repository's directory; PYTHON=.venv/bin/python selects a Python other than that of the PATH.
 #
 #SBATCH --job-name=alexnet_jax_sweep
 #SBATCH --open-mode=append

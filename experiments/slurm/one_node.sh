@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes this machine a Slurm cluster of one node, to try the scripts beside this one. Debian or Ubuntu, as root; it replaces
-# /etc/slurm/slurm.conf. `scontrol shutdown` ends it.
+# Makes this machine a Slurm cluster with one node, to test the scripts in this directory. Needs Debian or Ubuntu, and root;
+# replaces /etc/slurm/slurm.conf. `scontrol shutdown` stops the cluster.
 set -euo pipefail
 apt-get update -qq
 apt-get install -y -qq slurm-wlm munge >/dev/null

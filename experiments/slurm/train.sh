@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# One run on several nodes, a process for each GPU. DIR and the data must be where all nodes see them.
+# One run on several nodes, with a process for each GPU. DIR and the data must be on a shared file system.
 #
 #   sbatch --nodes=2 --ntasks-per-node=4 --gpus-per-node=4 --cpus-per-task=8 experiments/slurm/train.sh \
 #       --config=CONFIG --workdir=DIR
 #
-# From the repository's directory; PYTHON=.venv/bin/python names another Python than that of the PATH. Submitted again, it
-# goes on from the last checkpoint.
+# Submit it in the repository's directory; PYTHON=.venv/bin/python selects a Python other than that of the PATH. Submitted
+# again, it continues from the last checkpoint.
 #
 #SBATCH --job-name=alexnet_jax
 #SBATCH --output=%x-%j.log

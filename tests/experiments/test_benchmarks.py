@@ -7,12 +7,12 @@ import sys
 
 import pytest
 
-from experiments.benchmarks import communication, scaling, train_step, versions
+from experiments.benchmarks import communication, scaling, two_gpu_step, versions
 
 
 def test_operations_of_a_step():
     # Two for each of 724,406,816 multiply-accumulates, three times; but no gradient of conv1's input, 105,415,200.
-    assert train_step.operations() == 2 * (3 * 724_406_816 - 105_415_200)
+    assert two_gpu_step.operations() == 2 * (3 * 724_406_816 - 105_415_200)
 
 
 def test_bytes_received_in_collectives_of_four_devices():

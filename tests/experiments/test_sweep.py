@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from alexnet_jax.runtime import files
-from experiments import sweep
+from experiments import sweep, sweep_members
 from tests.support import write_images
 
 CONFIG = """
@@ -64,7 +64,10 @@ def command(request, tmp_path):
     if getattr(request, "param", "") != "training":
         member = tmp_path / "member.py"
         member.write_text(MEMBER)
-        program = ["-c", f"from experiments import sweep; sweep.PROGRAM = ({str(member)!r},); sweep.main()"]
+        program = [
+            "-c",
+            f"from experiments import sweep, sweep_members; sweep_members.PROGRAM = ({str(member)!r},); sweep.main()",
+        ]
     return lambda *arguments: [sys.executable, *program, *map(str, arguments)]
 
 
@@ -121,9 +124,9 @@ def test_an_interrupted_sweep_does_every_member_once_and_makes_the_table(command
     markdown = (tmp_path / "runs" / "sweep.md").read_text()
     for row in rows:
         names = [f"augment.divisor={row['augment.divisor']},seed={seed}" for seed in range(3)]
-        found = [json.loads((tmp_path / "runs" / name / "result.json").read_text()) for name in names]
+        results = [json.loads((tmp_path / "runs" / name / "result.json").read_text()) for name in names]
         for way in ("center", "ten_crop"):
-            errors = [result[way]["top1_error"] for result in found]
+            errors = [result[way]["top1_error"] for result in results]
             mean, deviation = np.mean(errors), np.std(errors, ddof=1)
             assert float(row[f"{way}_top1_error_mean"]) == pytest.approx(mean)
             assert float(row[f"{way}_top1_error_std"]) == pytest.approx(deviation)
@@ -161,7 +164,7 @@ def test_a_member_is_a_training(tmp_path):
 def test_a_member_that_an_earlier_version_finished_does_not_count(tmp_path, run_command):
     text = CONFIG.partition("def sweep")[0] + "def sweep():\n    yield {{'model.net': 'separate'}}\n"
     flags = [write_config(tmp_path, text), f"--workdir={tmp_path / 'runs'}"]
-    (member,) = sweep.read_members(flags[0].removeprefix("--config="), tmp_path / "runs", [])
+    (member,) = sweep_members.read_members(flags[0].removeprefix("--config="), tmp_path / "runs", [])
     config = {"model": {"net": "separate"}, "schedule": {"name": "plateau"}}
     member.workdir.mkdir(parents=True)
     for name, fields in {"run": member.description, "config": config, "result": {}}.items():

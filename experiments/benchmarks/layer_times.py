@@ -1,41 +1,39 @@
-"""Convolutions and matrix products of the two-tower net, layer by layer, beside the machine's rate of matrix products.
+"""Convolutions and matrix products of the two-tower net by layer, compared with the machine's rate of matrix products.
 
-  python experiments/benchmarks/layers.py [--batch_size=128] [--repeats=9] [--output=FILE]
+  python experiments/benchmarks/layer_times.py [--batch_size=128] [--repeats=9] [--output=FILE]
 
-Forward, the gradient of the input and that of the kernel, alone, of both towers on one device, as compiled for the
-program: median times in units of the whole step's if all of its operations went at that rate. What a step takes longer
-than their sum goes into norms, pools, activations, augmentation, the optimiser, and copies between layouts.
+Forward, the gradient of the input and that of the kernel, for both towers on one device, compiled as in the program.
+The unit of the median times is the time of a whole step if all its operations ran at the machine's rate. The remainder
+of a step goes into norms, pooling, activations, augmentation, the optimiser, and copies between layouts.
 """
 
 import functools
-import statistics
-import time
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from alexnet_jax.model import alexnet, spec
+from alexnet_jax.model import alexnet, counts, spec, structure
 from alexnet_jax.runtime import command_line, sharding
-from experiments.benchmarks import contestants, train_step
+from experiments.benchmarks import contestants, harness, two_gpu_step
 
-NET = alexnet.NETS["two_gpu"]
+NET = two_gpu_step.NET
 
 
 def main():
-    args = contestants.Parser("layers", __doc__, pytorch=False, batch_size=128, repeats=9).parse_args()
+    args = harness.Parser("layer_times", __doc__, pytorch=False, batch_size=128, repeats=9).parse_args()
     command_line.set_up_jax(1)
     jax.config.update("jax_platforms", "cpu")
     compile_ = functools.partial(jax.jit, compiler_options=sharding.compiler_options(sharding.create_mesh(1, 1, 2)))
     model = alexnet.AlexNet(NET, rngs=nnx.Rngs(0))
     square = jax.random.normal(jax.random.key(0), (contestants.SQUARE, contestants.SQUARE))
     product_seconds = seconds_of(compile_(jnp.matmul), args.repeats, square, square)
-    whole_step = train_step.operations() * args.batch_size / (2 * contestants.SQUARE**3) * product_seconds
-    print(f"{contestants.machine()}\nbatch {args.batch_size}; a step at the rate of matrix products = 100 %\n")
+    whole_step = two_gpu_step.operations() * args.batch_size / (2 * contestants.SQUARE**3) * product_seconds
+    print(f"{harness.machine()}\nbatch {args.batch_size}; a step at the rate of matrix products = 100 %\n")
     print(f"{'':8}{'at that rate':>14}{'forward':>12}{'input':>12}{'kernel':>12}{'all':>12}")
     rows = {}
-    for (layer, seen, side, _), counts in zip(spec.sizes(NET), alexnet.layer_table(NET), strict=True):
-        weights, shared = getattr(model, layer.name), layer.both or layer is NET.layers[0]
+    for (layer, seen, side, _), numbers in zip(structure.sizes(NET), counts.layer_table(NET), strict=True):
+        weights, shared = getattr(model, layer.name), layer.cross_tower or layer is NET.layers[0]
         kernels = jnp.split(weights.kernel[...], 1 if shared else NET.towers, axis=-1)
         shape = (seen * side * side,) if isinstance(layer, spec.Dense) else (side, side, seen)
         inputs = [jax.random.normal(jax.random.key(1), (args.batch_size, *shape)) for _ in kernels]
@@ -51,26 +49,22 @@ def main():
 
         grads = forward(inputs, kernels)
         seconds = {"forward": seconds_of(compile_(forward), args.repeats, inputs, kernels)}
-        if layer is not NET.layers[0]:  # whose input needs none
+        if layer is not NET.layers[0]:  # its input needs none
             seconds["input"] = seconds_of(compile_(input_gradient), args.repeats, inputs, kernels, grads)
         seconds["kernel"] = seconds_of(compile_(kernel_gradient), args.repeats, inputs, kernels, grads)
         rows[layer.name] = {part: value / whole_step for part, value in seconds.items()}
         row = rows[layer.name]
         cells = "".join(f"{row[part]:12.1%}" if part in row else f"{'':12}" for part in ("forward", "input", "kernel"))
-        at_that_rate = len(row) * 2 * counts.macs / train_step.operations()
-        print(f"{layer.name:8}{at_that_rate:14.1%}{cells}{sum(row.values()):12.1%}", flush=True)
+        at_rate = len(row) * 2 * numbers.macs / two_gpu_step.operations()
+        print(f"{layer.name:8}{at_rate:14.1%}{cells}{sum(row.values()):12.1%}", flush=True)
     print(f"{'all':8}{1:14.1%}{sum(sum(row.values()) for row in rows.values()):48.1%}")
-    contestants.write(args.output, batch_size=args.batch_size, shares=rows)
+    harness.write(args.output, batch_size=args.batch_size, shares=rows)
 
 
 def seconds_of(function, repeats, *inputs):
-    """Of one call, the median; the first one, which compiles, does not count."""
-    seconds = []
-    for _ in range(repeats + 1):
-        began = time.perf_counter()
-        jax.block_until_ready(function(*inputs))
-        seconds.append(time.perf_counter() - began)
-    return statistics.median(seconds[1:])
+    """The median time of a call, after one that compiles."""
+    jax.block_until_ready(function(*inputs))
+    return harness.median_seconds(lambda: jax.block_until_ready(function(*inputs)), repeats)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,46 @@
+"""The training step of the paper's two-tower net, as the benchmarks measure it."""
+
+from collections.abc import Callable
+
+import jax
+import optax
+from ml_collections import ConfigDict
+
+from alexnet_jax.data import augment, base
+from alexnet_jax.model import counts, nets, spec
+from alexnet_jax.training import fidelity, optimizer, run_state, schedules, step
+from configs import two_gpu
+
+
+def load_config(batch_size: int = 128) -> ConfigDict:
+    config = fidelity.resolve(two_gpu.get_config())
+    config.batch_size = batch_size
+    return config
+
+
+NET = nets.from_config(load_config().model)
+
+
+def make_step(
+    config: ConfigDict, net: spec.Net, mesh: jax.sharding.Mesh, statistics: base.Statistics = base.IMAGENET
+) -> tuple[Callable, dict]:
+    """The compiled training step, and the learning rates that it takes."""
+    rates = schedules.LearningRates(config, net)
+    augmentation = augment.from_config(config.augment, net.image_size, statistics)
+    train_step = step.compile_step(net, mesh, augmentation, make_optimizer(config, net), config.seed)
+    return train_step, rates(rates.schedule.init, 0)
+
+
+def make_optimizer(config: ConfigDict, net: spec.Net) -> optax.GradientTransformationExtraArgs:
+    return optimizer.from_config(config.optimizer, net)
+
+
+def first_state(config: ConfigDict, net: spec.Net, mesh: jax.sharding.Mesh) -> run_state.RunState:
+    """Parameters and velocities before the first step."""
+    return run_state.init(net, mesh, make_optimizer(config, net), config.seed, {})
+
+
+def operations() -> int:
+    """Floating-point operations of a step for one image. The input of conv1 needs no gradient."""
+    macs = {row.name: row.macs for row in counts.layer_table(NET)}
+    return 2 * (3 * sum(macs.values()) - macs["conv1"])
