@@ -61,6 +61,7 @@ def test_the_changes_work_together(copy, config, tmp_path):
     assert found["pixel"] == pytest.approx(200)
     assert (found["classes"], found["labels"]) == (["a", "b"], [1, 0, 1])
     assert found["same"]
+    assert found["runs"] == [0, 0, 1, 1, 2, 2]
     assert found["onnx"].endswith("net.onnx: conv1 is followed by gelu, which ONNX cannot express; write .safetensors")
 
 
