@@ -60,8 +60,11 @@ class Split(NamedTuple):
                 f"{self.source.origin}: {len(missing)} of its classes ({shown}) are not among the {len(class_names)} "
                 "of the training images; use images of those classes under the same names"
             )
-        labels = {name: label for label, name in enumerate(class_names)}
-        return sources.Relabelled(self.source, [labels[name] for name in self.class_names])
+        label_of = {name: label for label, name in enumerate(class_names)}
+        labels = [label_of[name] for name in self.class_names]
+        if isinstance(self.source, sources.EncodedSource):
+            return sources.RelabelledEncodedSource(self.source, labels)
+        return sources.RelabelledSource(self.source, labels)
 
 
 class Dataset:

@@ -14,8 +14,17 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from alexnet_jax import UserError
 
 # What Pillow's formats raise for a broken file, each in its own way.
-BROKEN = (ArithmeticError, LookupError, OSError, RuntimeError, SyntaxError, TypeError, ValueError)
-BROKEN += (struct.error, zlib.error)
+BROKEN = (
+    ArithmeticError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+)
 
 cv2.setNumThreads(1)  # images are decoded in parallel, each by one thread
 

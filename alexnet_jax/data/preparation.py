@@ -103,10 +103,10 @@ def find(name: str, root: str, size: int) -> tuple[dict[str, sources.EncodedSour
         raise UserError(f"--dataset={name}: use {datasets.kind_names(preparable=True)}")
     dataset = datasets.find(name, root)
     train, class_names = dataset.load("train", size)
-    splits = {"train": train}
+    splits = {"train": check_encoded(train)}
     for split in dataset.splits:
         if split in ("validation", "test"):
-            source = dataset.load(split, size).relabelled(class_names)
+            source = check_encoded(dataset.load(split, size).relabelled(class_names))
             try:
                 source.read(0)
             except sources.SecretLabelsError:
@@ -117,6 +117,13 @@ def find(name: str, root: str, size: int) -> tuple[dict[str, sources.EncodedSour
             print(f"leaving out {split}: neither train nor validation nor test")
     dataset.held_out()  # raises if there is nothing to measure with
     return splits, class_names
+
+
+def check_encoded(source: sources.Source) -> sources.EncodedSource:
+    """The source itself. Raises TypeError if a preparable kind of data set loads images that are not encoded."""
+    if not isinstance(source, sources.EncodedSource):
+        raise TypeError(f"{source.origin}: not a sources.EncodedSource")
+    return source
 
 
 def divide(source: sources.EncodedSource, most: int) -> list[sources.EncodedSource]:
@@ -181,7 +188,7 @@ def check_space(plan: list[shards.Shard], missing: list[shards.Shard], num_class
         with contextlib.suppress(UserError):
             data, _ = source.read(place)
             encoded.append(len(images.encode(data, "", size, shards.JPEG_QUALITY)))
-    each = (np.mean(encoded) if encoded else size * size) + 100
+    each = (float(np.mean(encoded)) if encoded else size * size) + 100
     needed = each * sum(len(shard.source) for shard in missing) + 4 * size * size * 3 * len(missing)
     free = shutil.disk_usage(output).free
     counts = {split: sum(len(s.source) for s in plan if s.split == split) for split in ("train", "validation", "test")}
@@ -199,7 +206,7 @@ def gigabytes(number: float) -> str:
 
 
 def available_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def run(plan: list[shards.Shard], total: int, failed_before: int, workers: int, max_undecodable: float) -> None:
@@ -211,10 +218,10 @@ def run(plan: list[shards.Shard], total: int, failed_before: int, workers: int, 
     os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
     os.environ.update(MALLOC_MMAP_THRESHOLD_=str(2**26), MALLOC_TRIM_THRESHOLD_=str(2**28))
     context = multiprocessing.get_context("spawn")
-    shared = context.Array("q", 3)  # see shards.start_worker
+    counters = context.Array("q", 3)  # see shards.start_worker
     count = sum(len(shard.source) for shard in plan)
     peak_memory = 0
-    pool = concurrent.futures.ProcessPoolExecutor(min(workers, len(plan)), context, shards.start_worker, (shared,))
+    pool = concurrent.futures.ProcessPoolExecutor(min(workers, len(plan)), context, shards.start_worker, (counters,))
     with progress.Progress(count, "image", "preparing", functools.partial(print, flush=True)) as bar:
         try:
             # Ctrl-C reaches the workers too, some of them while they start: only the parent must react.
@@ -224,13 +231,13 @@ def run(plan: list[shards.Shard], total: int, failed_before: int, workers: int, 
             while running:
                 finished, running = concurrent.futures.wait(running, 0.2, concurrent.futures.FIRST_COMPLETED)
                 peak_memory = max([peak_memory, *(future.result() for future in finished)])
-                done, failed, _ = shared
+                done, failed, _ = counters[:]
                 check_undecodable(failed + failed_before, total, max_undecodable, plan[0].output)
                 bar.reach(done, log=not running)
         except concurrent.futures.process.BrokenProcessPool as error:
             raise UserError(f"a worker was killed (out of memory? try --workers=1); {shards.GOES_ON}") from error
         finally:
-            shared[2] = True
+            counters[2] = True
             pool.shutdown(cancel_futures=True)
     print(f"a worker took at most {peak_memory / 1e6:.0f} MB of memory")
 

@@ -10,6 +10,7 @@ import resource
 import sys
 import threading
 import zipfile
+from multiprocessing.sharedctypes import SynchronizedArray
 
 import numpy as np
 import simplejpeg
@@ -20,6 +21,8 @@ from alexnet_jax.runtime import files
 
 JPEG_QUALITY = 95
 GOES_ON = "mend that, and the same command goes on"
+
+_counters: SynchronizedArray  # set by `start_worker`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +44,7 @@ class Shard:
     output: pathlib.Path
 
     @property
-    def path(self):
+    def path(self) -> pathlib.Path:
         return self.output / f"{self.name}-{self.split}.array_record-{self.index:05}-of-{self.shards:05}"
 
     @property
@@ -69,13 +72,13 @@ def work_directory(output: pathlib.Path) -> pathlib.Path:
     return output / ".prepare"
 
 
-def start_worker(shared) -> None:
+def start_worker(counters: SynchronizedArray) -> None:
     """Prepares a process to make shards.
 
-    `shared` is an array of integers: images done, undecodable images among them, and 1 when the workers shall stop.
+    `counters` are three integers: images done, undecodable images among them, and 1 once the workers have to stop.
     """
-    global _shared
-    _shared = shared
+    global _counters
+    _counters = counters
     images.ignore_warnings()
     threading.Thread(target=_exit_with_parent, daemon=True).start()
 
@@ -105,7 +108,7 @@ def make_shard(shard: Shard) -> int:
         writer = array_record_module.ArrayRecordWriter(str(temporary), "group_size:1,uncompressed")
         try:
             for i in range(len(shard.source)):
-                if _shared[2]:
+                if _counters[2]:
                     raise UserError("stopped")
                 name = shard.source.name(i).encode(errors="surrogateescape").decode(errors="replace")
                 data, label = shard.source.read(i)
@@ -116,14 +119,14 @@ def make_shard(shard: Shard) -> int:
                     undecodable.append((shard.split, name, reason))
                     with (shard.output / "undecodable.tsv").open("a", encoding="utf-8") as file:
                         csv.writer(file, "excel-tab", lineterminator="\n").writerow(undecodable[-1])
-                    with _shared.get_lock():
-                        _shared[1] += 1
+                    with _counters.get_lock():
+                        _counters[1] += 1
                 else:
                     record = serialize(data, label, name)
                     writer.write(record)
                     sums.add(data, len(record), pixels=shard.split == "train")
-                with _shared.get_lock():
-                    _shared[0] += 1
+                with _counters.get_lock():
+                    _counters[0] += 1
         finally:
             writer.close()
         bytes_on_disk = temporary.stat().st_size
@@ -145,18 +148,20 @@ def make_shard(shard: Shard) -> int:
 def peak_memory() -> int:
     """The peak memory of this process so far, in bytes."""
     if sys.platform == "linux":  # where getrusage begins with the parent's peak
-        return 1024 * int(re.search(r"VmHWM:\s+(\d+)", pathlib.Path("/proc/self/status").read_text())[1])
+        (kilobytes,) = re.findall(r"VmHWM:\s+(\d+)", pathlib.Path("/proc/self/status").read_text())
+        return 1024 * int(kilobytes)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 class Sums:
     """Sums over a shard: its examples and their bytes, every pixel's values, and the products of red, green, blue."""
 
-    def __init__(self, size):
+    def __init__(self, size: int):
         self.count, self.num_bytes = 0, 0
         self.total, self.products = np.zeros((size, size, 3), np.uint32), np.zeros((3, 3), np.int64)
 
-    def add(self, data, num_bytes, pixels):
+    def add(self, data: bytes, num_bytes: int, pixels: bool) -> None:
+        """Adds a JPEG whose record has `num_bytes` bytes; its pixels only if `pixels`."""
         self.count += 1
         self.num_bytes += num_bytes
         if pixels:
