@@ -1,4 +1,4 @@
-"""One shard of a prepared data set: a worker decodes, resizes and encodes its images, writes them and adds them up."""
+"""Shards of a prepared data set: a worker decodes, resizes and encodes the images of one, and sums their pixels."""
 
 import csv
 import dataclasses
@@ -20,18 +20,19 @@ from alexnet_jax.data import images, sources
 from alexnet_jax.runtime import files
 
 JPEG_QUALITY = 95
-GOES_ON = "mend that, and the same command goes on"
+REMEDY = "fix that and run the same command again to continue"
 
 _counters: SynchronizedArray  # set by `start_worker`
 
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """A part of a split, and the file that it becomes in the directory `output`.
+    """A part of a split, written to a file in the directory `output`.
 
     Attributes:
-      shards: their number in the split.
-      name: of the data set.
+      index: from 0.
+      shards: the number of shards of the split.
+      name: the name of the data set.
       size: height and width of the images, in pixels.
     """
 
@@ -49,11 +50,11 @@ class Shard:
 
     @property
     def summary(self) -> pathlib.Path:
-        """The file of the shard's counts, sums and undecodable images; it is written after the shard."""
+        """The file with the shard's counts, sums and undecodable images. It is written after the shard."""
         return work_directory(self.output) / f"{self.split}-{self.index:05}.npz"
 
     def read_summary(self, *names: str) -> list[np.ndarray]:
-        """Arrays of the summary: `count`, `num_bytes`, `total`, `products`, `undecodable` or `bytes_on_disk`."""
+        """Arrays of the summary by name: the fields of `Sums`, `undecodable` and `bytes_on_disk`."""
         with np.load(self.summary) as summary:
             return [summary[name] for name in names]
 
@@ -68,7 +69,7 @@ class Shard:
 
 
 def work_directory(output: pathlib.Path) -> pathlib.Path:
-    """The directory of what is needed only until the set is complete."""
+    """The directory for files that are needed only until the set is complete."""
     return output / ".prepare"
 
 
@@ -91,8 +92,7 @@ def _exit_with_parent():
 def make_shard(shard: Shard) -> int:
     """Writes a shard and its summary, each completely or not at all. Runs in a worker.
 
-    It holds one image in memory, decoded, converted and resized, and sums of the size of a small one; the shard goes to
-    disk as it grows.
+    It streams: memory holds one image at a time, and sums of the size of a prepared image.
 
     Returns:
       the peak memory of the process so far, in bytes.
@@ -138,7 +138,7 @@ def make_shard(shard: Shard) -> int:
             np.savez(file, bytes_on_disk=bytes_on_disk, undecodable=rows, **vars(sums))
     except RuntimeError as error:  # of ArrayRecord
         raise UserError(
-            f"--output={shard.output}: cannot be written ({str(error).partition(';')[0]}); {GOES_ON}"
+            f"--output={shard.output}: cannot be written ({str(error).partition(';')[0]}); {REMEDY}"
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
@@ -147,14 +147,20 @@ def make_shard(shard: Shard) -> int:
 
 def peak_memory() -> int:
     """The peak memory of this process so far, in bytes."""
-    if sys.platform == "linux":  # where getrusage begins with the parent's peak
+    if sys.platform == "linux":  # getrusage would include the parent's peak
         (kilobytes,) = re.findall(r"VmHWM:\s+(\d+)", pathlib.Path("/proc/self/status").read_text())
         return 1024 * int(kilobytes)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 class Sums:
-    """Sums over a shard: its examples and their bytes, every pixel's values, and the products of red, green, blue."""
+    """Sums over a shard.
+
+    Attributes:
+      count, num_bytes: examples, and the bytes of their records.
+      total: uint32 [size, size, 3], the sum of the images.
+      products: int64 [3, 3], the sum over all pixels of the products of two colours.
+    """
 
     def __init__(self, size: int):
         self.count, self.num_bytes = 0, 0
@@ -165,15 +171,15 @@ class Sums:
         self.count += 1
         self.num_bytes += num_bytes
         if pixels:
-            image = simplejpeg.decode_jpeg(data)  # as a reader will see it: encoding changed it a little
+            image = simplejpeg.decode_jpeg(data)  # the pixels that a reader will get: JPEG is lossy
             self.total += image
             channels = [image[..., c].ravel().astype(np.float64) for c in range(3)]
-            # Integers, far below 2⁵³: exact, in whatever order they are added.
+            # The sums are integers far below 2⁵³, so float64 is exact in any order of addition.
             self.products += np.array([[a @ b for a in channels] for b in channels]).astype(np.int64)
 
 
 def serialize(data: bytes, label: int, name: str) -> bytes:
-    """An example as TFDS stores it, a tf.train.Example; unlike TFDS's, always the same bytes."""
+    """An example as TFDS stores it, a tf.train.Example. Unlike TFDS's own, its bytes are deterministic."""
     from tensorflow_datasets.proto import tf_example_pb2
 
     example = tf_example_pb2.Example()

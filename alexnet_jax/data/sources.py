@@ -1,6 +1,6 @@
-"""One split of a data set: images with labels, by index.
+"""Sources: the images and labels of a split, by index.
 
-`pipeline` reads decoded images from a source, `preparation` the encoded bytes.
+`pipeline` reads decoded images from a source; `preparation` reads the encoded bytes.
 """
 
 import dataclasses
@@ -13,14 +13,14 @@ import numpy as np
 from alexnet_jax import UserError
 from alexnet_jax.data import images
 
-MOST_BYTES = 2**29  # of one file: bounds the memory that a file takes which is no image
+MOST_BYTES = 2**29  # of one file; bounds the memory for a huge file that is not an image
 
 
 class Source(Protocol):
     """Images with labels.
 
     Attributes:
-      origin: where the images come from, for messages.
+      origin: the directory, archive or split of the images, for messages.
       image_size: height and width of the images, in pixels.
     """
 
@@ -61,11 +61,10 @@ class ArraySource:
 
 
 class EncodedSource:
-    """A source of encoded images, which can be prepared.
+    """The base class of sources of encoded images, which can be prepared.
 
     Attributes, beside those of `Source`:
-      stretch: whether images that are not square are stretched; otherwise their centres are taken.
-      manifest: what tells sources with other images or labels apart.
+      stretch: whether images that are not square are stretched; otherwise they are cropped to their centres.
     """
 
     origin: str
@@ -74,6 +73,7 @@ class EncodedSource:
 
     @property
     def manifest(self) -> Sequence[Any]:
+        """Values whose reprs identify the images and labels of the source."""
         raise NotImplementedError
 
     def __len__(self) -> int:
@@ -84,14 +84,14 @@ class EncodedSource:
         return images.decode(data, self.describe(i), self.image_size, self.stretch), label
 
     def describe(self, i: int) -> str:
-        """What a message calls image `i`."""
+        """The path or name of image `i` in messages."""
         return f"{self.origin}, {self.name(i)}"
 
     def name(self, i: int) -> str:
         raise NotImplementedError
 
     def read(self, i: int) -> tuple[bytes, int]:
-        """The bytes of image `i`, and its label. Raises UserError if they cannot be read."""
+        """The encoded bytes of image `i`, and its label. Raises UserError if they cannot be read."""
         raise NotImplementedError
 
     def part(self, start: int, stop: int) -> "EncodedSource":
@@ -163,16 +163,16 @@ class ArchiveSource(EncodedSource):
 
 
 class SecretLabelsError(UserError):
-    """A test set whose labels are not published."""
+    """The labels of a test set are not published."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TfdsSource(EncodedSource):
-    """Examples `start` to `stop` of a TFDS data source with an encoded `image`, a `label` and perhaps a `file_name`."""
+    """Examples `start` to `stop` of a TFDS data source: encoded `image`, `label` and optionally `file_name`."""
 
     examples: Any
     origin: str
-    identity: Any  # of the data set
+    identity: Any  # identifies the files of the data set
     image_size: int
     stretch: bool
     start: int
@@ -192,8 +192,8 @@ class TfdsSource(EncodedSource):
         try:
             return self.examples[self.start + i]
         except (OSError, RuntimeError, TypeError, ValueError) as error:
-            why = str(error).splitlines()[0][:200]
-            raise UserError(f"{self.describe(i)}: cannot be read ({why}); build it again") from error
+            first_line = str(error).splitlines()[0][:200]
+            raise UserError(f"{self.describe(i)}: cannot be read ({first_line}); build the set again") from error
 
     def name(self, i: int) -> str:
         file_name = self._example(i).get("file_name", f"{self.origin}/{self.start + i}")
