@@ -2,12 +2,14 @@
 
   python -m alexnet_jax.evaluate --workdir=DIR [--workdir=DIR2 …] [--split=validation]
 
-By the centre view, and by the paper's ten: four corners and the centre, each with its mirror image, their softmax
-probabilities averaged. The probabilities of several nets are averaged too: an ensemble.
+Evaluates by the centre view and by the paper's ten views: the four corners, the centre, and their mirror images. The
+softmax probabilities of the views are averaged, and so are those of several nets, an ensemble.
 """
 
+import argparse
 import os
 import pathlib
+from typing import Any
 
 from alexnet_jax import UserError
 from alexnet_jax.analysis import ensemble, inference
@@ -20,9 +22,9 @@ def main():
     parser.add_argument("--workdir", action="append", required=True, help="of a training run; several: an ensemble")
     command_line.add_data_flags(parser)
     parser.add_argument("--batch_size", type=int, default=128, help="images at a time, all devices together (128)")
-    parser.add_argument("--per_class", action="store_true", help="a table of the classes as well")
-    parser.add_argument("--wrong", action="store_true", help="a list of the wrong examples as well")
-    parser.add_argument("--json", help="where everything goes as JSON (evaluation.json in the first --workdir)")
+    parser.add_argument("--per_class", action="store_true", help="also print a table of the classes")
+    parser.add_argument("--wrong", action="store_true", help="also print a list of the wrong examples")
+    parser.add_argument("--json", help="the JSON file to write (evaluation.json in the first --workdir)")
     args = parser.parse_args()
     if args.batch_size < 1:
         parser.error("--batch_size must be above 0")
@@ -31,12 +33,12 @@ def main():
         evaluate(args)
 
 
-def evaluate(args):
-    """Loads, evaluates, writes and prints what the flags of `main` ask for."""
+def evaluate(args: argparse.Namespace) -> None:
+    """Evaluates the nets that the flags of `main` name; writes and prints the result."""
     trained = ensemble.load(args.workdir)
     path = pathlib.Path(args.json) if args.json else trained.members[0].workdir / "evaluation.json"
     if not os.access(path.parent, os.W_OK) or path.exists() and not path.is_file():
-        raise UserError(f"--json={path}: must be a file in a directory that can be written")
+        raise UserError(f"--json={path}: must be a file in a writable directory")
     name, root, split, source = inference.load_split(trained, args.dataset, args.root, args.split)
     nets = f"{len(trained.members)} nets" if len(trained.members) > 1 else f"step {trained.members[0].step}"
     print(f"{nets}, {len(source):,} {split} images of {name} {root}", flush=True)
@@ -63,21 +65,21 @@ def evaluate(args):
     print(f"\nwritten to {path}")
 
 
-def print_table(result):
-    """An evaluation, and if it has them its classes and wrong examples."""
+def print_table(result: dict[str, Any]) -> None:
+    """Prints an evaluation, with its classes and wrong examples if it has them."""
     print(f"{'view':10} {'loss':>8} {'top-1 error':>12} {'top-5 error':>12}")
     for way, name in {"center": "centre", "ten_crop": "ten views"}.items():
         r = result[way]
         print(f"{name:10} {r['loss']:8.4f} {r['top1_error']:12.2%} {r['top5_error']:12.2%}")
     if "classes" in result:
-        print(f"\n{'images':>6} {'top-1':>8} {'top-5':>8}  class, and what it is most often taken for (ten views)")
+        print(f"\n{'images':>6} {'top-1':>8} {'top-5':>8}  class, and the most frequent wrong class (ten views)")
         for row in sorted(result["classes"], key=lambda row: -row["ten_crop"]["top1_error"]):
             r, confused = row["ten_crop"], row["confused_with"]
             taken_for = f" ← {confused[1]}× {readable(confused[0])}" if confused else ""
             name = readable(row["class"])
             print(f"{row['num_examples']:6} {r['top1_error']:8.2%} {r['top5_error']:8.2%}  {name}{taken_for}")
     if "wrong" in result:
-        print(f"\n{len(result['wrong'])} wrong by ten views: image, its class, the net's")
+        print(f"\n{len(result['wrong'])} wrong by ten views: image, class, predicted class")
         for row in result["wrong"]:
             best = row["predictions"][0]
             print(f"{row['image']}\t{readable(row['class'])}\t{best['name']} {best['probability']:.1%}")

@@ -1,4 +1,4 @@
-"""The nets and how they run, for other programs: the names of `alexnet_jax.model` that they may rely on."""
+"""The public names of `alexnet_jax.model`, for other programs: the nets, and functions that run and count them."""
 
 from alexnet_jax.model.alexnet import AlexNet, apply, forward, init
 from alexnet_jax.model.counts import format_table, layer_table, total

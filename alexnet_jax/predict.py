@@ -2,7 +2,7 @@
 
   python -m alexnet_jax.predict --workdir=DIR IMAGE …
 
-Files of any format and size. The probabilities of several nets (--workdir=DIR --workdir=DIR2) are averaged.
+Images may have any format and size. The probabilities of several nets (--workdir=DIR --workdir=DIR2) are averaged.
 """
 
 import json
@@ -15,12 +15,12 @@ from alexnet_jax.runtime import command_line
 def main():
     parser = command_line.Parser("alexnet_jax.predict", __doc__)
     parser.add_argument("--workdir", action="append", required=True, help="of a training run; several: an ensemble")
-    parser.add_argument("--json", action="store_true", help="print a JSON object a line instead, for programs")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per line instead")
     parser.add_argument("image", nargs="+", help="an image file")
     args = parser.parse_args()
     command_line.set_up_jax()
     failed = False
-    with command_line.one_line_errors("the images above are done"):
+    with command_line.one_line_errors("the images above are complete"):
         for answer in prediction.predict(ensemble.load(args.workdir), args.image):
             if "error" in answer:
                 failed = True

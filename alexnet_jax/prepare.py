@@ -1,12 +1,12 @@
-"""Prepares a data set: every image as a 256×256 JPEG, with the mean image and the colours of the training images.
+"""Prepares a data set: 256×256 JPEGs, and the mean image and colour covariance of the training images.
 
   python -m alexnet_jax.prepare --dataset=imagenet --root=DIR --output=imagenet256
   python -m alexnet_jax.prepare --dataset=folder --root=DIR --output=photographs256
   python -m alexnet_jax.prepare --dataset=tfds:cifar10 --output=cifar10_256
 
-`imagenet` reads ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar in DIR; `folder` train/CLASS/*, val/CLASS/* and
-test/CLASS/*, if there is one; `tfds:NAME` a TFDS data set that is stored as ArrayRecord. Stopped and started again, it
-goes on. Train on the result with --config.dataset.name=prepared --config.dataset.root=OUTPUT.
+`imagenet` reads ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar in DIR. `folder` reads train/CLASS/*, val/CLASS/*
+and, if it exists, test/CLASS/*. `tfds:NAME` reads a TFDS data set that is stored as ArrayRecord. If it is stopped, run
+the same command to continue. Train on the result with --config.dataset.name=prepared --config.dataset.root=OUTPUT.
 """
 
 import signal
@@ -19,11 +19,14 @@ def main():
     parser = command_line.Parser("alexnet_jax.prepare", __doc__)
     parser.add_argument("--dataset", required=True, help="imagenet, folder or tfds:NAME")
     parser.add_argument("--root", default="", help="the directory with the archives, or with train/ and val/")
-    parser.add_argument("--output", required=True, help="the directory for the result; made if there is none")
+    parser.add_argument("--output", required=True, help="the directory for the result; made if missing")
     parser.add_argument("--size", type=int, default=256, help="height and width of the images, in pixels (256)")
-    parser.add_argument("--workers", type=int, default=preparation.available_cores(), help="processes (one a core)")
+    parser.add_argument("--workers", type=int, default=preparation.available_cores(), help="processes (one per core)")
     parser.add_argument(
-        "--max_undecodable", type=float, default=0.01, help="stop if a greater part cannot be decoded (0.01)"
+        "--max_undecodable",
+        type=float,
+        default=0.01,
+        help="stop if a greater fraction of the images cannot be decoded (0.01)",
     )
     args = parser.parse_args()
     if not args.root and not args.dataset.startswith("tfds:"):
@@ -36,7 +39,7 @@ def main():
         parser.error("--max_undecodable must be from 0 to 1")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     images.ignore_warnings()
-    with command_line.one_line_errors("the same command goes on"):
+    with command_line.one_line_errors("run the same command again to continue"):
         preparation.prepare(**vars(args))
 
 

@@ -1,10 +1,10 @@
-"""Weights in and out: other programs' AlexNets as runs of this one, and runs as files for other programs.
+"""Imports AlexNets of other programs as runs of this one, and exports runs as files for other programs.
 
   python -m alexnet_jax.pretrained --read=FILE --workdir=DIR
   python -m alexnet_jax.pretrained --workdir=DIR --write=FILE
 
-Reads torchvision's `alexnet` (.pth), the ONNX model zoo's bvlcalexnet and caffenet (.onnx), bvlc_alexnet.npy, and what
-it writes itself: .safetensors, .onnx and .pth. What is read becomes a directory for alexnet_jax.evaluate,
+Reads torchvision's `alexnet` (.pth), the ONNX model zoo's bvlcalexnet and caffenet (.onnx), bvlc_alexnet.npy, and the
+files that it writes itself: .safetensors, .onnx and .pth. --read makes a directory for alexnet_jax.evaluate,
 alexnet_jax.predict and --config.init_from, with the mean and the scale of pixels that the weights were trained with.
 """
 
@@ -21,10 +21,10 @@ def main():
     parser = command_line.Parser("alexnet_jax.pretrained", __doc__)
     parser.add_argument("--workdir", required=True, help="of a training run to write; with --read, a new directory")
     parser.add_argument("--read", metavar="FILE", help=f"weights: {suffixes()}")
-    parser.add_argument("--write", metavar="FILE", help=f"where the weights go: {suffixes(written=True)}")
+    parser.add_argument("--write", metavar="FILE", help=f"the file to write: {suffixes(written=True)}")
     args = parser.parse_args()
     if (args.read is None) == (args.write is None):
-        parser.error("needs --read=FILE or --write=FILE, one of them")
+        parser.error("needs either --read=FILE or --write=FILE")
     command_line.set_up_jax()
     with command_line.one_line_errors("nothing was written"):
         if args.read:

@@ -1,8 +1,8 @@
-"""One page of a training run: its net, curves, kernels, errors by class, and the worst mistakes with their pictures.
+"""A report of a training run: its net, curves, kernels, errors by class, and its worst mistakes with their pictures.
 
   python -m alexnet_jax.report --workdir=DIR
 
-Writes DIR/report.html, which needs no other file.
+Writes DIR/report.html, one self-contained page.
 """
 
 from alexnet_jax import UserError

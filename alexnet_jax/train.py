@@ -184,14 +184,12 @@ class Loop:
         t, state = self.training, self.state
         train_step = step.compile_step(t.net, t.mesh, t.augmentation, t.optimizer, t.seed)
         evaluate = inference.make_evaluate([t.net], t.mesh, [t.data.statistics.mean], t.data.validation, t.batch_size)
-        batches = pipeline.train_batches(t.data.train, t.batch_size, t.rows, t.seed, state.step)
-        batches = processes.in_agreement(t.mesh, batches)
-        while state.step < t.total_steps:
-            batch = self.evaluate_and_load(evaluate, batches)
+        own_rows = pipeline.train_batches(t.data.train, t.batch_size, t.rows, t.seed, state.step)
+        batches = processes.in_agreement(t.mesh, own_rows)
+        while (batch := self.evaluate_and_load(evaluate, batches)) is not None:
             if is_due(state.step, t.save_every):
                 self.save()
             self.step(train_step, batch)
-        self.evaluate_and_load(evaluate, batches)
         self.save()
 
     def evaluate_and_load(self, evaluate: Callable, batches: Iterator) -> dict[str, jax.Array] | None:

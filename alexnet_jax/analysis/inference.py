@@ -109,7 +109,10 @@ def errors(outputs: Outputs) -> dict[str, Any]:
       fractions) and `loss`.
     """
     label_Nx1 = outputs["label"][:, None]
-    result = {"num_examples": len(label_Nx1), "loss": float(outputs["center"]["loss"].mean(dtype=np.float64))}
+    result: dict[str, Any] = {
+        "num_examples": len(label_Nx1),
+        "loss": float(outputs["center"]["loss"].mean(dtype=np.float64)),
+    }
     for way in WAYS:
         if way in outputs:
             right_Nx5 = outputs[way]["classes"] == label_Nx1
@@ -171,7 +174,7 @@ def wrong_examples(outputs: Outputs, source: Source, classes: Sequence[str]) -> 
         {
             "image": source.name(int(i)),
             "class": classes[outputs["label"][i]],
-            "predictions": predictions(outputs[way], i, classes),
+            "predictions": predictions(outputs[way], int(i), classes),
         }
         for i in np.flatnonzero(outputs[way]["classes"][:, 0] != outputs["label"])
     ]

@@ -31,7 +31,7 @@ def predict(trained: Ensemble, paths: Iterable[str | os.PathLike]) -> Iterator[d
     size = net.stored_size
     paths = list(paths)
     for some_paths in (paths[start : start + batch_size] for start in range(0, len(paths), batch_size)):
-        answers = []
+        answers: list[dict[str, Any]] = []
         batch = {
             "image": np.zeros((batch_size, size, size, 3), np.uint8),
             "label": np.zeros(batch_size, np.int32),

@@ -1,4 +1,4 @@
-"""What every kind of data set has: splits, sources, statistics."""
+"""The base class of data sets, and their splits and statistics."""
 
 import dataclasses
 import os
@@ -13,10 +13,10 @@ from alexnet_jax.data import sources
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Statistics:
-    """Of the training images, RGB, 0–255.
+    """Statistics of the training images, RGB, 0–255.
 
     Attributes:
-      mean: float32, the mean image [S, S, 3] or, where there is none, the channel means [3].
+      mean: float32, the mean image [S, S, 3] or, if the data set has none, the channel means [3].
       colour_std, colour_axes: standard deviations [3] along the principal axes of RGB, the columns of [3, 3]; float32.
     """
 
@@ -41,17 +41,13 @@ IMAGENET = Statistics(
 
 
 class Split(NamedTuple):
-    """A source and the names that its labels stand for."""
+    """A source, and the class name of each label."""
 
     source: sources.Source
     class_names: tuple[str, ...]
 
     def relabelled(self, class_names: tuple[str, ...]) -> sources.Source:
-        """The source with labels that stand for `class_names`.
-
-        Raises:
-          UserError: one of the split's own names is not among them.
-        """
+        """The source with labels that index `class_names`. Raises UserError if the split has other classes."""
         if tuple(self.class_names) == tuple(class_names):
             return self.source
         if missing := sorted(set(self.class_names) - set(class_names)):
@@ -60,22 +56,25 @@ class Split(NamedTuple):
                 f"{self.source.origin}: {len(missing)} of its classes ({shown}) are not among the {len(class_names)} "
                 "of the training images; use images of those classes under the same names"
             )
-        labels = {name: label for label, name in enumerate(class_names)}
-        return sources.Relabelled(self.source, [labels[name] for name in self.class_names])
+        label_of = {name: label for label, name in enumerate(class_names)}
+        labels = [label_of[name] for name in self.class_names]
+        if isinstance(self.source, sources.EncodedSource):
+            return sources.RelabelledEncodedSource(self.source, labels)
+        return sources.RelabelledSource(self.source, labels)
 
 
 class Dataset:
-    """A data set of one kind; subclasses are the kinds, `datasets.KINDS` their table.
+    """A data set. Each kind is a subclass; `datasets.KINDS` lists them.
 
     Attributes:
-      name: as `config.dataset.name` has it.
+      name: as in `config.dataset.name`.
       root: the directory, '' for the default.
-      default_root: what '' stands for, where that is a directory.
-      layout: for people, how the directory must look.
-      preparable: whether `alexnet_jax.prepare` can read it.
+      default_root: the default directory; '' if the kind has none.
+      layout: the layout of the directory, for messages.
+      preparable: whether `alexnet_jax.prepare` can read it; its sources must then be `sources.EncodedSource`.
       cropped: whether its images were made square by cropping.
-      test_is_final: whether the test split, if there is one, serves for the final evaluation; otherwise the validation
-        split does, as where the labels of the test images are secret.
+      test_is_final: whether the final evaluation uses the test split, if it exists. Otherwise it uses the validation
+        split, because the labels of the test images may be secret.
     """
 
     default_root = ""
@@ -93,34 +92,34 @@ class Dataset:
 
     @property
     def absolute_root(self) -> str:
-        """The root as it is understood in any working directory; '' where the default is no directory."""
+        """The root as an absolute path; '' for the default root of a kind that has no default directory."""
         root = self.root or self.default_root
         return root and os.path.abspath(os.path.expanduser(root))
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """The names of the splits: 'train', 'validation', 'test', perhaps others. Raises UserError as `load`."""
+        """The names of the splits: 'train', 'validation', 'test' and perhaps others. Raises as `load`."""
         raise NotImplementedError
 
     def load(self, split: str, image_size: int, stretch: bool = False) -> Split:
-        """A split.
+        """Loads a split.
 
         Args:
           split: one of `splits`; for TFDS also a slice, as 'train[:10%]'.
-          image_size: height and width of the images to deliver, in pixels.
-          stretch: whether images that are not square are stretched; otherwise their centres are taken.
+          image_size: height and width of the source's images, in pixels.
+          stretch: whether images that are not square are stretched; otherwise they are cropped to their centres.
 
         Raises:
-          UserError: there is no such data set or split, or it is incomplete.
+          UserError: the data set or the split does not exist, or is incomplete.
         """
         raise NotImplementedError
 
     def statistics(self, image_size: int) -> Statistics:
-        """Of the training images; those of ImageNet where the data set has none of its own. Raises as `load`."""
+        """The statistics of the training images; ImageNet's if the data set has none. Raises as `load`."""
         return IMAGENET
 
     def held_out(self) -> tuple[str, str]:
-        """The splits for validation and for the final evaluation. Raises UserError if there is neither."""
+        """The splits for validation and for the final evaluation. Raises UserError if the data set has neither."""
         splits = self.splits
         if splits and not {"validation", "test"} & set(splits):
             hint = f"; {self.layout}" if self.layout else ""

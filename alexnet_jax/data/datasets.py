@@ -8,7 +8,7 @@ import dataclasses
 from alexnet_jax import UserError
 from alexnet_jax.data import archives, base, folders, sources, textures, tfds_sets
 
-# By config.dataset.name, or what comes before its colon.
+# Keys are config.dataset.name, or the part before its colon.
 KINDS: dict[str, type[base.Dataset]] = {
     "prepared": tfds_sets.Prepared,
     "tfds": tfds_sets.Tfds,
@@ -19,7 +19,7 @@ KINDS: dict[str, type[base.Dataset]] = {
 
 
 def find(name: str, root: str) -> base.Dataset:
-    """The data set that `config.dataset` names. Raises UserError if there is no such kind."""
+    """The data set that `config.dataset` names. Raises UserError if its kind does not exist."""
     kind, colon, rest = name.partition(":")
     if kind not in KINDS or bool(rest) != (kind == "tfds") or bool(colon) != bool(rest):
         raise UserError(f"dataset {name!r}: no such data set; use {kind_names()}")
@@ -27,7 +27,7 @@ def find(name: str, root: str) -> base.Dataset:
 
 
 def kind_names(preparable: bool = False) -> str:
-    """The names of the kinds, for messages; with `preparable`, of those that `alexnet_jax.prepare` reads."""
+    """The names of the kinds, for messages; with `preparable`, only of those that `alexnet_jax.prepare` reads."""
     names = [name for name, kind in KINDS.items() if kind.preparable or not preparable]
     *most, last = ["tfds:NAME" if name == "tfds" else name for name in names]
     return f"{', '.join(most)} or {last}"
@@ -38,8 +38,8 @@ class Data:
     """The images of a training.
 
     Attributes:
-      train, validation, test: sources; `test` is the validation split again where there is no other.
-      test_split: the name of the split that `test` is.
+      train, validation, test: sources; `test` is the validation split if the data set has no other.
+      test_split: the name of the split of `test`.
       class_names: a name for each label.
       statistics: of the training images.
     """
@@ -53,17 +53,17 @@ class Data:
 
 
 def load(name: str, root: str, image_size: int, stretch: bool = False) -> Data:
-    """The data that `config.dataset` names.
+    """Loads the data that `config.dataset` names.
 
     Args:
       name: 'prepared' (by alexnet_jax.prepare), 'tfds:NAME', 'folder', 'imagenet' or 'textures' (embedded).
-      root: the directory; '' is imagenet256 in the current one for `prepared`, ~/tensorflow_datasets for TFDS, a cache
+      root: the directory. '' means ./imagenet256 for `prepared`, ~/tensorflow_datasets for TFDS, and a cache directory
         for `textures`.
-      image_size: height and width of the stored images to deliver, in pixels.
-      stretch: whether images that are not square are stretched; otherwise their centres are taken.
+      image_size: height and width of the sources' images, in pixels.
+      stretch: whether images that are not square are stretched; otherwise they are cropped to their centres.
 
     Raises:
-      UserError: there is no such data set, or it is incomplete.
+      UserError: the data set does not exist, or is incomplete.
     """
     dataset = find(name, root)
     train, class_names = dataset.load("train", image_size, stretch)

@@ -1,4 +1,4 @@
-"""A folder of images: train/CLASS/*, val/CLASS/* and perhaps test/CLASS/*."""
+"""Folders of images: train/CLASS/*, val/CLASS/* and optionally test/CLASS/*."""
 
 import logging
 import os
@@ -13,15 +13,15 @@ DIRECTORIES = {"train": "train", "validation": "val", "test": "test"}
 
 
 class Folder(Dataset):
-    """Images of any format, a directory for each class. Labels number the sorted names of the classes."""
+    """Images of any format, in one directory per class. Labels number the classes in sorted order."""
 
     layout = "a folder of images holds train/CLASS/* and val/CLASS/*"
 
     @property
-    def splits(self):
+    def splits(self) -> tuple[str, ...]:
         return tuple(split for split, name in DIRECTORIES.items() if (self.directory / name).is_dir())
 
-    def load(self, split, image_size, stretch=False):
+    def load(self, split: str, image_size: int, stretch: bool = False) -> Split:
         if not self.root or not self.directory.is_dir():
             raise UserError(
                 f"dataset root {self.root!r}: no such directory; set it (config.dataset.root, --root): {self.layout}"

@@ -1,4 +1,4 @@
-"""Batches of a data set (grain): shuffled every epoch, resumable at any step, only the rows that a process needs."""
+"""Batches of a data set (grain): shuffled every epoch, resumable at any step, loading only this process's rows."""
 
 from collections.abc import Iterator
 
@@ -7,7 +7,7 @@ import numpy as np
 
 from alexnet_jax.data.sources import Source
 
-BATCHES_AHEAD = 4  # one thread prepares each; grain's own default of 500 would hold 12 GB of 256×256 images
+BATCHES_AHEAD = 4  # one thread prepares each; grain's default of 500 would hold 12 GB of 256×256 images
 
 Batch = dict[str, np.ndarray]
 
@@ -15,8 +15,8 @@ Batch = dict[str, np.ndarray]
 def train_batches(source: Source, batch_size: int, rows: slice, seed: int, start_step: int) -> Iterator[Batch]:
     """An endless iterator over training batches from step `start_step` on.
 
-    The order depends on `seed` alone. Epochs follow each other without a gap: a batch may hold the end of one and the
-    start of the next.
+    The order depends on `seed` alone. Epochs are concatenated: a batch may hold the end of one and the start of the
+    next.
 
     Args:
       batch_size: examples in a global batch.
@@ -31,7 +31,7 @@ def train_batches(source: Source, batch_size: int, rows: slice, seed: int, start
 
 
 def eval_batches(source: Source, batch_size: int, rows: slice) -> Iterator[Batch]:
-    """Every example once, in order; the last batch is padded.
+    """An iterator over every example once, in order; the last batch is padded with zeros.
 
     Yields:
       as `train_batches`.
@@ -58,5 +58,5 @@ def _load(source, indices):
 def _iterate(batches, start):
     options = grain.ReadOptions(num_threads=BATCHES_AHEAD, prefetch_buffer_size=BATCHES_AHEAD)
     iterator = iter(batches.to_iter_dataset(options))
-    iterator.set_state({"next_index": start})  # the state is the number of batches taken, nothing else
+    iterator.set_state({"next_index": start})  # the state is nothing but the number of batches taken
     return iterator

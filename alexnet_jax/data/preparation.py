@@ -1,4 +1,4 @@
-"""Prepares a data set: every image as a 256×256 JPEG, with the mean image and the colours of the training images."""
+"""Prepares a data set: 256×256 JPEGs, and the mean image and colour covariance of the training images."""
 
 import concurrent.futures
 import contextlib
@@ -22,7 +22,8 @@ from alexnet_jax import UserError
 from alexnet_jax.data import datasets, images, shards, sources, tfds_sets
 from alexnet_jax.runtime import files, progress
 
-IMAGES_PER_SHARD = 256  # or more, as a reader keeps every shard open: at most 256 of them for training, 16 elsewhere
+IMAGES_PER_SHARD = 256  # at least: a reader keeps every shard open, so a split has at most MOST_SHARDS of them
+MOST_SHARDS = {"train": 256, "validation": 16, "test": 16}
 
 
 def prepare(
@@ -33,25 +34,25 @@ def prepare(
     workers: int | None = None,
     max_undecodable: float = 0.01,
 ) -> None:
-    """Makes a TFDS data set (ArrayRecord, JPEG) of images [size, size, 3] from any source; see the module.
+    """Makes a TFDS data set (ArrayRecord, JPEG) of images [size, size, 3] from any source.
 
-    The bytes of the result depend on the images, the size, and the versions of the image libraries alone: not on the
-    number of workers, nor on interruptions. Beside TFDS's files there are:
+    Run again after an interruption, it continues. The bytes of the result depend only on the images, the size, and the
+    versions of the image libraries. Beside TFDS's files it writes:
       statistics.json: `num_images`, `rgb_mean` [3] and `rgb_covariance` [3, 3] of the training images as they are
         stored, 0–255, and `bytes`, the length of every file. It is written last: a set that has it is complete.
       mean_image.npy: float64 [size, size, 3], of the same images.
       undecodable.tsv: split, file name and reason for every image that was left out.
-      prepare.json: what it was made of and by which versions, to be recognised by.
+      prepare.json: the source, the settings and the versions of the libraries, which identify the set.
 
     Args:
       dataset: 'imagenet', 'folder' or 'tfds:NAME'.
       root: the directory of the first two; for TFDS its data directory, or '' for the default.
-      output: a directory, made if there is none.
-      workers: processes; None for one a core.
-      max_undecodable: the greatest tolerable fraction of images that cannot be decoded.
+      output: a directory, made if missing.
+      workers: number of processes; None for one per core.
+      max_undecodable: the largest tolerable fraction of images that cannot be decoded.
 
     Raises:
-      UserError: the source or the output does not work. What was done is kept.
+      UserError: the source or the output does not work. Finished shards are kept.
     """
     output = pathlib.Path(output).expanduser().absolute()
     if dataset == "folder" and output.resolve().is_relative_to(pathlib.Path(root).expanduser().resolve()):
@@ -62,7 +63,7 @@ def prepare(
     plan = [
         shards.Shard(split, i, len(parts), part, name, size, output)
         for split, source in splits.items()
-        for parts in [divide(source, 256 if split == "train" else 16)]
+        for parts in [divide(source, MOST_SHARDS[split])]
         for i, part in enumerate(parts)
     ]
     description = {
@@ -88,12 +89,10 @@ def prepare(
             check_undecodable(len(undecodable), total, max_undecodable, output)
             run(missing, total, len(undecodable), workers or available_cores(), max_undecodable)
             finish(plan, class_names)
-    except BrokenPipeError:  # of what is printed
+    except BrokenPipeError:  # of a print, not of the output
         raise
     except OSError as error:
-        raise UserError(
-            f"--output={output}: cannot be written ({error.strerror or error}); {shards.GOES_ON}"
-        ) from error
+        raise UserError(f"--output={output}: cannot be written ({error.strerror or error}); {shards.REMEDY}") from error
 
 
 def find(name: str, root: str, size: int) -> tuple[dict[str, sources.EncodedSource], tuple[str, ...]]:
@@ -103,10 +102,10 @@ def find(name: str, root: str, size: int) -> tuple[dict[str, sources.EncodedSour
         raise UserError(f"--dataset={name}: use {datasets.kind_names(preparable=True)}")
     dataset = datasets.find(name, root)
     train, class_names = dataset.load("train", size)
-    splits = {"train": train}
+    splits = {"train": check_encoded(train)}
     for split in dataset.splits:
         if split in ("validation", "test"):
-            source = dataset.load(split, size).relabelled(class_names)
+            source = check_encoded(dataset.load(split, size).relabelled(class_names))
             try:
                 source.read(0)
             except sources.SecretLabelsError:
@@ -115,19 +114,26 @@ def find(name: str, root: str, size: int) -> tuple[dict[str, sources.EncodedSour
                 splits[split] = source
         elif split != "train":
             print(f"leaving out {split}: neither train nor validation nor test")
-    dataset.held_out()  # raises if there is nothing to measure with
+    dataset.held_out()  # raises if the data set has neither validation nor test images
     return splits, class_names
 
 
+def check_encoded(source: sources.Source) -> sources.EncodedSource:
+    """The source itself. Raises TypeError if a preparable kind of data set loads images that are not encoded."""
+    if not isinstance(source, sources.EncodedSource):
+        raise TypeError(f"{source.origin}: not a sources.EncodedSource")
+    return source
+
+
 def divide(source: sources.EncodedSource, most: int) -> list[sources.EncodedSource]:
-    """The consecutive parts of a source that become shards, `most` at the most."""
+    """Divides a source into consecutive parts, at most `most`, that become shards."""
     count = min(most, math.ceil(len(source) / IMAGES_PER_SHARD))
     edges = [len(source) * i // count for i in range(count + 1)]
     return [source.part(start, stop) for start, stop in zip(edges, edges[1:], strict=False)]
 
 
 def fingerprint(splits: dict[str, sources.EncodedSource], class_names: tuple[str, ...]) -> str:
-    """Tells sources with other files or labels apart."""
+    """A SHA-256 checksum of the files, labels and class names of some sources."""
     digest = hashlib.sha256(repr(class_names).encode())
     for split, source in splits.items():
         digest.update(split.encode())
@@ -138,7 +144,11 @@ def fingerprint(splits: dict[str, sources.EncodedSource], class_names: tuple[str
 
 @contextlib.contextmanager
 def claimed(output: pathlib.Path, description: dict, plan: list[shards.Shard]) -> Iterator[bool]:
-    """Holds the directory for this process and this description. Yields whether it has the complete set already."""
+    """Locks the output directory for this process. Yields whether the set that `description` identifies is complete.
+
+    Raises:
+      UserError: the directory holds something else, or another process uses it.
+    """
     path = output / "prepare.json"
     if path.exists():
         check_same(path, description)
@@ -152,19 +162,19 @@ def claimed(output: pathlib.Path, description: dict, plan: list[shards.Shard]) -
     work = shards.work_directory(output)
     work.mkdir(parents=True, exist_ok=True)
     with files.locked(work / "lock", f"--output={output}"):
-        if path.exists():  # another process may just have finished
+        if path.exists():  # another process may have finished it before the lock was taken
             check_same(path, description)
         if (output / "statistics.json").exists():
             yield True
             return
-        for temporary in work.glob("*.tmp"):  # of a killed run
+        for temporary in work.glob("*.tmp"):  # left by a killed run
             temporary.unlink(missing_ok=True)
         files.write_json(path, description)
         yield False
 
 
 def check_same(path: pathlib.Path, description: dict) -> None:
-    """Raises UserError if a directory's prepare.json is of another set."""
+    """Raises UserError if the prepare.json at `path` describes another set."""
     if files.read_json(path) != description:
         raise UserError(
             f"--output={path.parent}: holds a set from other images, labels, --size or image libraries "
@@ -173,7 +183,7 @@ def check_same(path: pathlib.Path, description: dict) -> None:
 
 
 def check_space(plan: list[shards.Shard], missing: list[shards.Shard], num_classes: int) -> None:
-    """Says how much disk the set takes. Raises UserError if that is not there."""
+    """Prints how much disk space the set takes. Raises UserError if too little is free."""
     size, output = plan[0].size, plan[0].output
     spread = [plan[len(plan) * i // 64].source for i in range(64)]
     encoded = []
@@ -181,12 +191,12 @@ def check_space(plan: list[shards.Shard], missing: list[shards.Shard], num_class
         with contextlib.suppress(UserError):
             data, _ = source.read(place)
             encoded.append(len(images.encode(data, "", size, shards.JPEG_QUALITY)))
-    each = (np.mean(encoded) if encoded else size * size) + 100
+    each = (float(np.mean(encoded)) if encoded else size * size) + 100
     needed = each * sum(len(shard.source) for shard in missing) + 4 * size * size * 3 * len(missing)
     free = shutil.disk_usage(output).free
     counts = {split: sum(len(s.source) for s in plan if s.split == split) for split in ("train", "validation", "test")}
-    what = ", ".join(f"{count:,} {split}" for split, count in counts.items() if count)
-    print(f"{what} images of {num_classes} classes; {len(plan) - len(missing)} of {len(plan)} shards done")
+    split_counts = ", ".join(f"{count:,} {split}" for split, count in counts.items() if count)
+    print(f"{split_counts} images of {num_classes} classes; {len(plan) - len(missing)} of {len(plan)} shards done")
     print(f"{output}: about {gigabytes(needed)} to write, {gigabytes(free)} free", flush=True)
     if needed > free:
         raise UserError(
@@ -199,38 +209,38 @@ def gigabytes(number: float) -> str:
 
 
 def available_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def run(plan: list[shards.Shard], total: int, failed_before: int, workers: int, max_undecodable: float) -> None:
     """Makes shards in parallel. Raises UserError if too many images cannot be decoded or a file cannot be written."""
     if not plan:
         return
-    # For the workers. Each is one thread, so BLAS must not start more. With glibc, the memory of images that were freed
-    # stays for the next ones; otherwise it goes back to the system, and is fetched again page by page.
+    # For the workers. Each uses one core, so BLAS must not start threads. glibc keeps the freed memory of an image for
+    # the next one; by default it would return it to the system, and the kernel would zero every page again.
     os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
     os.environ.update(MALLOC_MMAP_THRESHOLD_=str(2**26), MALLOC_TRIM_THRESHOLD_=str(2**28))
     context = multiprocessing.get_context("spawn")
-    shared = context.Array("q", 3)  # see shards.start_worker
+    counters = context.Array("q", 3)  # `shards.start_worker` describes them
     count = sum(len(shard.source) for shard in plan)
     peak_memory = 0
-    pool = concurrent.futures.ProcessPoolExecutor(min(workers, len(plan)), context, shards.start_worker, (shared,))
+    pool = concurrent.futures.ProcessPoolExecutor(min(workers, len(plan)), context, shards.start_worker, (counters,))
     with progress.Progress(count, "image", "preparing", functools.partial(print, flush=True)) as bar:
         try:
-            # Ctrl-C reaches the workers too, some of them while they start: only the parent must react.
+            # Ctrl-C also reaches the workers, perhaps while they start. Only the parent must react to it.
             handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
             running = {pool.submit(shards.make_shard, shard) for shard in plan}
             signal.signal(signal.SIGINT, handler)
             while running:
                 finished, running = concurrent.futures.wait(running, 0.2, concurrent.futures.FIRST_COMPLETED)
                 peak_memory = max([peak_memory, *(future.result() for future in finished)])
-                done, failed, _ = shared
+                done, failed, _ = counters[:]
                 check_undecodable(failed + failed_before, total, max_undecodable, plan[0].output)
                 bar.reach(done, log=not running)
         except concurrent.futures.process.BrokenProcessPool as error:
-            raise UserError(f"a worker was killed (out of memory? try --workers=1); {shards.GOES_ON}") from error
+            raise UserError(f"a worker was killed (out of memory? try --workers=1); {shards.REMEDY}") from error
         finally:
-            shared[2] = True
+            counters[2] = True
             pool.shutdown(cancel_futures=True)
     print(f"a worker took at most {peak_memory / 1e6:.0f} MB of memory")
 
@@ -240,12 +250,12 @@ def check_undecodable(count: int, total: int, greatest_part: float, output: path
     if count > greatest_part * total:
         raise UserError(
             f"{count} of {total} images cannot be decoded, more than --max_undecodable={greatest_part}; "
-            f"{output / 'undecodable.tsv'} lists them: raise that, or mend them and start again without the directory"
+            f"{output / 'undecodable.tsv'} lists them: raise the limit, or repair them and remove the directory"
         )
 
 
-def list_undecodable(plan: list[shards.Shard], output: pathlib.Path) -> list:
-    """Writes `undecodable.tsv` of the shards that are done, and returns its rows."""
+def list_undecodable(plan: list[shards.Shard], output: pathlib.Path) -> list[list[str]]:
+    """Writes `undecodable.tsv` of finished shards, and returns its rows: (split, file name, reason)."""
     rows = [row for shard in plan for row in shard.read_summary("undecodable")[0].tolist()]
     with (output / "undecodable.tsv").open("w", encoding="utf-8") as file:
         writer = csv.writer(file, "excel-tab", lineterminator="\n")
@@ -254,7 +264,7 @@ def list_undecodable(plan: list[shards.Shard], output: pathlib.Path) -> list:
 
 
 def finish(plan: list[shards.Shard], class_names: tuple[str, ...]) -> None:
-    """Adds up what the shards noted, and makes a data set of them."""
+    """Adds up the summaries of all shards, and writes the metadata and statistics of the data set."""
     import tensorflow_datasets as tfds
 
     output, size, name = plan[0].output, plan[0].size, plan[0].name
@@ -270,7 +280,7 @@ def finish(plan: list[shards.Shard], class_names: tuple[str, ...]) -> None:
         done = [shard for shard in plan if shard.split == split]
         counts, sizes = zip(*(map(int, shard.read_summary("count", "num_bytes")) for shard in done), strict=True)
         if not sum(counts):
-            raise UserError(f"{output}: not one {split} image can be decoded; undecodable.tsv there says why")
+            raise UserError(f"{output}: not one {split} image can be decoded; see its undecodable.tsv for the reasons")
         template = template.replace(split=split)
         infos.append(tfds.core.SplitInfo(split, list(counts), sum(sizes), template))
         if split == "train":
@@ -293,7 +303,7 @@ def finish(plan: list[shards.Shard], class_names: tuple[str, ...]) -> None:
         description=f"{name}: shorter side {size}, centre crop, JPEG quality {shards.JPEG_QUALITY}",
     )
     np.save(output / "mean_image.npy", total / train)
-    # In Python's integers, which are exact, up to the division.
+    # Python's integers keep the sums exact up to the division.
     pixels, sums, products = train * size * size, total.sum((0, 1)).astype(object), products.astype(object)
     covariance = (pixels * products - np.outer(sums, sums)) / pixels**2
     statistics = {

@@ -1,4 +1,4 @@
-"""One shard of a prepared data set: a worker decodes, resizes and encodes its images, writes them and adds them up."""
+"""Shards of a prepared data set: a worker decodes, resizes and encodes the images of one, and sums their pixels."""
 
 import csv
 import dataclasses
@@ -10,6 +10,7 @@ import resource
 import sys
 import threading
 import zipfile
+from multiprocessing.sharedctypes import SynchronizedArray
 
 import numpy as np
 import simplejpeg
@@ -19,16 +20,19 @@ from alexnet_jax.data import images, sources
 from alexnet_jax.runtime import files
 
 JPEG_QUALITY = 95
-GOES_ON = "mend that, and the same command goes on"
+REMEDY = "fix that and run the same command again to continue"
+
+_counters: SynchronizedArray  # set by `start_worker`
 
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """A part of a split, and the file that it becomes in the directory `output`.
+    """A part of a split, written to a file in the directory `output`.
 
     Attributes:
-      shards: their number in the split.
-      name: of the data set.
+      index: from 0.
+      shards: the number of shards of the split.
+      name: the name of the data set.
       size: height and width of the images, in pixels.
     """
 
@@ -41,16 +45,16 @@ class Shard:
     output: pathlib.Path
 
     @property
-    def path(self):
+    def path(self) -> pathlib.Path:
         return self.output / f"{self.name}-{self.split}.array_record-{self.index:05}-of-{self.shards:05}"
 
     @property
     def summary(self) -> pathlib.Path:
-        """The file of the shard's counts, sums and undecodable images; it is written after the shard."""
+        """The file with the shard's counts, sums and undecodable images. It is written after the shard."""
         return work_directory(self.output) / f"{self.split}-{self.index:05}.npz"
 
     def read_summary(self, *names: str) -> list[np.ndarray]:
-        """Arrays of the summary: `count`, `num_bytes`, `total`, `products`, `undecodable` or `bytes_on_disk`."""
+        """Arrays of the summary by name: the fields of `Sums`, `undecodable` and `bytes_on_disk`."""
         with np.load(self.summary) as summary:
             return [summary[name] for name in names]
 
@@ -65,17 +69,17 @@ class Shard:
 
 
 def work_directory(output: pathlib.Path) -> pathlib.Path:
-    """The directory of what is needed only until the set is complete."""
+    """The directory for files that are needed only until the set is complete."""
     return output / ".prepare"
 
 
-def start_worker(shared) -> None:
+def start_worker(counters: SynchronizedArray) -> None:
     """Prepares a process to make shards.
 
-    `shared` is an array of integers: images done, undecodable images among them, and 1 when the workers shall stop.
+    `counters` are three integers: images done, undecodable images among them, and 1 once the workers have to stop.
     """
-    global _shared
-    _shared = shared
+    global _counters
+    _counters = counters
     images.ignore_warnings()
     threading.Thread(target=_exit_with_parent, daemon=True).start()
 
@@ -88,8 +92,7 @@ def _exit_with_parent():
 def make_shard(shard: Shard) -> int:
     """Writes a shard and its summary, each completely or not at all. Runs in a worker.
 
-    It holds one image in memory, decoded, converted and resized, and sums of the size of a small one; the shard goes to
-    disk as it grows.
+    It streams: memory holds one image at a time, and sums of the size of a prepared image.
 
     Returns:
       the peak memory of the process so far, in bytes.
@@ -105,7 +108,7 @@ def make_shard(shard: Shard) -> int:
         writer = array_record_module.ArrayRecordWriter(str(temporary), "group_size:1,uncompressed")
         try:
             for i in range(len(shard.source)):
-                if _shared[2]:
+                if _counters[2]:
                     raise UserError("stopped")
                 name = shard.source.name(i).encode(errors="surrogateescape").decode(errors="replace")
                 data, label = shard.source.read(i)
@@ -116,14 +119,14 @@ def make_shard(shard: Shard) -> int:
                     undecodable.append((shard.split, name, reason))
                     with (shard.output / "undecodable.tsv").open("a", encoding="utf-8") as file:
                         csv.writer(file, "excel-tab", lineterminator="\n").writerow(undecodable[-1])
-                    with _shared.get_lock():
-                        _shared[1] += 1
+                    with _counters.get_lock():
+                        _counters[1] += 1
                 else:
                     record = serialize(data, label, name)
                     writer.write(record)
                     sums.add(data, len(record), pixels=shard.split == "train")
-                with _shared.get_lock():
-                    _shared[0] += 1
+                with _counters.get_lock():
+                    _counters[0] += 1
         finally:
             writer.close()
         bytes_on_disk = temporary.stat().st_size
@@ -135,7 +138,7 @@ def make_shard(shard: Shard) -> int:
             np.savez(file, bytes_on_disk=bytes_on_disk, undecodable=rows, **vars(sums))
     except RuntimeError as error:  # of ArrayRecord
         raise UserError(
-            f"--output={shard.output}: cannot be written ({str(error).partition(';')[0]}); {GOES_ON}"
+            f"--output={shard.output}: cannot be written ({str(error).partition(';')[0]}); {REMEDY}"
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
@@ -144,31 +147,39 @@ def make_shard(shard: Shard) -> int:
 
 def peak_memory() -> int:
     """The peak memory of this process so far, in bytes."""
-    if sys.platform == "linux":  # where getrusage begins with the parent's peak
-        return 1024 * int(re.search(r"VmHWM:\s+(\d+)", pathlib.Path("/proc/self/status").read_text())[1])
+    if sys.platform == "linux":  # getrusage would include the parent's peak
+        (kilobytes,) = re.findall(r"VmHWM:\s+(\d+)", pathlib.Path("/proc/self/status").read_text())
+        return 1024 * int(kilobytes)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 class Sums:
-    """Sums over a shard: its examples and their bytes, every pixel's values, and the products of red, green, blue."""
+    """Sums over a shard.
 
-    def __init__(self, size):
+    Attributes:
+      count, num_bytes: examples, and the bytes of their records.
+      total: uint32 [size, size, 3], the sum of the images.
+      products: int64 [3, 3], the sum over all pixels of the products of two colours.
+    """
+
+    def __init__(self, size: int):
         self.count, self.num_bytes = 0, 0
         self.total, self.products = np.zeros((size, size, 3), np.uint32), np.zeros((3, 3), np.int64)
 
-    def add(self, data, num_bytes, pixels):
+    def add(self, data: bytes, num_bytes: int, pixels: bool) -> None:
+        """Adds a JPEG whose record has `num_bytes` bytes; its pixels only if `pixels`."""
         self.count += 1
         self.num_bytes += num_bytes
         if pixels:
-            image = simplejpeg.decode_jpeg(data)  # as a reader will see it: encoding changed it a little
+            image = simplejpeg.decode_jpeg(data)  # the pixels that a reader will get: JPEG is lossy
             self.total += image
             channels = [image[..., c].ravel().astype(np.float64) for c in range(3)]
-            # Integers, far below 2⁵³: exact, in whatever order they are added.
+            # The sums are integers far below 2⁵³, so float64 is exact in any order of addition.
             self.products += np.array([[a @ b for a in channels] for b in channels]).astype(np.int64)
 
 
 def serialize(data: bytes, label: int, name: str) -> bytes:
-    """An example as TFDS stores it, a tf.train.Example; unlike TFDS's, always the same bytes."""
+    """An example as TFDS stores it, a tf.train.Example. Unlike TFDS's own, its bytes are deterministic."""
     from tensorflow_datasets.proto import tf_example_pb2
 
     example = tf_example_pb2.Example()

@@ -1,6 +1,6 @@
-"""One split of a data set: images with labels, by index.
+"""Sources: the images and labels of a split, by index.
 
-`pipeline` reads decoded images from a source, `preparation` the encoded bytes.
+`pipeline` reads decoded images from a source; `preparation` reads the encoded bytes.
 """
 
 import dataclasses
@@ -13,19 +13,22 @@ import numpy as np
 from alexnet_jax import UserError
 from alexnet_jax.data import images
 
-MOST_BYTES = 2**29  # of one file: bounds the memory that a file takes which is no image
+MOST_BYTES = 2**29  # of one file; bounds the memory for a huge file that is not an image
 
 
 class Source(Protocol):
     """Images with labels.
 
     Attributes:
-      origin: where the images come from, for messages.
+      origin: the directory, archive or split of the images, for messages.
       image_size: height and width of the images, in pixels.
     """
 
-    origin: str
-    image_size: int
+    @property
+    def origin(self) -> str: ...
+
+    @property
+    def image_size(self) -> int: ...
 
     def __len__(self) -> int: ...
 
@@ -34,7 +37,7 @@ class Source(Protocol):
         ...
 
     def name(self, i: int) -> str:
-        """What people call image `i`."""
+        """The name of image `i` in messages and lists."""
         ...
 
 
@@ -44,45 +47,51 @@ class ArraySource:
     def __init__(self, pixels: np.ndarray, origin: str, num_classes: int, image_size: int):
         self.pixels, self.origin, self.num_classes, self.image_size = pixels, origin, num_classes, image_size
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.pixels)
 
-    def __getitem__(self, i):
+    def __getitem__(self, i: int) -> tuple[np.ndarray, int]:
         image = self.pixels[i]
         if len(image) != self.image_size:
             image = images.square(image, self.image_size)
         return image, i % self.num_classes
 
-    def name(self, i):
+    def name(self, i: int) -> str:
         return f"{self.origin}/{i}"
 
 
 class EncodedSource:
-    """A source of encoded images, which can be prepared.
+    """The base class of sources of encoded images, which can be prepared.
 
     Attributes, beside those of `Source`:
-      stretch: whether images that are not square are stretched; otherwise their centres are taken.
-      manifest: what tells sources with other images or labels apart.
+      stretch: whether images that are not square are stretched; otherwise they are cropped to their centres.
     """
 
     origin: str
     image_size: int
     stretch: bool
-    manifest: Any
 
-    def __getitem__(self, i):
+    @property
+    def manifest(self) -> Sequence[Any]:
+        """Values whose reprs identify the images and labels of the source."""
+        raise NotImplementedError
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def __getitem__(self, i: int) -> tuple[np.ndarray, int]:
         data, label = self.read(i)
         return images.decode(data, self.describe(i), self.image_size, self.stretch), label
 
     def describe(self, i: int) -> str:
-        """What a message calls image `i`."""
+        """The path or name of image `i` in messages."""
         return f"{self.origin}, {self.name(i)}"
 
     def name(self, i: int) -> str:
         raise NotImplementedError
 
     def read(self, i: int) -> tuple[bytes, int]:
-        """The bytes of image `i`, and its label. Raises UserError if they cannot be read."""
+        """The encoded bytes of image `i`, and its label. Raises UserError if they cannot be read."""
         raise NotImplementedError
 
     def part(self, start: int, stop: int) -> "EncodedSource":
@@ -100,25 +109,25 @@ class FileSource(EncodedSource):
     stretch: bool = False
 
     @property
-    def manifest(self):
+    def manifest(self) -> Sequence[Any]:
         try:
             return [(name, label, os.path.getsize(os.path.join(self.origin, name))) for name, label in self.files]
         except OSError as error:
             raise UserError(f"{error.filename}: cannot be read ({error.strerror})") from error
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.files)
 
-    def describe(self, i):
+    def describe(self, i: int) -> str:
         return os.path.join(self.origin, self.name(i))
 
-    def name(self, i):
+    def name(self, i: int) -> str:
         return self.files[i][0]
 
-    def read(self, i):
+    def read(self, i: int) -> tuple[bytes, int]:
         return read_file(self.describe(i)), self.files[i][1]
 
-    def part(self, start, stop):
+    def part(self, start: int, stop: int) -> EncodedSource:
         return dataclasses.replace(self, files=self.files[start:stop])
 
 
@@ -132,16 +141,16 @@ class ArchiveSource(EncodedSource):
     stretch: bool = False
 
     @property
-    def manifest(self):
+    def manifest(self) -> Sequence[Any]:
         return self.members
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.members)
 
-    def name(self, i):
+    def name(self, i: int) -> str:
         return self.members[i][2]
 
-    def read(self, i):
+    def read(self, i: int) -> tuple[bytes, int]:
         offset, size, _, label = self.members[i]
         try:
             with open(self.origin, "rb") as archive:
@@ -149,92 +158,101 @@ class ArchiveSource(EncodedSource):
         except OSError as error:
             raise UserError(f"{self.origin}: cannot be read ({error.strerror})") from error
 
-    def part(self, start, stop):
+    def part(self, start: int, stop: int) -> EncodedSource:
         return dataclasses.replace(self, members=self.members[start:stop])
 
 
 class SecretLabelsError(UserError):
-    """A test set whose labels are not published."""
+    """The labels of a test set are not published."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TfdsSource(EncodedSource):
-    """Examples `start` to `stop` of a TFDS data source with an encoded `image`, a `label` and perhaps a `file_name`."""
+    """Examples `start` to `stop` of a TFDS data source: encoded `image`, `label` and optionally `file_name`."""
 
     examples: Any
     origin: str
-    identity: Any  # of the data set
+    identity: Any  # identifies the files of the data set
     image_size: int
     stretch: bool
     start: int
     stop: int
 
     @property
-    def manifest(self):
+    def manifest(self) -> Sequence[Any]:
         return self.identity, self.start, self.stop
 
-    def __len__(self):
+    def __len__(self) -> int:
         return self.stop - self.start
 
-    def describe(self, i):
+    def describe(self, i: int) -> str:
         return f"{self.origin}, example {self.start + i}"
 
     def _example(self, i):
         try:
             return self.examples[self.start + i]
         except (OSError, RuntimeError, TypeError, ValueError) as error:
-            why = str(error).splitlines()[0][:200]
-            raise UserError(f"{self.describe(i)}: cannot be read ({why}); build it again") from error
+            first_line = str(error).splitlines()[0][:200]
+            raise UserError(f"{self.describe(i)}: cannot be read ({first_line}); build the set again") from error
 
-    def name(self, i):
+    def name(self, i: int) -> str:
         file_name = self._example(i).get("file_name", f"{self.origin}/{self.start + i}")
         return file_name.decode() if isinstance(file_name, bytes) else str(file_name)
 
-    def read(self, i):
+    def read(self, i: int) -> tuple[bytes, int]:
         example = self._example(i)
         if example["label"] < 0:
             raise SecretLabelsError(f"{self.origin}: its labels are secret; use another split")
         return example["image"], int(example["label"])
 
-    def part(self, start, stop):
+    def part(self, start: int, stop: int) -> EncodedSource:
         return dataclasses.replace(self, start=self.start + start, stop=self.start + stop)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Relabelled:
+class RelabelledSource:
     """A source whose label l becomes labels[l]."""
 
-    source: Any
-    labels: Sequence[int]
+    def __init__(self, source: Source, labels: Sequence[int]):
+        self.source, self.labels = source, labels
+        self.origin, self.image_size = source.origin, source.image_size
 
-    @property
-    def origin(self):
-        return self.source.origin
-
-    @property
-    def image_size(self):
-        return self.source.image_size
-
-    @property
-    def manifest(self):
-        return self.labels, self.source.manifest
-
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.source)
 
-    def __getitem__(self, i):
+    def __getitem__(self, i: int) -> tuple[np.ndarray, int]:
         image, label = self.source[i]
         return image, self.labels[label]
 
-    def name(self, i):
+    def name(self, i: int) -> str:
         return self.source.name(i)
 
-    def read(self, i):
+
+class RelabelledEncodedSource(EncodedSource):
+    """An encoded source whose label l becomes labels[l]."""
+
+    def __init__(self, source: EncodedSource, labels: Sequence[int]):
+        self.source, self.labels = source, labels
+        self.origin, self.image_size, self.stretch = source.origin, source.image_size, source.stretch
+
+    @property
+    def manifest(self) -> Sequence[Any]:
+        return self.labels, self.source.manifest
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def describe(self, i: int) -> str:
+        return self.source.describe(i)
+
+    def name(self, i: int) -> str:
+        return self.source.name(i)
+
+    def read(self, i: int) -> tuple[bytes, int]:
         data, label = self.source.read(i)
         return data, self.labels[label]
 
-    def part(self, start, stop):
-        return Relabelled(self.source.part(start, stop), self.labels)
+    def part(self, start: int, stop: int) -> EncodedSource:
+        return RelabelledEncodedSource(self.source.part(start, stop), self.labels)
 
 
 def read_file(path: str | os.PathLike) -> bytes:

@@ -1,7 +1,7 @@
-"""The embedded data set: 20 classes of coloured textures, drawn once and kept in a cache directory.
+"""The embedded data set: 20 classes of coloured textures, drawn once into a cache directory.
 
-A class is a texture in a pair of opponent colours; mirroring an image keeps its class. Colours, spacing, phase,
-outline, background, brightness and noise of an image depend on (SEED, split, index) alone.
+A class is a texture in a pair of opponent colours. A mirrored image belongs to the same class. The colours, spacing,
+phase, outline, background, brightness and noise of an image depend only on (SEED, split, index).
 """
 
 import json
@@ -17,7 +17,7 @@ from alexnet_jax import UserError
 from alexnet_jax.data import sources
 from alexnet_jax.data.base import Dataset, Split, Statistics
 
-VERSION = 1  # of what `draw` draws
+VERSION = 1  # of the images that `draw` makes
 SIZE = 128
 SEED = 2012
 COUNTS = {"train": 4000, "validation": 400, "test": 400}
@@ -32,32 +32,32 @@ CLASS_NAMES = tuple(f"{colours} {texture}" for texture in TEXTURES for colours i
 
 
 class Textures(Dataset):
-    """The embedded data set, in a directory; '' is ~/.cache/alexnet_jax/textures-1 (or under $XDG_CACHE_HOME)."""
+    """The embedded data set. Its default directory is alexnet_jax/textures-1 in $XDG_CACHE_HOME or ~/.cache."""
 
     preparable = False
     splits = tuple(COUNTS)
 
-    def load(self, split, image_size, stretch=False):
+    def load(self, split: str, image_size: int, stretch: bool = False) -> Split:
         pixels, _ = load(self.root)
         if split not in pixels:
             raise UserError(f"textures have no split {split!r}, but {', '.join(pixels)}")
         return Split(sources.ArraySource(pixels[split], split, len(CLASS_NAMES), image_size), CLASS_NAMES)
 
-    def statistics(self, image_size):
+    def statistics(self, image_size: int) -> Statistics:
         return load(self.root)[1]
 
 
 def load(root: str = "") -> tuple[dict[str, np.ndarray], Statistics]:
-    """The images of every split and the statistics of the training split; draws them where they are missing.
+    """The images of every split and the statistics of the training split; draws them if they are missing.
 
     Args:
-      root: the directory to keep them in, as of `Textures`.
+      root: the directory of the images; '' for the default of `Textures`.
 
     Returns:
-      {split: uint8 [N, 128, 128, 3], mapped from its file}; example i has label i % 20.
+      {split: uint8 [N, 128, 128, 3], memory-mapped}; example i has label i % 20.
 
     Raises:
-      UserError: the directory cannot be written, or is not one of these.
+      UserError: the directory cannot be written, or holds something else.
     """
     cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
     directory = pathlib.Path(root).expanduser() if root else cache / "alexnet_jax" / f"textures-{VERSION}"
@@ -80,7 +80,7 @@ def draw(split: str, i: int) -> np.ndarray:
     texture, colours = CLASS_NAMES[i % len(CLASS_NAMES)].split(" ")[::-1]
     first, second = (np.array(c) + rng.normal(0, 15, 3) for c in COLOURS[colours])
 
-    # A wave of the texture's kind: +1 where the first colour is, −1 where the second.
+    # A wave of the texture's kind: positive values take the first colour, negative ones the second.
     y, x = np.mgrid[:SIZE, :SIZE].astype(np.float32)
     period = rng.uniform(8, 20)
     phase_x, phase_y = rng.uniform(0, 2 * np.pi, 2)
@@ -97,7 +97,7 @@ def draw(split: str, i: int) -> np.ndarray:
     blend = (np.tanh(rng.uniform(1, 4) * wave)[..., None] + 1) / 2
     painted = blend * first + (1 - blend) * second
 
-    # On an ellipse in front of coloured clutter, lit unevenly.
+    # The texture fills an ellipse in front of coloured clutter, under random brightness.
     centre_y, centre_x = rng.uniform(0.35, 0.65, 2) * SIZE
     radius_y, radius_x = rng.uniform(0.25, 0.6, 2) * SIZE
     inside = ((y - centre_y) / radius_y) ** 2 + ((x - centre_x) / radius_x) ** 2 < 1
@@ -108,7 +108,7 @@ def draw(split: str, i: int) -> np.ndarray:
 
 
 def _write(directory):
-    # In a directory beside it that then takes its name: another process sees all of the set or nothing.
+    # Drawn into a temporary directory that is then renamed: another process sees the whole set or nothing.
     directory.parent.mkdir(parents=True, exist_ok=True)
     temporary = pathlib.Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
     temporary.chmod(0o755)
@@ -126,7 +126,7 @@ def _write(directory):
         try:
             temporary.rename(directory)
         except OSError:
-            if not directory.exists():  # otherwise another process was first, with the same bytes
+            if not directory.exists():  # otherwise another process has written the same bytes first
                 raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -1,7 +1,8 @@
-"""Data sets of TensorFlow Datasets (TFDS), stored as ArrayRecord: stock ones, and those that `preparation` writes."""
+"""Data sets of TensorFlow Datasets (TFDS) stored as ArrayRecord: stock ones, and those that `preparation` writes."""
 
 import functools
 import os
+from typing import Any
 
 import numpy as np
 from google.protobuf import json_format
@@ -11,7 +12,7 @@ from alexnet_jax.data import sources
 from alexnet_jax.data.base import Dataset, Split, Statistics
 from alexnet_jax.runtime import files
 
-AGAIN = "prepare the set again in another directory"
+REMEDY = "prepare the set again in another directory"
 
 
 class Tfds(Dataset):
@@ -20,9 +21,9 @@ class Tfds(Dataset):
     test_is_final = False
 
     @functools.cached_property
-    def builder(self):
-        """The TFDS builder. Raises UserError if there is none."""
-        import tensorflow_datasets as tfds  # slow; other kinds do not need it
+    def builder(self) -> Any:
+        """The TFDS builder. Raises UserError if the data set does not exist."""
+        import tensorflow_datasets as tfds  # slow to import, and other kinds do not need it
 
         try:
             return tfds.builder(self.short_name, data_dir=os.path.expanduser(self.root) or None)
@@ -35,7 +36,7 @@ class Tfds(Dataset):
 
     @property
     def how_to_get(self) -> str:
-        """What a message advises where the data set is not there."""
+        """The advice of a message about a missing data set."""
         return (
             "build it where TensorFlow is (pip install '.[tfds-build]'; python -c \"import tensorflow_datasets as "
             f"tfds; tfds.builder('{self.short_name}', file_format='array_record').download_and_prepare()\"; ImageNet "
@@ -45,10 +46,10 @@ class Tfds(Dataset):
         )
 
     @property
-    def splits(self):
+    def splits(self) -> tuple[str, ...]:
         return tuple(self.builder.info.splits)
 
-    def load(self, split, image_size, stretch=False):
+    def load(self, split: str, image_size: int, stretch: bool = False) -> Split:
         import tensorflow_datasets as tfds
 
         info = self.builder.info
@@ -73,14 +74,14 @@ class Tfds(Dataset):
 
     @property
     def unreadable(self) -> str:
-        """The message where the files cannot be opened."""
+        """The message about files that cannot be opened."""
         info = self.builder.info
         stored = f"is stored as {info.file_format.value}, not as ArrayRecord," if info.splits else "has not been built"
         return f"{self.name} {stored} in {self.builder.data_dir}: {self.how_to_get}"
 
 
 class Prepared(Tfds):
-    """What `alexnet_jax.prepare` wrote: square images, with their mean image and the covariance of RGB."""
+    """A data set that `alexnet_jax.prepare` wrote: square images, their mean image and the covariance of RGB."""
 
     default_root = "imagenet256"
     preparable = False
@@ -88,7 +89,7 @@ class Prepared(Tfds):
     test_is_final = True
 
     @functools.cached_property
-    def builder(self):
+    def builder(self) -> Any:
         import tensorflow_datasets as tfds
 
         directory = self.directory
@@ -107,27 +108,27 @@ class Prepared(Tfds):
         try:
             return tfds.builder_from_directory(directory)
         except (json_format.ParseError, OSError, ValueError) as error:
-            raise UserError(f"{directory}: its dataset_info.json cannot be read; {AGAIN}") from error
+            raise UserError(f"{directory}: its dataset_info.json cannot be read; {REMEDY}") from error
 
     @property
-    def unreadable(self):
-        return f"{self.root}: the prepared set is damaged; {AGAIN}"
+    def unreadable(self) -> str:
+        return f"{self.root}: the prepared set is damaged; {REMEDY}"
 
     def check(self) -> None:
-        """Raises UserError if a file of the set is missing or has another length than when it was written."""
+        """Raises UserError if a file of the set is missing or its length has changed since it was written."""
         for name, length in files.read_json(self.directory / "statistics.json").get("bytes", {}).items():
             path = self.directory / name
             if not path.is_file() or path.stat().st_size != length:
-                raise UserError(f"{path}: is lost or damaged; {AGAIN}")
+                raise UserError(f"{path}: is missing or damaged; {REMEDY}")
 
-    def statistics(self, image_size):
+    def statistics(self, image_size: int) -> Statistics:
         try:
             statistics = files.read_json(self.directory / "statistics.json")
             mean_image = np.load(self.directory / "mean_image.npy")
             variances, axes = np.linalg.eigh(np.array(statistics["rgb_covariance"]))
             mean = mean_image if len(mean_image) == image_size else np.array(statistics["rgb_mean"])
         except (OSError, ValueError, KeyError) as error:
-            raise UserError(f"{self.directory}: its statistics cannot be read ({error}); {AGAIN}") from error
+            raise UserError(f"{self.directory}: its statistics cannot be read ({error}); {REMEDY}") from error
         return Statistics(
             mean=mean.astype(np.float32),
             colour_std=np.sqrt(np.maximum(variances, 0)).astype(np.float32),

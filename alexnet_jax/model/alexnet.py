@@ -139,7 +139,7 @@ def apply(
 
 
 def forward(
-    net: spec.Net, mesh: jax.sharding.Mesh, params: Params, x_BxHxWx3: jax.Array
+    net: spec.Net, mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh, params: Params, x_BxHxWx3: jax.Array
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Logits and intermediates of the whole net as in testing, with the shares of its devices put together."""
     apply_share = functools.partial(apply, net, mesh.shape["model"])

@@ -50,7 +50,7 @@ def total(rows: Iterable[Row]) -> Row:
 def format_table(net: spec.Net) -> str:
     """`layer_table` as text, with totals."""
     rows = layer_table(net)
-    lines = [("layer", "output", "neurons", "parameters", "MACs per image")]
+    lines: list[tuple[str, ...]] = [("layer", "output", "neurons", "parameters", "MACs per image")]
     for row in [*rows, total(rows)]:
         lines.append((row.name, "×".join(map(str, row.output)), *(f"{number:,}" for number in row[2:])))
     return "\n".join(f"{a:6}  {b:10}  {c:>9}  {d:>12}  {e:>15}" for a, b, c, d, e in lines)

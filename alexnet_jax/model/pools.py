@@ -4,7 +4,6 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from alexnet_jax.model import spec
@@ -17,8 +16,8 @@ def max_pool(x_BxHxWxC: jax.Array, net: spec.Net) -> jax.Array:
     overhang = spec.overhang(side, size, stride, spec.window_count(net, side, size, stride))
     x = x_BxHxWxC
     for axis in (1, 2):
-        window, strides, padding = np.ones(4, int), np.ones(4, int), np.zeros((4, 2), int)
-        window[axis], strides[axis], padding[axis, 1] = size, stride, overhang
+        window, strides, padding = [1] * 4, [1] * 4, [(0, 0)] * 4
+        window[axis], strides[axis], padding[axis] = size, stride, (0, overhang)
         x = lax.reduce_window(x, -jnp.inf, lax.max, window, strides, padding)
     return x
 

@@ -47,8 +47,9 @@ def sizes(net: Net) -> Iterator[tuple[Layer, int, int, int]]:
     channels, side = 3, net.image_size
     for layer in net.layers:
         seen = channels * (net.towers if layer.cross_tower else 1)
-        conv = isinstance(layer, spec.Conv)
-        out = spec.window_count(net, side, layer.size, layer.stride, layer.pad) if conv else 1
+        out = 1
+        if isinstance(layer, spec.Conv):
+            out = spec.window_count(net, side, layer.size, layer.stride, layer.pad)
         yield layer, seen, side, out
         channels, side = layer.features, out
         for operation, _ in operations(net, layer):

@@ -1,13 +1,16 @@
-"""What the commands share: one line for a mistake, and quiet libraries."""
+"""Functions that all commands share: errors of one line, and the set-up of JAX and its libraries."""
 
 import argparse
 import contextlib
 import ctypes
+import io
 import logging
 import os
 import signal
 import sys
 import warnings
+from collections.abc import Iterator
+from typing import NoReturn
 
 from alexnet_jax import UserError
 
@@ -15,9 +18,9 @@ M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # of glibc's malloc.h
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that ends with one line for a mistake; its help is a module's docstring and the flags."""
+    """A parser that reports a mistake in one line. Its help is the docstring of a command's module, and the flags."""
 
-    def __init__(self, module, doc):
+    def __init__(self, module: str, doc: str | None):
         super().__init__(
             prog=f"python -m {module}",
             description=doc,
@@ -25,64 +28,69 @@ class Parser(argparse.ArgumentParser):
             allow_abbrev=False,
         )
 
-    def parse_args(self):
-        """As usual, but `--flag=`, perhaps of an unset shell variable, is a mistake and not a default."""
+    # Narrower than the base class: a command parses sys.argv and nothing else.
+    def parse_args(self) -> argparse.Namespace:  # type: ignore[override]
+        """Parses sys.argv. A flag without a value, `--flag=`, is a mistake: its shell variable may be unset."""
         for argument in sys.argv[1:]:
             if argument.startswith("--") and argument.endswith("="):
                 self.error(f"{argument} has no value")
         return super().parse_args()
 
-    def error(self, message):
+    def error(self, message: str) -> NoReturn:
         sys.exit(f"alexnet_jax: {message}; see --help")
 
 
-def add_data_flags(parser):
-    """The flags for `inference.load_split`."""
-    parser.add_argument("--split", help="train, validation, test, for TFDS also others; otherwise as training's test")
-    parser.add_argument("--dataset", help="as config.dataset.name; otherwise what the (first) net was trained on")
-    parser.add_argument("--root", help="as config.dataset.root; otherwise that of the training")
+def add_data_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags for `inference.load_split`."""
+    parser.add_argument("--split", help="train, validation, test or another of TFDS's (the test split of the training)")
+    parser.add_argument("--dataset", help="as config.dataset.name (the data set that the first net was trained on)")
+    parser.add_argument("--root", help="as config.dataset.root (that of the training)")
 
 
 @contextlib.contextmanager
-def one_line_errors(interrupted):
-    """Ends the program with one line for what a user can mend and for Ctrl-C, and silently when its reader has gone.
+def one_line_errors(interrupted: str) -> Iterator[None]:
+    """Ends the program with one line after a UserError or a signal, and silently if the reader of its output has gone.
 
-    The exit status is 1, or 128 and the signal's number: 130 after SIGINT, 143 after SIGTERM.
+    The exit status is 1, or 128 plus the signal's number: 130 after SIGINT, 143 after SIGTERM.
+
+    Args:
+      interrupted: what the line after a signal tells the user.
     """
-    sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be text
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be valid text
     try:
         yield
         sys.stdout.flush()
-    except BrokenPipeError:  # and Python's own flush at the end must not fail again
+    except BrokenPipeError:  # Python's own flush at exit must not fail again
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except UserError as error:
         sys.exit(f"alexnet_jax: {error}")
     except KeyboardInterrupt as error:
         print(f"alexnet_jax: interrupted; {interrupted}", file=sys.stderr)
-        sys.exit(128 + getattr(error, "number", signal.SIGINT))  # interruption.Interrupted has one
+        sys.exit(128 + getattr(error, "number", signal.SIGINT))  # the number of interruption.Interrupted
 
 
-def keep_freed_memory():
-    """Lets glibc's malloc keep what is freed, in one heap, unless the environment has settings for it (MALLOC_…).
+def keep_freed_memory() -> None:
+    """Makes glibc's malloc keep freed memory, in one heap, unless the environment configures it (MALLOC_…).
 
-    By default every training step on a CPU gives back a gigabyte and waits for the kernel to zero it again.
+    By default every training step on a CPU returns a gigabyte to the kernel and waits until it is zeroed again.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have none
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc's; other C libraries lack it
     if mallopt and not any(name.startswith("MALLOC_") for name in os.environ):
         for parameter, value in ((M_TRIM_THRESHOLD, -1), (M_MMAP_MAX, 0), (M_ARENA_MAX, 1)):
             mallopt(parameter, value)
 
 
-def set_up_jax(cpu_devices=2):
-    """Prepares a process: quiet libraries, the program's own log on stderr, malloc, and a CPU's virtual devices."""
+def set_up_jax(cpu_devices: int = 2) -> None:
+    """Silences the libraries, sends the program's log to stderr, and sets up malloc and the CPU's virtual devices."""
     from absl import logging as absl_logging
 
     from alexnet_jax.data import images
     from alexnet_jax.runtime import sharding
 
     images.ignore_warnings()
-    # Orbax logs what it raises, in every thread that saw it, and leaves coroutines behind.
+    # Orbax logs every exception in each of its threads, and leaves coroutines that were never awaited.
     absl_logging.set_verbosity(absl_logging.FATAL)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)

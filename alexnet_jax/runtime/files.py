@@ -17,7 +17,7 @@ log = logging.getLogger("alexnet_jax")
 
 @contextlib.contextmanager
 def whole(path: pathlib.Path, mode: str = "w") -> Iterator[IO]:
-    """A file to write, which takes the name `path` when it is complete and on the disk."""
+    """Opens a temporary file to write. It is renamed to `path` once it is complete and on the disk."""
     temporary = path.with_name(path.name + ".tmp")
     try:
         with temporary.open(mode) as file:
@@ -31,12 +31,12 @@ def whole(path: pathlib.Path, mode: str = "w") -> Iterator[IO]:
 
 @contextlib.contextmanager
 def locked(path: pathlib.Path, what: str = "") -> Iterator[None]:
-    """Holds a lock file for this process alone, until the process ends in whatever way.
+    """Holds an exclusive lock on a file. The system frees it when the process ends in any way.
 
-    Where the file system has no locks, it logs a warning.
+    If the file system has no locks, it logs a warning and goes on.
 
     Args:
-      what: what a message calls what is locked; by default the directory of the file.
+      what: the name of the locked resource in messages; by default the directory of the file.
 
     Raises:
       UserError: another process holds it, or it cannot be written.
@@ -56,9 +56,9 @@ def locked(path: pathlib.Path, what: str = "") -> Iterator[None]:
 
 
 def check_unlocked(path: pathlib.Path) -> None:
-    """Raises UserError if another process holds a file by `locked`."""
-    with contextlib.suppress(OSError), path.open("rb") as file:  # of no file, or a file system without locks
-        _lock(file, path.parent, fcntl.LOCK_SH)  # shared, because many can look at the same time
+    """Raises UserError if another process holds the lock of `locked`."""
+    with contextlib.suppress(OSError), path.open("rb") as file:  # no such file, or a file system without locks
+        _lock(file, path.parent, fcntl.LOCK_SH)  # shared, because several processes may check at the same time
 
 
 def _lock(file, what, how):
@@ -77,7 +77,7 @@ def write_json(path: pathlib.Path, value: dict[str, Any]) -> None:
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:
-    """The dict in a JSON file. Raises UserError if there is none."""
+    """The dict in a JSON file. Raises UserError if it cannot be read or holds something else."""
     try:
         value = json.loads(path.read_text())
     except (OSError, ValueError) as error:

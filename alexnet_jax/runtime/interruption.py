@@ -1,41 +1,43 @@
-"""SIGINT and SIGTERM, held back while something must not be cut short."""
+"""SIGINT and SIGTERM, deferred while a run must not be cut short."""
 
 import contextlib
 import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-ONE = 1.0  # seconds within which two signals are one that came by two ways, as from Slurm directly and by its parent
+# Seconds within which two signals count as one: Slurm signals a process both directly and through its parent.
+ONE = 1.0
 
 _held, _received = False, 0
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal, SIGINT or SIGTERM, that ends the program: `number`."""
+    """A signal, SIGINT or SIGTERM, ends the program; `number` is the signal's."""
 
-    def __init__(self, number):
+    def __init__(self, number: int):
         super().__init__(signal.Signals(number).name)
         self.number = number
 
 
-def received():
-    """The number of the signal that was held back, or 0."""
+def received() -> int:
+    """The number of the deferred signal; 0 if there was none."""
     return _received
 
 
-def check():
-    """Raises Interrupted if a signal was held back: to be called where it does no harm."""
+def check() -> None:
+    """Raises Interrupted if a signal was deferred. Call it where the program can stop without harm."""
     if _received:
         raise Interrupted(_received)
 
 
 @contextlib.contextmanager
-def held():
-    """Only notes the first signal, for `check`; a second one ends the process at once, wherever it is.
+def held() -> Iterator[None]:
+    """Defers the first signal until `check`. A second signal ends the process at once, wherever it is.
 
-    Inside another `held`, and outside the main thread, where Python has no signals, this changes nothing.
+    Inside another `held` it changes nothing, nor in a thread other than the main one, where Python handles no signals.
     """
     global _held, _received
     if _held or threading.current_thread() is not threading.main_thread():
@@ -44,26 +46,26 @@ def held():
     _held = True
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
-    before = {number: signal.signal(number, _note) for number in SIGNALS}
+    handlers = {number: signal.signal(number, _defer) for number in SIGNALS}
     fd_before = signal.set_wakeup_fd(writer)
     threading.Thread(target=_listen, args=(reader,), daemon=True).start()
     try:
         yield
     finally:
         signal.set_wakeup_fd(fd_before)
-        for number, handler in before.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)
-        os.close(writer)  # which ends the thread
+        os.close(writer)  # ends the thread
         _held, _received = False, 0
 
 
-def _note(number, _):
+def _defer(number, _):
     global _received
     _received = _received or number
 
 
 def _listen(reader):
-    """Takes the number of each signal as it comes; Python's handlers wait while the main thread is outside Python."""
+    """Reads the number of each signal at once: Python's handlers wait while the main thread is outside Python."""
     first = None
     with open(reader, "rb", buffering=0) as numbers:
         while byte := numbers.read(1):
@@ -71,7 +73,7 @@ def _listen(reader):
                 continue
             if first is None:
                 first = time.monotonic()
-                # Not by print, which the signal may have interrupted.
+                # print is not reentrant, and the signal may have interrupted one.
                 name = signal.Signals(byte[0]).name
                 os.write(2, f"\nalexnet_jax: {name}: ending once all is saved; a second one ends at once\n".encode())
             elif time.monotonic() - first > ONE:

@@ -1,17 +1,20 @@
-"""Several processes that train one net together (jax.distributed): how they meet, and how they agree.
+"""Processes that train one net together (jax.distributed): how they connect, and how they stop together.
 
-All run the same command on the same directories. What one of them meets alone, a broken image or a signal, it has to
-tell the others: a process that leaves out a collective makes all others wait for it.
+All run the same command on the same directories. A broken image or a signal may reach one process alone. That process
+must tell the others before it stops: if it left out a collective, they would wait for it.
 """
 
 import concurrent.futures
 import contextlib
 import logging
 import os
+import pathlib
 import signal
 import socket
 import time
 import zlib
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,49 +26,55 @@ from alexnet_jax.runtime import files, interruption, sharding
 
 log = logging.getLogger("alexnet_jax")
 
-SILENCE = 30  # seconds without a sign of life, after which a process counts as dead and the others end
-WAIT = 300  # seconds for all of them to start
-LAST_WORDS = 2  # seconds that process 0 stays for the others to say theirs: when it ends, JAX aborts them
-_TROUBLE = 1000  # above all signal numbers
+HEARTBEAT_TIMEOUT = 30  # seconds without a heartbeat, after which a process counts as dead and the others end
+START_TIMEOUT = 300  # seconds for all processes to start
+EXIT_DELAY = 2  # seconds that process 0 leaves the others to print their messages: JAX aborts them when it exits
+_FAILED = 1000  # above all signal numbers
+
+Batch = dict[str, np.ndarray]
 
 
-def join(coordinator_address=None, num_processes=None, process_id=None):
-    """Meets the other processes, before anything asks JAX for devices.
+def join(
+    coordinator_address: str | None = None, num_processes: int | None = None, process_id: int | None = None
+) -> None:
+    """Connects to the other processes. Call it before anything asks JAX for devices.
 
     Without arguments, JAX asks the scheduler that started the processes: Slurm, a TPU pod, Open MPI or Kubernetes.
 
     Raises:
-      UserError: there is no scheduler, or the processes did not meet.
+      UserError: there is no scheduler, or the processes did not connect.
     """
-    by_hand = coordinator_address is not None
-    if by_hand:
+    if coordinator_address is not None:
         _check_address(coordinator_address, process_id)
-        if process_id == 0:
+        if num_processes is not None and process_id == 0:
             log.info("waiting for %d other processes at %s", num_processes - 1, coordinator_address)
-    # Its own notice of SIGTERM would take the place of ours.
+    # JAX's handler of SIGTERM would replace ours.
     jax.config.update("jax_enable_preemption_service", False)
-    # In a thread, as it waits for the others outside Python.
-    meeting = concurrent.futures.ThreadPoolExecutor(1).submit(
+    # In a thread: JAX waits for the others outside Python, where this process could not react to a signal.
+    connection = concurrent.futures.ThreadPoolExecutor(1).submit(
         jax.distributed.initialize,
         coordinator_address,
         num_processes,
         process_id,
-        cluster_detection_method="deactivate" if by_hand else None,
-        initialization_timeout=WAIT + 60,
-        heartbeat_timeout_seconds=SILENCE,
-        shutdown_timeout_seconds=SILENCE,
+        cluster_detection_method="deactivate" if coordinator_address else None,
+        initialization_timeout=START_TIMEOUT + 60,
+        heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT,
+        shutdown_timeout_seconds=HEARTBEAT_TIMEOUT,
     )
     began = time.monotonic()
-    while not concurrent.futures.wait([meeting], timeout=0.1).done:
+    while not concurrent.futures.wait([connection], timeout=0.1).done:
         if interruption.received():
-            _say("interrupted before the processes had met")
+            _print_error("interrupted before the processes were connected")
             os._exit(128 + interruption.received())
-        if time.monotonic() - began > WAIT:
-            where = f"--coordinator_address={coordinator_address}: " if by_hand else ""
-            _say(f"{where}the processes did not meet within {WAIT} s; was each started, with the same address?")
+        if time.monotonic() - began > START_TIMEOUT:
+            flag = f"--coordinator_address={coordinator_address}: " if coordinator_address else ""
+            _print_error(
+                f"{flag}the processes did not connect within {START_TIMEOUT} s; check that each was started, with the "
+                "same address"
+            )
             os._exit(1)
     try:
-        meeting.result()
+        connection.result()
     except (ImportError, OSError, RuntimeError, ValueError) as error:
         if "should be defined" in str(error) or "must be defined" in str(error):
             raise UserError(
@@ -73,14 +82,14 @@ def join(coordinator_address=None, num_processes=None, process_id=None):
                 "out, or use --coordinator_address, --num_processes and --process_id"
             ) from error
         first_line = str(error).partition("\n")[0]
-        hint = "is --coordinator_address right?" if by_hand else "is what started them as --distributed wants it?"
-        raise UserError(f"the processes did not meet ({first_line}); {hint}") from error
+        hint = "check --coordinator_address" if coordinator_address else "check the scheduler's job for --distributed"
+        raise UserError(f"the processes did not connect ({first_line}); {hint}") from error
     if jax.process_index() > 0:
         log.setLevel(logging.ERROR)
 
 
 def _check_address(address, process_id):
-    """Raises UserError for what JAX would wait for in vain, or die of."""
+    """Raises UserError for an address at which JAX would wait in vain or crash."""
     host, _, port = address.rpartition(":")
     try:
         socket.getaddrinfo(host.strip("[]"), port)
@@ -91,12 +100,12 @@ def _check_address(address, process_id):
         raise UserError(f"--coordinator_address={address}: {error.strerror}; use another") from error
 
 
-def _say(message):
+def _print_error(message):
     os.write(2, f"alexnet_jax: {message}\n".encode())
 
 
-def highest(number):
-    """The largest of the processes' numbers: int32 [], perhaps still on its way."""
+def highest(number: int) -> np.int32 | jax.Array:
+    """The maximum of the processes' numbers, int32 []. It is computed asynchronously: int() waits for it."""
     if jax.process_count() == 1:
         return np.int32(number)
     mesh = jax.make_mesh((jax.device_count(),), ("all",), (jax.sharding.AxisType.Auto,), devices=jax.devices())
@@ -112,95 +121,103 @@ def _max(numbers):
 
 
 @contextlib.contextmanager
-def together():
-    """What all processes have to get through: where one raises UserError, or was interrupted, all do."""
+def together() -> Iterator[None]:
+    """Runs a block that every process must complete: if one raises UserError or is interrupted, all raise."""
     try:
         yield
     except (UserError, KeyboardInterrupt) as error:
-        int(highest(_code(error)))  # which waits until the others know
+        int(highest(_code(error)))  # waits until the others have the code
         raise
     _raise(highest(0))
 
 
-def check():
+def check() -> None:
     """Raises interruption.Interrupted in all processes if one of them has received a signal."""
     _raise(highest(interruption.received()))
 
 
-def in_agreement(mesh, batches):
-    """The batches, which differ from process to process, as `sharding.put_batch` makes them, and with one mind.
+def in_agreement(mesh: jax.sharding.Mesh, batches: Iterator[Batch]) -> Iterator[dict[str, jax.Array]]:
+    """Yields globally sharded batches, and stops every process at the same batch.
 
-    Where a process cannot load its next batch, or has received a signal, all raise at that batch. Each batch is
-    loaded, and the others asked, one ahead: no device waits for the answer.
+    If a process cannot load its next batch or has received a signal, all raise at that batch. Loading and agreement run
+    one batch ahead, so that no device waits for them.
+
+    Args:
+      batches: this process's rows of each global batch.
 
     Raises:
       UserError: a batch cannot be loaded.
       interruption.Interrupted: there was a signal.
     """
 
-    def ask():
+    def load_next():
         batch = error = None
         try:
             batch = next(batches, None)
             batch = batch and sharding.put_batch(mesh, batch)
-        except UserError as problem:
-            error = problem
+        except UserError as load_error:
+            error = load_error
         return batch, error, highest(_code(error))
 
-    ahead = ask()
+    ahead = load_next()
     while True:
-        batch, error, answer = ahead
+        batch, error, code = ahead
         if jax.process_count() == 1:
             interruption.check()
         if error:
             raise error
-        _raise(answer)
+        _raise(code)
         if batch is None:
             return
-        ahead = ask()
+        ahead = load_next()
         yield batch
 
 
-def collective_failed(error):
-    """Whether an exception is one that JAX raises when another process has left."""
-    gloo = isinstance(error, ValueError) and "Gloo" in str(error)  # where it fails at once, as it is called
+def collective_failed(error: BaseException | None) -> bool:
+    """Whether JAX raised an exception because another process has left."""
+    gloo = isinstance(error, ValueError) and "Gloo" in str(error)  # of a collective that fails as it is called
     return jax.process_count() > 1 and (gloo or isinstance(error, jax.errors.JaxRuntimeError))
 
 
 @contextlib.contextmanager
-def ending_together():
-    """Ends this process with one line, and status 1, where a collective failed because another process died.
+def ending_together() -> Iterator[None]:
+    """Ends this process with one line and status 1 if a collective fails because another process died.
 
-    At once, as the interpreter's own end would wait for the dead.
+    It ends by os._exit: the interpreter's normal exit would wait for the dead process.
     """
     try:
         yield
     except (jax.errors.JaxRuntimeError, ValueError) as error:
         if not collective_failed(error):
             raise
-        what = str(error).partition("\n")[0]
-        _say(f"another process has died, or this one cannot go on ({what}); the same commands go on from the last save")
+        first_line = str(error).partition("\n")[0]
+        _print_error(
+            f"another process has died, or a collective failed ({first_line}); run the same commands again to "
+            "continue from the last checkpoint"
+        )
         if jax.process_index() == 0:
-            time.sleep(LAST_WORDS)
+            time.sleep(EXIT_DELAY)
         os._exit(1)
 
 
 def _code(error):
+    """The number by which a process tells the others how it stops: _FAILED, a signal, or 0 if it goes on."""
     if isinstance(error, UserError):
-        return _TROUBLE
+        return _FAILED
     return getattr(error, "number", signal.SIGINT) if error else interruption.received()
 
 
-def _raise(answer):
-    answer = int(answer)
-    if answer == _TROUBLE:
-        raise UserError("another process cannot go on; see its message")
-    if answer:
-        raise interruption.Interrupted(answer)
+def _raise(code):
+    """Raises the exception for the highest `_code` of all processes, if it is not 0."""
+    code = int(code)
+    if code == _FAILED:
+        raise UserError("another process has failed; see its message")
+    if code:
+        raise interruption.Interrupted(code)
 
 
-def check_same_config(fields):
-    """Raises UserError in all processes if the values of a field, by its name, differ."""
+def check_same_config(fields: Mapping[str, Any]) -> None:
+    """Raises UserError in all processes if the value of a config field, {name: value}, differs between them."""
     if jax.process_count() == 1:
         return
     check_same(len(fields), "the processes have different configs; start each with the same command")
@@ -213,15 +230,15 @@ def check_same_config(fields):
         raise UserError(f"{names}: not the same in all processes; start each with the same command")
 
 
-def check_same(number, message):
-    """Raises UserError if the processes' numbers differ."""
+def check_same(number: int, message: str) -> None:
+    """Raises UserError with `message` in all processes if their numbers differ."""
     if -int(highest(-number)) != int(highest(number)):
         raise UserError(message)
 
 
 @contextlib.contextmanager
-def locked(path):
-    """`files.locked`, by process 0 for all."""
+def locked(path: pathlib.Path) -> Iterator[None]:
+    """Holds `files.locked` in process 0, on behalf of all."""
     with contextlib.ExitStack() as stack:
         with together():
             if jax.process_index() == 0:

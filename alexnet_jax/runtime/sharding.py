@@ -7,7 +7,7 @@ batch with the m-th share of every tower layer's parameters.
 import functools
 import logging
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import jax
 import numpy as np
@@ -20,9 +20,17 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("alexnet_jax")
 
+
+class Axes(TypedDict):
+    """Arguments of JAX's functions that make a mesh."""
+
+    axis_names: tuple[str, str]
+    axis_types: tuple[AxisType, AxisType]
+
+
 # Auto: shard_map's in_specs and out_specs divide the arrays, wherever they come from. Explicit axes would make the
 # layout part of an array's type, which JAX 0.11 and later compare with in_specs, even of a ShapeDtypeStruct.
-AXES = {"axis_names": ("data", "model"), "axis_types": (AxisType.Auto, AxisType.Auto)}
+AXES: Axes = {"axis_names": ("data", "model"), "axis_types": (AxisType.Auto, AxisType.Auto)}
 BATCH = PartitionSpec("data")
 
 

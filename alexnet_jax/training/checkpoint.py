@@ -18,7 +18,7 @@ from alexnet_jax.runtime import processes
 
 log = logging.getLogger("alexnet_jax")
 
-SAVING = 300  # seconds for all processes to write a checkpoint; then those that wait for another give up
+SAVE_TIMEOUT = 300  # seconds for all processes to write a checkpoint
 
 _ADVICE = "; restore or remove it"
 
@@ -44,7 +44,7 @@ class Checkpoints:
 
     def _open(self, directory):
         context = ocp.Context()
-        context.asynchronous.timeout_secs = SAVING
+        context.asynchronous.timeout_secs = SAVE_TIMEOUT
         try:
             self._checkpointer = ocp.training.Checkpointer(
                 directory,
@@ -224,7 +224,7 @@ def _cause(error):
     while error.__cause__ or error.__context__:
         error = error.__cause__ or error.__context__
     if "DEADLINE_EXCEEDED" in str(error):
-        return f"another process did not write its part within {SAVING} s; see its message"
+        return f"another process did not write its part within {SAVE_TIMEOUT} s; see its message"
     code = re.search(r"os_error_code='(\d+)'", str(error))
     return os.strerror(int(code[1])) if code else str(error).partition("\n")[0][:200]
 

@@ -1,10 +1,12 @@
-"""What the paper's text and the 2012 code do differently, one config field each.
+"""The differences between the paper's text and the 2012 code, one config field each.
 
-A field that a config leaves at None is decided by `config.fidelity`: `paper`, or `code`, the nets of 2012 as
-they were run.
+`config.fidelity` sets every field that a config leaves at None: `paper` by the text, `code` as the nets of 2012 were
+run.
 """
 
 from typing import NamedTuple
+
+from ml_collections import ConfigDict
 
 from alexnet_jax import UserError
 from alexnet_jax.model import nets
@@ -12,7 +14,7 @@ from alexnet_jax.training import lab_notes
 
 
 class Difference(NamedTuple):
-    """A config field, its value by the paper and by the code, what it is, and where the two say so."""
+    """A config field, its value in the paper and in the code, its meaning, and the source of both values."""
 
     field: str
     paper: object
@@ -21,8 +23,8 @@ class Difference(NamedTuple):
     source: str
 
 
-# Sources are a section of the paper, and what in net 145's files of 2012. The project's configs set colour_scale.
-# schedule.name comes before what the notes decide with it.
+# A source is a section of the paper and a part of net 145's files of 2012. The project's configs set colour_scale.
+# schedule.name precedes the fields that the notes of the schedule decide.
 DIFFERENCES = (
     Difference(
         "model.block1", "relu norm pool", "norm pool relu", "what follows conv1, in this order", "3.5; layer definition"
@@ -59,18 +61,18 @@ DIFFERENCES = (
     Difference("augment.crop_group", 1, 32, "consecutive examples that share crop and flip", "4.1; data provider"),
     Difference("num_epochs", 90.0, float(lab_notes.NOTES["145"].end), "length of the training", "5; notes"),
 )
-BY_NOTES = {"augment.noise_off_at": "noise_off", "num_epochs": "end"}  # where other nets than 145 have other values
+BY_NOTES = {"augment.noise_off_at": "noise_off", "num_epochs": "end"}  # values that differ between the nets of 2012
 
 
-def resolve(config):
-    """A copy of a config in which `config.fidelity` has decided the fields of `DIFFERENCES` that were None.
+def resolve(config: ConfigDict) -> ConfigDict:
+    """A copy of a config in which `config.fidelity` has set the fields of `DIFFERENCES` that were None.
 
     Raises:
-      UserError: there is no such fidelity, there are no such notes, or a net of its own kind was given a field of the
-        paper's nets.
+      UserError: the fidelity or the notes do not exist, or the config sets a field that applies only to the paper's
+        nets.
     """
     if config.fidelity not in ("paper", "code"):
-        raise UserError(f"config.fidelity={config.fidelity!r}: there are paper and code")
+        raise UserError(f"config.fidelity={config.fidelity!r}: must be paper or code")
     config = config.copy_and_resolve_references()
     net = nets.NETS.get(config.model.net)
     for difference in DIFFERENCES:

@@ -1,6 +1,5 @@
-"""Top-k errors, and what a run says: metrics.jsonl, TensorBoard, and a progress bar or log lines."""
+"""Top-k errors, and the output of a run: metrics.jsonl, TensorBoard, and a progress bar or log lines."""
 
-import collections
 import contextlib
 import json
 import logging
@@ -8,6 +7,8 @@ import math
 import pathlib
 import sys
 import time
+from collections.abc import Iterator, Mapping
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -26,14 +27,17 @@ log = logging.getLogger("alexnet_jax")
 DIVERGED = "nothing was saved since the last checkpoint; try a lower --config.schedule.learning_rate in a new --workdir"
 
 
-def correct(scores_BxN, labels_B, k):
-    """1 where a label is among the `k` classes of highest score (the first ones, of equals), else 0. float32 [B]."""
+def correct(scores_BxN: jax.Array, labels_B: jax.Array, k: int) -> jax.Array:
+    """1 where a label is among the `k` classes of highest score, else 0; float32 [B].
+
+    Of classes with equal scores, the first ones count as higher.
+    """
     _, best_Bxk = lax.top_k(scores_BxN, min(k, scores_BxN.shape[1]))
     return (best_Bxk == labels_B[:, None]).any(1).astype(jnp.float32)
 
 
-def read(path: pathlib.Path) -> list[dict]:
-    """The objects in a metrics.jsonl; a last line that is cut short is left out.
+def read(path: pathlib.Path) -> list[dict[str, Any]]:
+    """The objects in a metrics.jsonl, except a last line that is cut short.
 
     Raises:
       UserError: the file cannot be read, or holds something else.
@@ -50,30 +54,32 @@ def read(path: pathlib.Path) -> list[dict]:
 class Writer:
     """Appends to `metrics.jsonl` and TensorBoard in a working directory; only process 0 writes.
 
-    What was written stays, whatever ends the process. Where it cannot be, all processes raise UserError.
+    Every line is flushed, so that it survives the process. If a line cannot be written, all processes raise UserError.
     """
 
-    def __init__(self, workdir, step, evaluated):
-        """Goes on from `step`: what a run that was stopped left behind of later steps will be written again.
+    def __init__(self, workdir: pathlib.Path, step: int, evaluated: bool):
+        """Continues a run at `step`: removes the lines of later steps, which will be written again.
 
-        So will the evaluation of `step`, unless the checkpoint knows that the net was `evaluated` there.
+        Args:
+          evaluated: whether the checkpoint of `step` includes its evaluation. If not, the evaluation's line is removed
+            too.
         """
-        self._workdir, self._file = pathlib.Path(workdir), None
+        self._workdir, self._file = workdir, None
         with self._writing():
             if jax.process_index() == 0:
                 path = self._workdir / "metrics.jsonl"
                 _drop_after(path, step, evaluated)
                 self._file = path.open("a")
-                # Not tensorboardX's SummaryWriter, which hangs when its thread has met a full disk.
+                # tensorboardX's SummaryWriter hangs when the disk is full: it writes in a thread.
                 self._board = event_file_writer.EventsWriter(str(self._workdir / "events"))
                 restart = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
                 self._board.write_event(event_pb2.Event(step=step + 1, session_log=restart))
 
-    def write(self, step, epoch, split, values):
-        """One object with `step`, `epoch`, `split` and the values (floats)."""
+    def write(self, step: int, epoch: float, split: str, values: Mapping[str, float]) -> None:
+        """Appends one object: `step`, `epoch`, `split` and the values."""
         with self._writing():
             if self._file:
-                line = json.dumps({"step": step, "epoch": epoch, "split": split} | values)
+                line = json.dumps({"step": step, "epoch": epoch, "split": split} | dict(values))
                 print(line, file=self._file, flush=True)
                 scalars = [Summary.Value(tag=f"{split}/{name}", simple_value=x) for name, x in values.items()]
                 self._board.write_event(
@@ -89,73 +95,75 @@ class Writer:
             except OSError as error:
                 raise UserError(f"{self._workdir}: metrics cannot be written ({error.strerror or error})") from error
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         if self._file:
             for file in (self._file, self._board):
-                with contextlib.suppress(OSError):  # of what could not be written before either
+                with contextlib.suppress(OSError):  # already raised when the line was written
                     file.close()
 
 
 def _drop_after(path, step, evaluated):
-    def stays(line):
+    def is_valid(line):
         return line["step"] <= step and (evaluated or line["step"] < step or line["split"] != "eval")
 
     lines = read(path) if path.exists() else []
     with files.whole(path) as file:
-        file.writelines(json.dumps(line) + "\n" for line in lines if stays(line))
+        file.writelines(json.dumps(line) + "\n" for line in lines if is_valid(line))
 
 
 class Progress:
-    """Training metrics as they come, on a bar with images/s and the time left, or in log lines where no one watches.
+    """Training metrics, images/s and the time left: on a progress bar if stderr is a terminal, otherwise in log lines.
 
-    A step's metrics are read from the device when the next step is under way, so that it never waits.
+    A step's metrics are read from the device while the next step runs, so that the device never waits.
     """
 
-    def __init__(self, start, total, batch_size, window):
-        """Goes on from step `start` of `total`, with the `window` of the run that came so far."""
+    def __init__(self, start: int, total: int, batch_size: int, window: Mapping[str, float]):
+        """Continues a run at step `start` of `total`; `window` is that of its checkpoint."""
         self._start, self._step, self._total, self._batch_size = start, start, total, batch_size
-        self._unread, self._sums = [], collections.Counter(window)
+        self._unread: list[tuple[int, dict[str, jax.Array]]] = []
+        self._sums = dict(window)
         self._reported, self._began, self._paused = start, time.monotonic(), 0.0
-        watched = sys.stderr.isatty() and jax.process_index() == 0
-        self._bar = tqdm(initial=start, total=total, unit="step", dynamic_ncols=True, disable=not watched)
+        show_bar = sys.stderr.isatty() and jax.process_index() == 0
+        self._bar = tqdm(initial=start, total=total, unit="step", dynamic_ncols=True, disable=not show_bar)
         self._log_above_bar = logging_redirect_tqdm([log])
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         self._log_above_bar.__enter__()
         return self
 
-    def __exit__(self, *exception):
+    def __exit__(self, *exception: Any) -> None:
         self._bar.close()
         self._log_above_bar.__exit__(*exception)
 
-    def add(self, step, values):
-        """Takes the metrics of the step that ends at `step`, still on the device, and checks those before."""
+    def add(self, step: int, values: dict[str, jax.Array]) -> None:
+        """Takes the metrics of the step that ends at `step`, still on the device, and checks those of earlier steps."""
         self._step = step
         self._unread.append((step, values))
         self._bar.update()
-        self.check(wait_for=1)
-        if step == self._start + 2:  # the first step was compiled, which says nothing about the speed
+        self.check(newest=1)
+        if step == self._start + 2:  # the time of the first step includes its compilation
             self._reported, self._began, self._paused = step - 1, time.monotonic(), 0.0
 
-    def check(self, wait_for=0):
-        """Reads all metrics but the newest `wait_for`. Raises UserError if a loss is not finite; names the step."""
-        while len(self._unread) > wait_for:
-            step, values = self._unread.pop(0)
-            values = {name: float(value) for name, value in jax.device_get(values).items()}
+    def check(self, newest: int = 0) -> None:
+        """Reads all metrics but the `newest`. Raises UserError if a loss is not finite; it names the step."""
+        while len(self._unread) > newest:
+            step, on_device = self._unread.pop(0)
+            values = {name: float(value) for name, value in jax.device_get(on_device).items()}
             if not math.isfinite(values["loss"]):
                 raise UserError(f"step {step}: the training loss is {values['loss']}; {DIVERGED}")
-            self._sums.update(values | {"steps": 1})
+            for name, value in (values | {"steps": 1}).items():
+                self._sums[name] = self._sums.get(name, 0) + value
 
     @property
-    def window(self):
-        """The sums of what was read since the last report, for a checkpoint."""
+    def window(self) -> dict[str, float]:
+        """The sums of the metrics since the last report, for a checkpoint."""
         return dict(self._sums)
 
-    def report(self):
-        """Shows and returns the means since the last report, with `images_per_second` (evaluations are not counted)."""
+    def report(self) -> dict[str, float]:
+        """Shows and returns the means since the last report, and `images_per_second` without the evaluations' time."""
         self.check()
         steps = self._sums.pop("steps")
         means = {name: total / steps for name, total in self._sums.items()}
@@ -171,8 +179,8 @@ class Progress:
         return means
 
     @contextlib.contextmanager
-    def pause(self):
-        """Leaves the time spent inside out of the images per second."""
+    def pause(self) -> Iterator[None]:
+        """Excludes the time of a block from the images per second."""
         began = time.monotonic()
         yield
         self._paused += time.monotonic() - began

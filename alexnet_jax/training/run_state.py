@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -26,7 +27,7 @@ class RunState:
 
     params: alexnet.Params
     opt_state: optax.OptState
-    schedule: dict[str, Any] = dataclasses.field(default_factory=dict)
+    schedule: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     step: int = 0
     evaluated: int = 0
     window: dict[str, float] = dataclasses.field(default_factory=dict)
@@ -61,7 +62,7 @@ def init(
     mesh: jax.sharding.Mesh,
     optimizer: optax.GradientTransformationExtraArgs,
     seed: int,
-    schedule: dict[str, Any],
+    schedule: Mapping[str, Any],
 ) -> RunState:
     """The state before the first step, on a mesh."""
     key = jax.random.key(seed)

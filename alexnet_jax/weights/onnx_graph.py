@@ -32,7 +32,10 @@ def build(net: spec.Net, arrays: Mapping[str, np.ndarray], mean: np.ndarray) -> 
         own = 1 if layer.cross_tower or layer is net.layers[0] else net.towers
         if isinstance(layer, spec.Local):
             raise UserError(f"{layer.name} is locally connected, for which ONNX has no operator; write .safetensors")
-        x = graph.dense(x, layer, own) if isinstance(layer, spec.Dense) else graph.conv(x, layer, own, side, out_side)
+        if isinstance(layer, spec.Conv):
+            x = graph.conv(x, layer, own, side, out_side)
+        else:
+            x = graph.dense(x, layer.name, own)
         side = out_side
         for name, _ in structure.operations(net, layer):
             operation = OPERATIONS[name]
@@ -50,8 +53,10 @@ def build(net: spec.Net, arrays: Mapping[str, np.ndarray], mean: np.ndarray) -> 
 class Graph:
     """Nodes and constants of a graph that grows from the image to the logits."""
 
-    def __init__(self, net):
-        self.net, self.nodes, self.constants = net, [], []
+    def __init__(self, net: spec.Net):
+        self.net = net
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: list[onnx.TensorProto] = []
 
     def add(self, operator: str, inputs: Sequence[str], output: str | None = None, **attributes) -> str:
         """Adds a node and returns the name of its output."""
@@ -66,7 +71,7 @@ class Graph:
 
     def number(self, value: float) -> str:
         """Adds a float32 number and returns its name."""
-        return self.constant(f"number_{len(self.constants)}", np.float32(value))
+        return self.constant(f"number_{len(self.constants)}", np.array(value, np.float32))
 
     def prepared(self, x: str, mean: np.ndarray) -> str:
         """The image less its mean, divided."""
@@ -74,11 +79,10 @@ class Graph:
         name = self.constant("mean", array)
         if mean.ndim == 3:
             start = (len(mean) - self.net.image_size) // 2
-            bounds = [(start, start), (start + self.net.image_size,) * 2, (1, 2)]
-            bounds = [self.constant(f"centre_{i}", np.array(b)) for i, b in enumerate(bounds)]
-            name = self.add("Slice", [name, *bounds])
+            bounds = [(start, start), (start + self.net.image_size,) * 2, (1, 2)]  # starts, ends and axes
+            name = self.add("Slice", [name, *(self.constant(f"centre_{i}", np.array(b)) for i, b in enumerate(bounds))])
         x = self.add("Sub", [x, name])
-        std = self.constant("input_std", np.float32(self.net.input_std).reshape(3, 1, 1))
+        std = self.constant("input_std", np.array(self.net.input_std, np.float32).reshape(3, 1, 1))
         return self.add("Div", [x, std])
 
     def conv(self, x: str, layer: spec.Conv, own: int, side: int, out_side: int) -> str:
@@ -93,14 +97,14 @@ class Graph:
             group=own * layer.groups,
         )
 
-    def dense(self, x: str, layer: spec.Dense, own: int) -> str:
-        """A product for each of `own` towers."""
-        weight, bias = f"{layer.name}.weight", f"{layer.name}.bias"
+    def dense(self, x: str, layer: str, own: int) -> str:
+        """The products of a fully connected layer, one for each of `own` towers."""
+        weight, bias = f"{layer}.weight", f"{layer}.bias"
         x = self.add("Flatten", [x])  # the maps of a tower follow each other, so its units do
         if own == 1:
             return self.add("Gemm", [x, weight, bias], transB=1)
-        x, weight, bias = (self.split(name, own, axis) for name, axis in ((x, 1), (weight, 0), (bias, 0)))
-        towers = [self.add("Gemm", list(inputs), transB=1) for inputs in zip(x, weight, bias, strict=True)]
+        shares = (self.split(name, own, axis) for name, axis in ((x, 1), (weight, 0), (bias, 0)))
+        towers = [self.add("Gemm", list(inputs), transB=1) for inputs in zip(*shares, strict=True)]
         return self.concat(towers, axis=1)
 
     def concat(self, parts: Sequence[str], axis: int) -> str:

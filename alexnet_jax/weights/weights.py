@@ -130,7 +130,7 @@ def read_params(
         raise UserError(f"has no {', '.join(sorted(missing))}; is it of another net?")
     if extra := arrays.keys() - keys.keys():
         raise UserError(f"holds {', '.join(sorted(extra))} too, which the net has not; is it of another net?")
-    params = {layer: {} for layer in shapes}
+    params: dict[str, dict[str, np.ndarray]] = {layer: {} for layer in shapes}
     for key, (layer, leaf) in keys.items():
         x = np.asarray(arrays[key])
         wanted = jax.eval_shape(functools.partial(back, net, layer, leaf), shapes[layer][leaf]).shape

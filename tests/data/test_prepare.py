@@ -129,14 +129,14 @@ def test_missing_and_broken_archives(tmp_path):
         with pytest.raises(UserError, match=message):
             preparation.prepare("imagenet", str(root), tmp_path / "set", size=64)
 
-    attempt(r"no ILSVRC2012_img_train.tar and no ILSVRC2012_img_val.tar there")
+    attempt(r"ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar not found")
     imagenet_archives.write_archives(tmp_path)
     train, validation = tmp_path / "ILSVRC2012_img_train.tar", tmp_path / "ILSVRC2012_img_val.tar"
     whole = {path: path.read_bytes() for path in (train, validation)}
     validation.unlink()
-    attempt(r"no ILSVRC2012_img_val.tar there")
+    attempt(r": ILSVRC2012_img_val.tar not found")
     validation.write_bytes(whole[train])
-    attempt(r"n01440764.tar is no image of ILSVRC2012")
+    attempt(r"n01440764.tar is not an image of ILSVRC2012")
     validation.write_bytes(b"")
     attempt(r"_val.tar: not a complete archive .*; download it again")
     validation.write_bytes(b"<html>" * 500)
@@ -158,10 +158,10 @@ def test_missing_and_broken_archives(tmp_path):
         attempt(r"_val.tar: not a complete archive .*damaged at byte .*; download it again")
     validation.write_bytes(whole[validation])
     train.write_bytes(whole[validation])
-    attempt(r"ILSVRC2012_val_\d*.JPEG is no class of ILSVRC2012")
+    attempt(r"ILSVRC2012_val_\d*.JPEG is not a class of ILSVRC2012")
     with tarfile.open(train, "w") as archive:
         imagenet_archives.add(archive, "n99999999.tar", b"")
-    attempt(r"n99999999.tar is no class of ILSVRC2012")
+    attempt(r"n99999999.tar is not a class of ILSVRC2012")
     assert not (tmp_path / "set").exists()
 
 

@@ -77,7 +77,7 @@ class Processes:
 import runpy
 from alexnet_jax.runtime import processes
 from alexnet_jax.training import checkpoint
-processes.SILENCE, checkpoint.SAVING = {silence}, 5
+processes.HEARTBEAT_TIMEOUT, checkpoint.SAVE_TIMEOUT = {silence}, 5
 runpy.run_module("alexnet_jax.main", run_name="__main__")
 """
         overrides = [f"--config.{name}={value}" for name, value in (FIELDS | {"dataset.root": images} | fields).items()]
@@ -143,7 +143,9 @@ def test_a_signal_to_one_process_saves_in_all_and_others_continue(images, one_de
     run.wait_for_step(7)
     run.all[1].send_signal(signal.SIGTERM)
     assert run.wait() == [143, 143], run.logs()
-    assert run.logs()[0].endswith("alexnet_jax: interrupted; the same command goes on from the last checkpoint\n")
+    assert run.logs()[0].endswith(
+        "alexnet_jax: interrupted; run the same command again to continue from the last checkpoint\n"
+    )
     checkpoints = tmp_path / "run" / "checkpoints"
     before, newest = sorted(int(path.name) for path in checkpoints.glob("[0-9]*"))
     assert 7 <= newest < 20
@@ -166,7 +168,7 @@ def test_a_broken_image_of_one_process_ends_all_and_keeps_what_was_learned(image
     run = Processes(tmp_path / "run", root, 2, 1, **{"mesh.model": 1})
     assert run.wait() == [1, 1], run.logs()
     named = [f"alexnet_jax: {victim}: not a complete image" in log for log in run.logs()]
-    told = ["alexnet_jax: another process cannot go on; see its message" in log for log in run.logs()]
+    told = ["alexnet_jax: another process has failed; see its message" in log for log in run.logs()]
     assert sorted(named) == sorted(told) == [False, True]
     assert len(os.listdir(tmp_path / "run" / "checkpoints")) == 1
 
@@ -224,7 +226,9 @@ def test_where_one_process_dies_the_others_end(victim, images, tmp_path):
     assert all(run.wait(60))  # 5 s for the others to notice, and their end; JAX itself waits for 100
     if victim == 1:  # JAX may end the others itself when process 0 dies
         assert run.all[0].returncode == 1
-        assert re.search(r"\nalexnet_jax: another process has died, .* go on from the last save\n$", run.logs()[0])
+        assert re.search(
+            r"\nalexnet_jax: another process has died, .* continue from the last checkpoint\n$", run.logs()[0]
+        )
 
 
 @SLOW
@@ -245,7 +249,7 @@ def test_processes_at_the_address_of_a_run_leave_it_alone(images, tmp_path):
 
 
 def test_a_process_that_stays_alone_says_so():
-    code = "from alexnet_jax.runtime import processes\nprocesses.WAIT = 2\nprocesses.join('127.0.0.1:9', 2, 1)"
+    code = "from alexnet_jax.runtime import processes\nprocesses.START_TIMEOUT = 2\nprocesses.join('127.0.0.1:9', 2, 1)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
-    assert "alexnet_jax: --coordinator_address=127.0.0.1:9: the processes did not meet within 2 s" in done.stderr
+    assert "alexnet_jax: --coordinator_address=127.0.0.1:9: the processes did not connect within 2 s" in done.stderr

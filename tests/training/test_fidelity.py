@@ -95,7 +95,7 @@ def test_the_code_trains_each_net_as_its_own_notes_have_it(net, num_epochs, nois
     [
         ("hand", "144", "notes: no notes '144' of a schedule by hand; there are 145, 145-2010,"),
         ("hand", "170", "notes: no notes '170'"),
-        ("steps", "145", "notes=145: are for config.schedule.name=hand"),
+        ("steps", "145", "notes=145: needs config.schedule.name=hand"),
     ],
 )
 def test_impossible_notes_are_refused(kind, name, whose, message):
@@ -108,7 +108,7 @@ def test_impossible_notes_are_refused(kind, name, whose, message):
 def test_another_fidelity_is_refused():
     config = two_gpu.get_config()
     config.fidelity = "book"
-    with pytest.raises(UserError, match="config.fidelity='book': there are paper and code"):
+    with pytest.raises(UserError, match="config.fidelity='book': must be paper or code"):
         fidelity.resolve(config)
 
 

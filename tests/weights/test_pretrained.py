@@ -277,7 +277,7 @@ def test_the_commands(config, tmp_path, run_command):
     run(evaluate, f"--workdir={back}", "--dataset=folder", root)
     first, second = (json.loads((d / "evaluation.json").read_text()) for d in (there, back))
     assert first["loss"] == second["loss"] and first["ten_crop"] == second["ten_crop"] and second["steps"] == [2]
-    assert "needs --read=FILE or --write=FILE, one of them" in run(pretrained, f"--workdir={back}", ok=False)
+    assert "needs either --read=FILE or --write=FILE" in run(pretrained, f"--workdir={back}", ok=False)
     assert "is there already" in run(pretrained, f"--workdir={back}", f"--read={file}", ok=False)
 
 
