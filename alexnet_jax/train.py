@@ -11,60 +11,25 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from alexnet_jax import UserError, settings
 from alexnet_jax.analysis import ensemble, figures, inference
-from alexnet_jax.data import augment, datasets, pipeline
-from alexnet_jax.model import alexnet, counts, nets, spec, structure
-from alexnet_jax.runtime import files, interruption, processes, sharding
+from alexnet_jax.data import pipeline
+from alexnet_jax.model import alexnet, counts, spec, structure
+from alexnet_jax.runtime import files, interruption, processes
 from alexnet_jax.training import (
     checkpoint,
     fidelity,
     metrics,
-    optimizer,
     run_directory,
     run_state,
-    schedules,
+    setup,
     step,
 )
 
 log = logging.getLogger("alexnet_jax")
-
-
-@dataclasses.dataclass(frozen=True)
-class Training:
-    """What a config describes, built: the net, what changes it, and the data.
-
-    Attributes:
-      rows: the part of every global batch that this process loads.
-      log_every, eval_every, save_every: steps, perhaps fractions.
-    """
-
-    net: spec.Net
-    mesh: jax.sharding.Mesh
-    data: datasets.Data
-    augmentation: augment.Augmentation
-    optimizer: optax.GradientTransformationExtraArgs
-    learning_rates: schedules.LearningRates
-    seed: int
-    batch_size: int
-    rows: slice
-    total_steps: int
-    log_every: float
-    eval_every: float
-    save_every: float
-
-    @property
-    def steps_per_epoch(self) -> float:
-        return len(self.data.train) / self.batch_size
-
-    @property
-    def images(self) -> dict[str, Any]:
-        """What a checkpoint records of the data: it can only be continued with the same."""
-        return {"class_names": list(self.data.class_names), "train_images": len(self.data.train)}
 
 
 def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike) -> dict[str, Any]:
@@ -92,7 +57,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike) -> dict[s
         settings.check(config)
         if config.init_from:
             config.init_from = str(pathlib.Path(config.init_from).expanduser().absolute())
-        training = build(config)
+        training = setup.build(config)
         run_directory.check(config, workdir)
         pretrained = starting_point(config, training.net) if not run_directory.has_begun(workdir) else None
     processes.check()
@@ -101,8 +66,8 @@ def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike) -> dict[s
     with interruption.held(), processes.locked(workdir / "lock"):
         with checkpoint.Checkpoints(workdir / "checkpoints") as checkpoints:
             state = restore_or_start(training, checkpoints, pretrained, workdir)
-            root = datasets.find(config.dataset.name, config.dataset.root).absolute_root
-            run_directory.keep(config, root, training.data.statistics.mean, state.step, workdir)
+            data = training.data
+            run_directory.keep(config, data.root, data.statistics.mean, state.step, workdir)
             if state.step < training.total_steps:
                 (workdir / "result.json").unlink(missing_ok=True)  # of a shorter run
             describe(training, state.step)
@@ -114,45 +79,11 @@ def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike) -> dict[s
         return finish(training, state.params, workdir)
 
 
-def build(config: ConfigDict) -> Training:
-    """Builds what a config describes, after `fidelity.resolve`. Raises UserError if a setting or the data do not work.
-
-    Nothing after this reads a setting of the training, but `run_directory`, which records them all.
-    """
-    schedules.from_config(config)
-    optimizer.check_name(config.optimizer.name)
-    net = nets.from_config(config.model)
-    dataset = config.dataset
-    if net.stretch and datasets.find(dataset.name, dataset.root).cropped:
-        raise UserError("config.model.stretch: a prepared set is cropped; use config.dataset.name=folder or tfds:NAME")
-    data = datasets.load(dataset.name, dataset.root, net.stored_size, net.stretch)
-    net = net.with_classes(len(data.class_names))
-    mesh = sharding.create_mesh(config.mesh.data, config.mesh.model, net.towers)
-    rows = sharding.owned_rows(mesh, config.batch_size)
-    if config.batch_size > len(data.train):
-        raise UserError(
-            f"config.batch_size={config.batch_size}: there are only {len(data.train)} training images; use less"
-        )
-    steps_per_epoch = len(data.train) / config.batch_size
-    return Training(
-        net=net,
-        mesh=mesh,
-        data=data,
-        augmentation=augment.from_config(config.augment, net.image_size, data.statistics),
-        optimizer=optimizer.from_config(config.optimizer, net),
-        learning_rates=schedules.LearningRates(config, net),
-        seed=config.seed,
-        batch_size=config.batch_size,
-        rows=rows,
-        total_steps=max(1, round(config.num_epochs * steps_per_epoch)),
-        log_every=config.log_every,
-        eval_every=config.eval_every * steps_per_epoch,
-        save_every=config.save_every,
-    )
-
-
 def restore_or_start(
-    training: Training, checkpoints: checkpoint.Checkpoints, pretrained: ensemble.Member | None, workdir: pathlib.Path
+    training: setup.Training,
+    checkpoints: checkpoint.Checkpoints,
+    pretrained: ensemble.Member | None,
+    workdir: pathlib.Path,
 ) -> run_state.RunState:
     """The state of the newest checkpoint, or the first one, with the parameters of a pretrained net if there is one."""
     first = run_state.init(
@@ -173,7 +104,7 @@ def restore_or_start(
 class Loop:
     """A training under way."""
 
-    training: Training
+    training: setup.Training
     state: run_state.RunState
     checkpoints: checkpoint.Checkpoints
     writer: metrics.Writer
@@ -288,7 +219,7 @@ def starting_point(config: ConfigDict, net: spec.Net) -> ensemble.Member | None:
     return member
 
 
-def fine_tune(member: ensemble.Member, training: Training, params: alexnet.Params) -> alexnet.Params:
+def fine_tune(member: ensemble.Member, training: setup.Training, params: alexnet.Params) -> alexnet.Params:
     """The parameters of a trained net, with the last layer of `params` if its classes are others."""
     trained = ensemble.restore(member, training.mesh)
     if member.class_names != training.data.class_names:
@@ -297,7 +228,7 @@ def fine_tune(member: ensemble.Member, training: Training, params: alexnet.Param
     return trained
 
 
-def describe(training: Training, start: int) -> None:
+def describe(training: setup.Training, start: int) -> None:
     """Prints the layers, and logs what is about to happen."""
     net, mesh, data = training.net, training.mesh, training.data
     if jax.process_index() == 0:
@@ -309,7 +240,7 @@ def describe(training: Training, start: int) -> None:
     log.info("%s at step %d of %d", "continuing" if start else "starting", start, training.total_steps)
 
 
-def finish(training: Training, params: alexnet.Params, workdir: pathlib.Path) -> dict[str, Any]:
+def finish(training: setup.Training, params: alexnet.Params, workdir: pathlib.Path) -> dict[str, Any]:
     """Evaluates the test split by one view and by ten, and writes `result.json` and the pictures; once per run."""
     t, path = training, workdir / "result.json"
     result = files.read_json(path) if path.exists() else {}

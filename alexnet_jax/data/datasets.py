@@ -42,6 +42,7 @@ class Data:
       test_split: the name of the split of `test`.
       class_names: a name for each label.
       statistics: of the training images.
+      root: `Dataset.absolute_root`.
     """
 
     train: sources.Source
@@ -50,6 +51,7 @@ class Data:
     test_split: str
     class_names: tuple[str, ...]
     statistics: base.Statistics
+    root: str
 
 
 def load(name: str, root: str, image_size: int, stretch: bool = False) -> Data:
@@ -73,4 +75,4 @@ def load(name: str, root: str, image_size: int, stretch: bool = False) -> Data:
         for split in dict.fromkeys([validation, test])
     }
     statistics = dataset.statistics(image_size)
-    return Data(train, held_out[validation], held_out[test], test, class_names, statistics)
+    return Data(train, held_out[validation], held_out[test], test, class_names, statistics, dataset.absolute_root)

@@ -27,9 +27,9 @@ class AlexNet(nnx.Module):
     """
 
     def __init__(self, net: spec.Net, *, devices: int = 1, rngs: nnx.Rngs):
-        self.net, self.towers = net, net.towers // devices
+        self.net, self.local_towers = net, net.towers // devices
         for layer, seen, side, out_side in structure.sizes(net):
-            out = layer.features if layer is net.last else layer.features * self.towers
+            out = layer.features if layer is net.last else layer.features * self.local_towers
             product, kernel, bias = _product(net, layer, seen, side, out_side, out)
             setattr(self, layer.name, Weights(product, kernel, bias, layer, rngs))
 
@@ -48,26 +48,24 @@ class AlexNet(nnx.Module):
           activation and the dropout that follow it.
         """
         *hidden, last = self.net.layers
-        towers = [(x_BxHxWx3 / jnp.array(self.net.input_std)).astype(self.net.dtype)]  # all towers see the image
+        streams = [(x_BxHxWx3 / jnp.array(self.net.input_std)).astype(self.net.dtype)]  # all towers see the image
         out = {}
         for layer in hidden:
-            towers = [all_gather(towers)] if layer.cross_tower else towers
-            towers = getattr(self, layer.name)(towers, self.towers)
-            out[layer.name] = jnp.concatenate(towers, axis=-1)
+            streams = [all_gather(streams)] if layer.cross_tower else streams
+            streams = getattr(self, layer.name)(streams, self.local_towers)
+            out[layer.name] = jnp.concatenate(streams, axis=-1)
             for operation, name in structure.operations(self.net, layer):
-                towers = [self.operate(operation, x, tower_keys_BxT, layer, tower) for tower, x in enumerate(towers)]
-                out[name] = jnp.concatenate(towers, axis=-1)
+                streams = [self.operate(operation, x, tower_keys_BxT, layer, i) for i, x in enumerate(streams)]
+                out[name] = jnp.concatenate(streams, axis=-1)
         # The last layer is one: its kernel is the same on every device, and so are its input and its output.
-        (logits,) = getattr(self, last.name)([all_gather(towers, to="invarying").astype(jnp.float32)], 1)
+        (logits,) = getattr(self, last.name)([all_gather(streams, to="invarying").astype(jnp.float32)], 1)
         return logits, out
 
-    def operate(
-        self, operation: str, x: jax.Array, keys_BxT: jax.Array | None, layer: spec.Layer, tower: int
-    ) -> jax.Array:
-        """Applies an operation that follows a layer to one tower of this device."""
+    def operate(self, operation: str, x: jax.Array, keys_BxT: jax.Array | None, layer: spec.Layer, i: int) -> jax.Array:
+        """Applies an operation that follows a layer to the `i`-th tower of this device."""
         drop = None
         if keys_BxT is not None:
-            drop = functools.partial(operations.dropout, keys_BxT[:, tower : tower + 1], layer.seed)
+            drop = functools.partial(operations.dropout, keys_BxT[:, i : i + 1], layer.seed)
         return operations.OPERATIONS[operation].compute(x, self.net, drop)
 
 
@@ -79,8 +77,8 @@ class Weights(nnx.Module):
         self.kernel = nnx.Param(nnx.initializers.normal(layer.stddev)(rngs.params(), kernel))
         self.bias = nnx.Param(nnx.initializers.constant(layer.bias)(rngs.params(), bias))
 
-    def __call__(self, seen: Sequence[jax.Array], towers: int) -> list[jax.Array]:
-        """The outputs of `towers` towers.
+    def __call__(self, seen: Sequence[jax.Array], count: int) -> list[jax.Array]:
+        """The outputs of `count` towers.
 
         `seen` is the input of each tower, or one array that all of them see. Its dtype is that of the outputs.
         """
@@ -90,7 +88,7 @@ class Weights(nnx.Module):
         for x, kernel, bias in zip(seen, kernels, biases, strict=True):
             x = x.reshape(len(x), -1) if kernel.ndim == 2 else x
             outputs.append(convolutions.add_bias(self.product(x, kernel), bias))
-        return outputs if len(outputs) == towers else jnp.split(outputs[0], towers, axis=-1)
+        return outputs if len(outputs) == count else jnp.split(outputs[0], count, axis=-1)
 
 
 def _product(net, layer, seen, side, out_side, out):
@@ -106,9 +104,9 @@ def _product(net, layer, seen, side, out_side, out):
     return product, (*window, seen // layer.groups, out), (out,)
 
 
-def all_gather(towers: Sequence[jax.Array], to: str = "varying") -> jax.Array:
+def all_gather(streams: Sequence[jax.Array], to: str = "varying") -> jax.Array:
     """The channels of all towers in one array, tower 0's first: a line between the GPUs in Figure 2."""
-    devices = lax.all_gather(jnp.concatenate(towers, axis=-1), "model", to=to)
+    devices = lax.all_gather(jnp.concatenate(streams, axis=-1), "model", to=to)
     return jnp.concatenate(jnp.unstack(devices), axis=-1)
 
 

@@ -68,14 +68,10 @@ def scale_by_learning_rates() -> optax.GradientTransformationExtraArgs:
 OPTIMIZERS = {"sgd": sgd, "lars": lars}
 
 
-def check_name(name: str) -> None:
-    """Raises UserError if there is no such optimiser."""
-    if name not in OPTIMIZERS:
-        raise UserError(f"config.optimizer.name: no optimizer {name!r}; there are {', '.join(OPTIMIZERS)}")
-
-
 def from_config(config: ConfigDict, net: spec.Net) -> optax.GradientTransformationExtraArgs:
-    """The optimiser that `config.optimizer` names, for a net."""
+    """The optimiser that `config.optimizer` names, for a net. Raises UserError if there is no such optimiser."""
+    if config.name not in OPTIMIZERS:
+        raise UserError(f"config.optimizer.name: no optimizer {config.name!r}; there are {', '.join(OPTIMIZERS)}")
     return OPTIMIZERS[config.name](weight_decays(config, net))
 
 

@@ -1,0 +1,81 @@
+"""What a config describes, built. Nothing after this reads the settings, but `run_directory`, which records them."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import optax
+from ml_collections import ConfigDict
+
+from alexnet_jax import UserError
+from alexnet_jax.data import augment, datasets
+from alexnet_jax.model import nets, spec
+from alexnet_jax.runtime import sharding
+from alexnet_jax.training import optimizer, schedules
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """A net, what trains it, and the data.
+
+    Attributes:
+      rows: the part of every global batch that this process loads.
+      log_every, eval_every, save_every: steps, perhaps fractions.
+    """
+
+    net: spec.Net
+    mesh: jax.sharding.Mesh
+    data: datasets.Data
+    augmentation: augment.Augmentation
+    optimizer: optax.GradientTransformationExtraArgs
+    learning_rates: schedules.LearningRates
+    seed: int
+    batch_size: int
+    rows: slice
+    total_steps: int
+    log_every: float
+    eval_every: float
+    save_every: float
+
+    @property
+    def steps_per_epoch(self) -> float:
+        return len(self.data.train) / self.batch_size
+
+    @property
+    def images(self) -> dict[str, Any]:
+        """What a checkpoint records of the data: it can only be continued with the same."""
+        return {"class_names": list(self.data.class_names), "train_images": len(self.data.train)}
+
+
+def build(config: ConfigDict) -> Training:
+    """Builds what a config describes, after `fidelity.resolve`. Raises UserError if a setting or the data are wrong."""
+    net = nets.from_config(config.model)
+    learning_rates = schedules.LearningRates(config, net)
+    chosen_optimizer = optimizer.from_config(config.optimizer, net)
+    name, root = config.dataset.name, config.dataset.root
+    if net.stretch and datasets.find(name, root).cropped:
+        raise UserError("config.model.stretch: a prepared set is cropped; use config.dataset.name=folder or tfds:NAME")
+    data = datasets.load(name, root, net.stored_size, net.stretch)
+    net = net.with_classes(len(data.class_names))
+    mesh = sharding.create_mesh(config.mesh.data, config.mesh.model, net.towers)
+    rows = sharding.owned_rows(mesh, config.batch_size)
+    if config.batch_size > len(data.train):
+        raise UserError(
+            f"config.batch_size={config.batch_size}: there are only {len(data.train)} training images; use less"
+        )
+    steps_per_epoch = len(data.train) / config.batch_size
+    return Training(
+        net=net,
+        mesh=mesh,
+        data=data,
+        augmentation=augment.from_config(config.augment, net.image_size, data.statistics),
+        optimizer=chosen_optimizer,
+        learning_rates=learning_rates,
+        seed=config.seed,
+        batch_size=config.batch_size,
+        rows=rows,
+        total_steps=max(1, round(config.num_epochs * steps_per_epoch)),
+        log_every=config.log_every,
+        eval_every=config.eval_every * steps_per_epoch,
+        save_every=config.save_every,
+    )
