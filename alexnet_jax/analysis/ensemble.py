@@ -1,9 +1,10 @@
-"""Trained nets, one or an ensemble, loaded from the directories of their runs."""
+"""Loads trained nets, one or an ensemble, from the directories of their runs."""
 
 import dataclasses
 import os
 import pathlib
 from collections.abc import Iterable
+from typing import Any
 
 import jax
 import numpy as np
@@ -16,50 +17,50 @@ from alexnet_jax.training import checkpoint, fidelity, run_directory
 
 @dataclasses.dataclass(frozen=True)
 class Member:
-    """A trained net as of its newest checkpoint."""
+    """A trained net at its newest checkpoint."""
 
     workdir: pathlib.Path
-    dataset: str  # its name and root in training; '' of a net from a file
+    dataset: str  # name and root of the training's data set; '' for a net that was imported from a file
     root: str
     devices: int  # for the towers, in training
-    model: dict  # config.model
+    model: dict[str, Any]  # config.model
     net: spec.Net
     class_names: tuple[str, ...]
-    mean: np.ndarray  # to be subtracted from its images
+    mean: np.ndarray  # subtracted from its images
     step: int
 
 
 @dataclasses.dataclass(frozen=True)
 class Ensemble:
-    """Nets of the same classes, for images of one size taken in the same way, with their parameters on a mesh."""
+    """Nets with the same classes and the same input images, and their parameters on a mesh."""
 
     members: list[Member]
-    params: list
+    params: list[alexnet.Params]
     mesh: jax.sharding.Mesh
 
     @property
-    def class_names(self):
+    def class_names(self) -> tuple[str, ...]:
         return self.members[0].class_names
 
     @property
-    def nets(self):
+    def nets(self) -> list[spec.Net]:
         return [member.net for member in self.members]
 
     @property
-    def means(self):
+    def means(self) -> list[np.ndarray]:
         return [member.mean for member in self.members]
 
     def batch_size(self, at_least: int) -> int:
-        """The next number of examples that the mesh can divide."""
+        """The smallest batch size, `at_least` or above, that the mesh can divide."""
         rows = self.mesh.shape["data"]
         return -(-at_least // rows) * rows
 
 
 def load(workdirs: Iterable[str | os.PathLike]) -> Ensemble:
-    """The nets that were trained in some directories, on all devices.
+    """Loads the nets of some runs' directories on all devices.
 
     Raises:
-      UserError: there is no net in one of them, or they do not go together.
+      UserError: a directory holds no net, or the nets cannot form an ensemble.
     """
     members = [read(pathlib.Path(workdir).expanduser().absolute()) for workdir in workdirs]
     first = members[0]
@@ -70,8 +71,8 @@ def load(workdirs: Iterable[str | os.PathLike]) -> Ensemble:
         ]
         if images[0] != images[1]:
             raise UserError(
-                f"--workdir={other.workdir}: its net knows other classes, or takes images otherwise, than that in "
-                f"{first.workdir}; use one at a time"
+                f"--workdir={other.workdir}: its net has other classes or another image size, crop or stretch than the "
+                f"net in {first.workdir}; use one at a time"
             )
     mesh = sharding.create_mesh(
         -1, min(member.devices for member in members), min(member.net.towers for member in members)
@@ -80,19 +81,23 @@ def load(workdirs: Iterable[str | os.PathLike]) -> Ensemble:
 
 
 def read(workdir: pathlib.Path) -> Member:
-    """The `Member` of a directory. Raises UserError if there is none, it is damaged, or its net was another."""
+    """The `Member` of a run's directory.
+
+    Raises:
+      UserError: the directory holds no net, it is damaged, or this version of the program defines its net otherwise.
+    """
     if not (workdir / "checkpoints").is_dir():
         raise UserError(
-            f"{workdir}: no net was trained there, as python -m alexnet_jax.main does; files of weights are read by "
-            "python -m alexnet_jax.pretrained"
+            f"{workdir}: holds no trained net; train one (python -m alexnet_jax.main) or import a file of weights "
+            "(python -m alexnet_jax.pretrained)"
         )
     if not (workdir / "config.json").is_file():
-        raise UserError(f"{workdir / 'config.json'}: is lost; run the command that made the directory again")
+        raise UserError(f"{workdir / 'config.json'}: is missing; run the command that made the directory again")
     config = fidelity.resolve(settings.read(workdir / "config.json"))
     with checkpoint.Checkpoints(workdir / "checkpoints", write=False) as checkpoints:
         step = checkpoints.latest_step
         if not step:
-            raise UserError(f"{workdir}: no checkpoint there yet; wait for the first")
+            raise UserError(f"{workdir}: has no checkpoint yet; wait for the first")
         class_names = tuple(checkpoints.metadata(step)["data"]["class_names"])
     try:
         net = nets.from_config(config.model).with_classes(len(class_names))
@@ -100,8 +105,8 @@ def read(workdir: pathlib.Path) -> Member:
         corrected = run_directory.corrections(recorded, config, training=False) if recorded else ""
         if corrected:
             raise UserError(
-                f"{workdir}: its net is another than that of this version of the program ({corrected}); use the "
-                "version that trained it"
+                f"{workdir}: its net differs from that of this version of the program ({corrected}); use the version "
+                "that trained it"
             )
         return Member(
             workdir,
@@ -128,12 +133,12 @@ def _read_mean(path, net):
         return mean
     except (AttributeError, EOFError, OSError, TypeError, ValueError) as error:
         raise UserError(
-            f"{path}: is no mean ({error}); remove it and run the command that made the directory again"
+            f"{path}: is not a valid mean ({error}); remove it and run the command that made the directory again"
         ) from error
 
 
 def restore(member: Member, mesh: jax.sharding.Mesh) -> alexnet.Params:
-    """A member's parameters, on a mesh. Raises UserError if they cannot be read."""
+    """A member's parameters on a mesh. Raises UserError if they cannot be read."""
     shapes = alexnet.shapes(member.net)
     like = jax.tree.map(
         lambda shape, s: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=s),

@@ -1,14 +1,17 @@
-"""Pictures: a net with its collectives (Figure 2), its kernels by tower (Figure 3), retrieval (Figure 4), curves.
+"""Figures: a net with its collectives (Figure 2), its kernels by tower (Figure 3), retrieval (Figure 4), curves.
 
-Each function returns a matplotlib figure, of which `png` makes the same bytes every time.
+Each function returns a matplotlib figure; `png` encodes it to reproducible bytes.
 """
 
 import io
+import os
 import pathlib
+from collections.abc import Sequence
+from typing import Any
 
-import matplotlib.figure
 import matplotlib.patches
 import numpy as np
+from matplotlib.figure import Figure
 
 from alexnet_jax.data.class_names import readable
 from alexnet_jax.model import spec, structure
@@ -17,26 +20,28 @@ from alexnet_jax.training import metrics
 TOWERS, LINK, GREY = ("#dbe7f5", "#fbe3d0"), "#b5382a", "#e8e8e8"
 RIGHT, WRONG = "#e07a5f", "#9db4c8"
 
+Predictions = list[dict[str, Any]]  # of `inference.predictions`
 
-def png(figure):
-    """The bytes of a PNG file."""
+
+def png(figure: Figure) -> bytes:
+    """A figure as a PNG file. Equal figures give equal bytes."""
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=150, metadata={"Software": None})
     return file.getvalue()
 
 
-def diagram(net):
+def diagram(net: spec.Net) -> Figure:
     """Figure 2 for any net: a row for each layer, a column for each tower, and the all-gathers between the towers.
 
-    Beside a layer stand the height and width of its output and what follows it, at a gather how many numbers of an
-    example a tower receives from the others.
+    Labels give the height and width of each layer's output, the operations that follow it, and the count of numbers
+    that a tower receives in each all-gather, per example.
     """
     width, gap, height = 3.4, 1.0, 0.62
     columns = [i * (width + gap) for i in range(net.towers)]
     end, sizes = columns[-1] + width, list(structure.sizes(net))
     gathers = [layer.cross_tower and net.towers > 1 for layer, *_ in sizes]
     tops = np.cumsum([1.35 if gather else 1.0 for gather in gathers])
-    figure = matplotlib.figure.Figure(figsize=(0.8 * (end + 2.8), 0.55 * (tops[-1] + 1)))
+    figure = Figure(figsize=(0.8 * (end + 2.8), 0.55 * (tops[-1] + 1)))
     axes = figure.add_axes((0, 0, 1, 1))
     axes.axis("off")
     axes.set(xlim=(-0.2, end + 2.6), ylim=(tops[-1] + height + 0.15, -0.15))
@@ -76,14 +81,14 @@ def _label(layer):
     return f"{layer.name}, {layer.features} maps, {layer.size}×{layer.size}{stride}{local}"
 
 
-def conv1_kernels(kernels_HxWx3xN, towers):
+def conv1_kernels(kernels_HxWx3xN: np.ndarray, towers: int) -> Figure:
     """Figure 3: the kernels of conv1, a panel for each tower, all on one scale around mid-grey."""
     kernels_NxHxWx3 = np.moveaxis(kernels_HxWx3xN, -1, 0)
     kernels_NxHxWx3 = 0.5 + 0.5 * kernels_NxHxWx3 / abs(kernels_NxHxWx3).max()
     per_tower = len(kernels_NxHxWx3) // towers
     columns = min(16, per_tower)
     rows = -(-per_tower // columns)
-    figure = matplotlib.figure.Figure(figsize=(0.5 * columns + 0.4, towers * (0.5 * rows + 0.4)), layout="constrained")
+    figure = Figure(figsize=(0.5 * columns + 0.4, towers * (0.5 * rows + 0.4)), layout="constrained")
     for tower, panel in enumerate(figure.subfigures(towers, 1, squeeze=False).flat):
         panel.suptitle(f"tower {tower}", fontsize=9)
         for i, axes in enumerate(panel.subplots(rows, columns, squeeze=False).flat):
@@ -93,15 +98,15 @@ def conv1_kernels(kernels_HxWx3xN, towers):
     return figure
 
 
-def mistakes(rows):
-    """Images with their class, and as bars the probabilities of what they were taken for.
+def mistakes(rows: Sequence[tuple[np.ndarray, str, Predictions]]) -> Figure:
+    """Images with their class, and the probabilities of the predicted classes as bars.
 
     Args:
-      rows: for each image its pixels (uint8 [H, W, 3]), its class, and its `evaluate.predictions`.
+      rows: pixels (uint8 [H, W, 3]), class and `inference.predictions` of each image.
     """
     columns = 4
     lines = -(-len(rows) // columns)
-    figure = matplotlib.figure.Figure(figsize=(2 * columns, 2.7 * lines), layout="constrained")
+    figure = Figure(figsize=(2 * columns, 2.7 * lines), layout="constrained")
     grid = figure.subplots(2 * lines, columns, squeeze=False, height_ratios=[2, 1] * lines)
     for axes in grid.flat:
         axes.axis("off")
@@ -122,15 +127,15 @@ def _bars(axes, class_name, predictions):
         axes.text(0.02, i, best["name"], va="center", fontsize=7)
 
 
-def retrieval(rows):
+def retrieval(rows: Sequence[tuple[np.ndarray, str, Predictions, Sequence[np.ndarray]]]) -> Figure:
     """Figure 4: images with their most likely classes as bars, and the images whose features are nearest.
 
     Args:
-      rows: for each image its pixels (uint8 [H, W, 3]), its class, its `evaluate.predictions`, and a list of the pixels
-        of its neighbours, nearest first.
+      rows: pixels (uint8 [H, W, 3]), class and `inference.predictions` of each image, and the pixels of its neighbours,
+        nearest first.
     """
     neighbours = max(len(row[-1]) for row in rows)
-    figure = matplotlib.figure.Figure(figsize=(2.8 + 0.8 * neighbours, 0.95 * len(rows)), layout="constrained")
+    figure = Figure(figsize=(2.8 + 0.8 * neighbours, 0.95 * len(rows)), layout="constrained")
     grid = figure.subplots(len(rows), 2 + neighbours, squeeze=False, width_ratios=[1, 1.6, *[1] * neighbours])
     for axes_of_row, (pixels, class_name, predictions, near) in zip(grid, rows, strict=True):
         for axes in axes_of_row:
@@ -145,14 +150,14 @@ def retrieval(rows):
     return figure
 
 
-def curves(metrics_path):
+def curves(metrics_path: str | os.PathLike) -> Figure:
     """Loss and top-1 error by epoch, training and validation, from a run's metrics.jsonl.
 
     Raises as `metrics.read`.
     """
     lines = metrics.read(pathlib.Path(metrics_path))
     points = [(line["split"], line["epoch"], line["loss"], line["top1_error"]) for line in lines]
-    figure = matplotlib.figure.Figure(figsize=(9, 3.5), layout="constrained")
+    figure = Figure(figsize=(9, 3.5), layout="constrained")
     for i, (axes, title) in enumerate(zip(figure.subplots(1, 2), ("loss", "top-1 error"), strict=True)):
         for split, label in (("train", "training (crops, dropout)"), ("eval", "validation (centre view)")):
             of_split = [(epoch, values[i]) for which, epoch, *values in points if which == split]

@@ -1,7 +1,7 @@
-"""What trained nets predict for images: losses, errors and most likely classes (section 4.1 of the paper).
+"""Predictions of trained nets for images: losses, errors and most likely classes (section 4.1 of the paper).
 
-By the centre view, and by the paper's ten: four corners and the centre, each with its mirror image, their softmax
-probabilities averaged. The probabilities of several nets, an ensemble, are averaged too.
+Nets predict by the centre view, and by the paper's ten views: the four corners, the centre, and their mirror images.
+The softmax probabilities of the views are averaged, and so are those of several nets, an ensemble.
 """
 
 import functools
@@ -25,24 +25,25 @@ from alexnet_jax.runtime import processes, progress, sharding
 log = logging.getLogger("alexnet_jax")
 
 BEST = 5  # classes of highest probability
-WAYS = {"center": 1, "ten_crop": 10}  # ways to look at an image, and their views
+WAYS = {"center": 1, "ten_crop": 10}  # the ways to evaluate, and their numbers of views
 
-Outputs = dict[str, Any]  # of make_classify
+Outputs = dict[str, Any]  # of `make_classify`
 
 
 def make_classify(
     nets: Sequence[spec.Net], mesh: jax.sharding.Mesh, means: Sequence[np.ndarray], views: int
 ) -> Callable[[list[alexnet.Params], dict], Outputs]:
-    """A jitted function from (a list of parameters, batch) to the predictions of the nets together for every example.
+    """A jitted function from (a list of parameters, batch) to the averaged predictions of the nets for every example.
 
     Args:
-      nets: one, or an ensemble; their probabilities are averaged.
-      means: what to subtract for each of them, [S, S, 3] or [3].
+      nets: one net or an ensemble.
+      means: the mean that each net subtracts from its images, [S, S, 3] or [3].
       views: 1 for the centre view, 10 for the paper's ten as well.
 
     Returns:
-      a dict of the batch's `label` and, for each of WAYS that has at most `views` views, a dict of `loss` [B],
-      `classes` [B, 5], the most likely first, and their `probabilities` [B, 5]; the same on every device.
+      a function whose result is replicated on all devices: a dict of the batch's `label` and, for each of WAYS with at
+      most `views` views, a dict of `loss` [B], `classes` [B, 5], the most likely first, and their `probabilities`
+      [B, 5].
     """
 
     def classify(all_params, batch):
@@ -55,14 +56,14 @@ def make_classify(
                 logits, _ = alexnet.apply(net, mesh.shape["model"], params, x)
                 return jax.nn.log_softmax(logits)
 
-            return lax.map(of_view, jnp.arange(views))  # one view's memory at a time
+            return lax.map(of_view, jnp.arange(views))  # sequentially, to hold the activations of one view at a time
 
         members = zip(nets, all_params, means, strict=True)
         log_probs_ExVxBxN = jnp.stack([log_probabilities(*member) for member in members])
         outputs = {"label": batch["label"]}
-        for way, shown in WAYS.items():
-            if shown <= views:
-                log_probs_BxN = jax.nn.logsumexp(log_probs_ExVxBxN[:, :shown], (0, 1)) - math.log(len(nets) * shown)
+        for way, count in WAYS.items():
+            if count <= views:
+                log_probs_BxN = jax.nn.logsumexp(log_probs_ExVxBxN[:, :count], (0, 1)) - math.log(len(nets) * count)
                 best, classes = lax.top_k(log_probs_BxN, min(BEST, log_probs_BxN.shape[1]))
                 loss_B = -jnp.take_along_axis(log_probs_BxN, batch["label"][:, None], 1)[:, 0]
                 outputs[way] = {"loss": loss_B, "classes": classes, "probabilities": jnp.exp(best)}
@@ -80,14 +81,14 @@ def make_classify(
 def map_batches(function: Callable[[dict], Any], mesh: jax.sharding.Mesh, source: Source, batch_size: int) -> Any:
     """The outputs of `function(batch)` for every example of a source, in its order, as a tree of NumPy arrays.
 
-    The outputs must be the same on all devices.
+    The outputs must be replicated on all devices.
     """
     batches = pipeline.eval_batches(source, batch_size, sharding.owned_rows(mesh, batch_size))
     outputs = []
     with progress.Progress(len(source), "image", "evaluating", log.info, show=jax.process_index() == 0) as bar:
         for batch in processes.in_agreement(mesh, batches):
             outputs.append(function(batch))
-            if len(outputs) > 1:  # the device has its next batch while the outputs of this one travel
+            if len(outputs) > 1:  # the device computes the next batch while these outputs are copied
                 outputs[-2] = jax.device_get(outputs[-2])
             bar.reach(min(len(outputs) * batch_size, len(source)))
     outputs = jax.tree.map(lambda *x: np.concatenate(x), *jax.device_get(outputs))
@@ -102,11 +103,14 @@ def classify_all(
 
 
 def errors(outputs: Outputs) -> dict[str, Any]:
-    """The evaluation of `classify_all`'s outputs.
+    """Evaluates the outputs of `classify_all`.
 
     Returns:
       a dict of `num_examples`, `loss` (of the centre view) and for each way a dict of `top1_error`, `top5_error` (as
       fractions) and `loss`.
+
+    Raises:
+      UserError: the loss is not finite.
     """
     label_Nx1 = outputs["label"][:, None]
     result: dict[str, Any] = {
@@ -122,7 +126,7 @@ def errors(outputs: Outputs) -> dict[str, Any]:
                 "loss": float(outputs[way]["loss"].mean(dtype=np.float64)),
             }
     if not math.isfinite(result["loss"]):
-        raise UserError(f"the loss of the net on {len(label_Nx1)} images is {result['loss']}: its weights are unusable")
+        raise UserError(f"the loss of the net on {len(label_Nx1)} images is {result['loss']}; its weights are unusable")
     return result
 
 
@@ -140,7 +144,7 @@ def make_evaluate(
 
 
 def summary(result: dict[str, Any]) -> str:
-    """An evaluation in a line."""
+    """An evaluation as one line of text."""
     ways = (
         f"{way} top-1 error {r['top1_error']:.2%}, top-5 {r['top5_error']:.2%}"
         for way, r in result.items()
@@ -150,25 +154,24 @@ def summary(result: dict[str, Any]) -> str:
 
 
 def by_class(outputs: Outputs, classes: Sequence[str]) -> list[dict[str, Any]]:
-    """Examples and errors of every class: the `errors` of its examples, with `class` and `confused_with`.
+    """The `errors` of every class's examples, with `class` and `confused_with`.
 
-    `confused_with` is the most frequent wrong answer by the last way to look, with how often it was given; None if
-    there was none.
+    `confused_with` is the most frequent wrong prediction of the last of WAYS, and its count; None if all are right.
     """
     ways = [way for way in WAYS if way in outputs]
     rows = []
     for label, class_name in enumerate(classes):
         mine = jax.tree.map(lambda x, label=label: x[outputs["label"] == label], outputs)
         if len(mine["label"]):
-            answers = mine[ways[-1]]["classes"][:, 0]
-            wrong, counts = np.unique(answers[answers != label], return_counts=True)
+            predicted = mine[ways[-1]]["classes"][:, 0]
+            wrong, counts = np.unique(predicted[predicted != label], return_counts=True)
             confused = [classes[wrong[counts.argmax()]], int(counts.max())] if len(wrong) else None
             rows.append({"class": class_name} | errors(mine) | {"confused_with": confused})
     return rows
 
 
 def wrong_examples(outputs: Outputs, source: Source, classes: Sequence[str]) -> list[dict[str, Any]]:
-    """Every example whose most likely class, by the last way to look, is not its own: names and probabilities."""
+    """The examples that the last of WAYS classifies wrongly: dicts of `image`, `class` and `predictions`."""
     way = "ten_crop" if "ten_crop" in outputs else "center"
     return [
         {
@@ -181,7 +184,7 @@ def wrong_examples(outputs: Outputs, source: Source, classes: Sequence[str]) -> 
 
 
 def predictions(outputs: Outputs, i: int, classes: Sequence[str]) -> list[dict[str, Any]]:
-    """The most likely classes of example `i`, best first: dicts of `class`, `name` (for people) and `probability`."""
+    """The most likely classes of example `i`, best first: dicts of `class`, `name` (readable) and `probability`."""
     return [
         {
             "class": classes[label],
@@ -195,23 +198,23 @@ def predictions(outputs: Outputs, i: int, classes: Sequence[str]) -> list[dict[s
 def load_split(
     trained: Ensemble, dataset: str | None = None, root: str | None = None, split: str | None = None
 ) -> tuple[str, str, str, Source]:
-    """The images that trained nets are evaluated on: the data set's name and root, the split's name, its source.
+    """The images to evaluate trained nets on: the data set's name and root, the split's name, and its source.
 
-    By default the data set of the first net's training, and the split that served as its test.
+    The default is the data set of the first net's training, and the split of its final evaluation.
 
     Raises:
-      UserError: there is no such data, or it has classes that the nets do not have.
+      UserError: the data do not exist, or have classes that the nets do not have.
     """
     first, net = trained.members[0], trained.nets[0]
     name = dataset or first.dataset
     root = root if root is not None else "" if dataset else first.root
     if not name:
-        raise UserError(f"--dataset: the net in {first.workdir} is from a file; name the data set, and its --root")
+        raise UserError(f"--dataset: the net in {first.workdir} was imported from a file; set --dataset and --root")
     images = datasets.find(name, root)
     split = split or images.held_out()[1]
     if split == "val" and split not in images.splits:
         split = "validation"
     source = images.load(split, net.stored_size, net.stretch).relabelled(trained.class_names)
     if net.stretch and images.cropped:
-        log.warning("a prepared set is cropped, and this net was trained on stretched images: use folder or tfds:NAME")
+        log.warning("a prepared set is cropped, but this net was trained on stretched images; use folder or tfds:NAME")
     return name, root, split, source

@@ -1,12 +1,20 @@
 """Pages of text, tables and pictures, as HTML in one file or as Markdown.
 
-A page is a list of blocks: ("title" | "heading" | "text" | "code", text), ("table", rows of text, of which the first is
-the head), or ("picture", name, caption, the bytes of a PNG). In texts `code`, **bold** and links are as in Markdown.
+A page is a list of blocks. Texts may contain `code`, **bold** and links in Markdown's syntax.
 """
 
 import base64
 import html
 import re
+from collections.abc import Sequence
+from typing import Literal
+
+Rows = Sequence[Sequence[str]]  # of a table; the first row is the head
+Block = (
+    tuple[Literal["title", "heading", "text", "code"], str]
+    | tuple[Literal["table"], Rows]
+    | tuple[Literal["picture"], str, str, bytes]  # name, caption and PNG
+)
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 66rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
@@ -24,9 +32,9 @@ figcaption { color: #555; font-size: 0.9rem }
 """
 
 
-def to_html(blocks):
-    """One HTML document that needs no other file."""
-    title = next(content for kind, content in blocks if kind == "title")
+def to_html(blocks: Sequence[Block]) -> str:
+    """One self-contained HTML document."""
+    title = next(block[1] for block in blocks if block[0] == "title")
     body = "\n".join(_html(*block) for block in blocks)
     head = f'<meta charset="utf-8">\n<title>{html.escape(title)}</title>\n<style>{STYLE}</style>'
     return f'<!doctype html>\n<html lang="en">\n<head>\n{head}\n</head>\n<body>\n{body}\n</body>\n</html>\n'
@@ -57,14 +65,13 @@ def _inline(text):
     return re.sub(r"\[(.*?)\]\((.*?)\)", r'<a href="\2">\1</a>', text)
 
 
-def markdown_table(rows):
-    """Rows of text, of which the first is the head, as a table in Markdown."""
+def markdown_table(rows: Rows) -> str:
     head, *others = ([cell.replace("|", "\\|") for cell in row] for row in rows)
     return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *others])
 
 
-def to_markdown(blocks, pictures):
-    """The same as Markdown, with the pictures as files NAME.png in a directory, whose path from the page this is."""
+def to_markdown(blocks: Sequence[Block], pictures: str) -> str:
+    """A page as Markdown. `pictures` is the path, relative to the page, of a directory with a NAME.png per picture."""
     return "\n\n".join(_markdown(pictures, *block) for block in blocks) + "\n"
 
 

@@ -1,4 +1,4 @@
-"""The most likely classes of image files, by trained nets."""
+"""Predicts the most likely classes of image files by trained nets."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -19,10 +19,6 @@ BATCH_SIZE = 16
 def predict(trained: Ensemble, paths: Iterable[str | os.PathLike]) -> Iterator[dict[str, Any]]:
     """Classifies image files.
 
-    Args:
-      trained: an `ensemble.Ensemble`.
-      paths: of the files.
-
     Yields:
       a dict for each file: `image`, its path, and either `predictions` (see `inference.predictions`) or `error`.
     """
@@ -30,19 +26,17 @@ def predict(trained: Ensemble, paths: Iterable[str | os.PathLike]) -> Iterator[d
     net, batch_size = trained.nets[0], trained.batch_size(BATCH_SIZE)
     size = net.stored_size
     paths = list(paths)
-    for some_paths in (paths[start : start + batch_size] for start in range(0, len(paths), batch_size)):
+    for batch_paths in (paths[start : start + batch_size] for start in range(0, len(paths), batch_size)):
         answers: list[dict[str, Any]] = []
-        batch = {
-            "image": np.zeros((batch_size, size, size, 3), np.uint8),
-            "label": np.zeros(batch_size, np.int32),
-        }
-        for i, path in enumerate(some_paths):
+        images_BxSxSx3 = np.zeros((batch_size, size, size, 3), np.uint8)
+        for i, path in enumerate(batch_paths):
             answers.append({"image": str(path)})
             try:
                 pixels = images.open_image(sources.read_file(path), path, upright=True)
-                batch["image"][i] = images.square(pixels, size, net.stretch)
+                images_BxSxSx3[i] = images.square(pixels, size, net.stretch)
             except UserError as error:
                 answers[i]["error"] = str(error)
+        batch = {"image": images_BxSxSx3, "label": np.zeros(batch_size, np.int32)}
         outputs = jax.device_get(classify(trained.params, sharding.put_batch(trained.mesh, batch)))
         for i, answer in enumerate(answers):
             if "error" not in answer:

@@ -1,4 +1,4 @@
-"""Images that a net finds alike, by the outputs of its last hidden layer (section 6.1, Figure 4)."""
+"""Retrieval of similar images by the outputs of a net's last hidden layer (section 6.1, Figure 4)."""
 
 import functools
 
@@ -37,7 +37,7 @@ def features(trained: Ensemble, source: Source, batch_size: int = 128) -> np.nda
 
 @functools.partial(jax.jit, static_argnames="number")
 def nearest(queries_QxD: jax.Array, others_NxD: jax.Array, number: int) -> jax.Array:
-    """Which of the others have the smallest Euclidean distance to each query, nearest first: int32 [Q, number]."""
+    """The indices of the nearest others (Euclidean distance) to each query, nearest first: int32 [Q, number]."""
     squares_N = (others_NxD**2).sum(1)
 
     def of_one(query_D):

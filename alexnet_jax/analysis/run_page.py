@@ -1,17 +1,23 @@
-"""One page of a training run: its net, curves, kernels, errors by class, and the worst mistakes with their pictures."""
+"""The report of a training run: its net, curves, kernels, errors by class, and pictures of its worst mistakes."""
+
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
-from alexnet_jax.analysis import figures, inference
+from alexnet_jax.analysis import figures, inference, pages
+from alexnet_jax.analysis.ensemble import Ensemble
 from alexnet_jax.data.class_names import readable
+from alexnet_jax.data.sources import Source
 
 MISTAKES = 12
 
 
-def blocks(trained, images, source):
-    """The page of an `ensemble.Ensemble` of one net, evaluated on a source, which `images` names; see `pages`."""
+def blocks(trained: Ensemble, images: str, source: Source) -> list[pages.Block]:
+    """The page of one net, evaluated on a source. `images` names the images of the source."""
     (member,), (net,), (params,) = trained.members, trained.nets, trained.params
-    metrics, training = member.workdir / "metrics.jsonl", []
+    metrics = member.workdir / "metrics.jsonl"
+    training: list[pages.Block] = []
     if metrics.exists():
         curves = figures.png(figures.curves(metrics))
         training = [("heading", "Training"), ("picture", "curves", "Loss and top-1 error by epoch.", curves)]
@@ -21,7 +27,7 @@ def blocks(trained, images, source):
     outputs = inference.classify_all(classify, trained.params, trained.mesh, source, batch_size)
     result = inference.errors(outputs)
     caption = "A red line is an all-gather between the towers." if net.towers > 1 else "One column."
-    found = [
+    page: list[pages.Block] = [
         ("title", f"{member.model['net']}, {member.workdir.name}"),
         ("text", f"Step {member.step:,}, {len(source):,} {images}, {net.num_classes} classes.{unfinished}"),
         ("table", error_table(result)),
@@ -30,16 +36,16 @@ def blocks(trained, images, source):
         *training,
     ]
     kernels = figures.conv1_kernels(np.asarray(params["conv1"]["kernel"]), net.towers)
-    found += [("heading", "Kernels of conv1"), ("picture", "conv1", "On one scale; grey is 0.", figures.png(kernels))]
-    found += [("heading", "Errors by class"), ("table", class_table(outputs, trained.class_names))]
+    page += [("heading", "Kernels of conv1"), ("picture", "conv1", "On one scale; grey is 0.", figures.png(kernels))]
+    page += [("heading", "Errors by class"), ("table", class_table(outputs, trained.class_names))]
     if worst := worst_mistakes(outputs, source, trained.class_names):
-        caption = f"The {len(worst)} examples whose class, in red, the net thinks least of, by ten views."
+        caption = f"The {len(worst)} wrong examples whose class, in red, has the lowest probability by ten views."
         picture = figures.png(figures.mistakes(worst))
-        found += [("heading", "Worst mistakes"), ("picture", "mistakes", caption, picture)]
-    return found
+        page += [("heading", "Worst mistakes"), ("picture", "mistakes", caption, picture)]
+    return page
 
 
-def error_table(result):
+def error_table(result: dict[str, Any]) -> list[list[str]]:
     rows = [["view", "loss", "top-1 error", "top-5 error"]]
     for way, name in {"center": "centre", "ten_crop": "ten views"}.items():
         errors = (f"{result[way][error]:.2%}" for error in ("top1_error", "top5_error"))
@@ -47,8 +53,8 @@ def error_table(result):
     return rows
 
 
-def class_table(outputs, class_names):
-    """Rows of the classes, the worst first."""
+def class_table(outputs: inference.Outputs, class_names: Sequence[str]) -> list[list[str]]:
+    """Rows of the classes, the highest top-1 error first."""
     rows = [["class", "images", "top-1 error, ten views", "top-5", "most often taken for"]]
     by_class = inference.by_class(outputs, class_names)
     for row in sorted(by_class, key=lambda row: -row["ten_crop"]["top1_error"]):
@@ -59,7 +65,9 @@ def class_table(outputs, class_names):
     return rows
 
 
-def worst_mistakes(outputs, source, class_names):
+def worst_mistakes(
+    outputs: inference.Outputs, source: Source, class_names: Sequence[str]
+) -> list[tuple[np.ndarray, str, figures.Predictions]]:
     """Pixels, class and predictions of the wrong examples of highest loss, by ten views."""
     by_views = outputs["ten_crop"]
     wrong = np.flatnonzero(by_views["classes"][:, 0] != outputs["label"])

@@ -1,4 +1,4 @@
-"""The formats of files of weights, by suffix.
+"""The file formats of weights, by suffix.
 
 A new format is a module with functions like those of `safetensors_file`, and an entry of FORMATS; docs/extending.md
 adds one.
@@ -19,7 +19,7 @@ from alexnet_jax.weights.weights import Weights
 
 
 class Format(NamedTuple):
-    """How files of a format are read and, where they are, written."""
+    """The functions that read and, if the program can, write files of a format."""
 
     read: Callable[[pathlib.Path], Weights]
     write: Callable[[pathlib.Path, Weights], None] | None = None
@@ -32,7 +32,7 @@ FORMATS = {
     ".safetensors": Format(safetensors_file.read, safetensors_file.write),
 }
 
-# What the libraries behind the readers raise for a broken file, each in its own way.
+# The exceptions that the readers' libraries raise for a broken file.
 BROKEN = (
     ArithmeticError,
     AttributeError,
@@ -50,19 +50,19 @@ BROKEN = (
 
 
 def suffixes(written: bool = False) -> str:
-    """The suffixes of the formats that are read, or of those that are written, for messages."""
-    return ", ".join(suffix for suffix, each in FORMATS.items() if each.write or not written)
+    """The suffixes of all formats, or only of those that can be written, for messages."""
+    return ", ".join(suffix for suffix, form in FORMATS.items() if form.write or not written)
 
 
 def read(path: str | os.PathLike) -> Weights:
-    """The weights in a file, by its suffix. No code that the file may hold is ever run.
+    """Reads weights from a file, by its suffix. Code in the file is never run.
 
     Raises:
       UserError: the file cannot be read, or its arrays are not those of the net.
     """
     path = pathlib.Path(path).expanduser()
     if path.suffix not in FORMATS:
-        raise UserError(f"{path}: no such format; there are {suffixes()}")
+        raise UserError(f"{path}: no such format; use {suffixes()}")
     try:
         with path.open("rb") as file:
             file.read(1)
@@ -73,22 +73,22 @@ def read(path: str | os.PathLike) -> Weights:
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     except BROKEN as error:
-        why = str(error).partition("\n")[0][:200] or type(error).__name__
+        first_line = str(error).partition("\n")[0][:200] or type(error).__name__
         raise UserError(
-            f"{path}: no {path.suffix} file of weights, or a damaged one ({why}); nothing in it was run"
+            f"{path}: not an intact {path.suffix} file of weights ({first_line}); no code in it was run"
         ) from error
 
 
 def write(path: str | os.PathLike, weights: Weights) -> None:
-    """Writes weights to a file, by its suffix: the same bytes for the same weights.
+    """Writes weights to a file, by its suffix. Equal weights give equal bytes.
 
     Raises:
-      UserError: there is no such format, it cannot express the net, or the file cannot be written.
+      UserError: the format does not exist or cannot express the net, or the file cannot be written.
     """
     path = pathlib.Path(path).expanduser()
     to_file = FORMATS[path.suffix].write if path.suffix in FORMATS else None
     if not to_file:
-        raise UserError(f"{path}: no such format to write; there are {suffixes(written=True)}")
+        raise UserError(f"{path}: no such format to write; use {suffixes(written=True)}")
     try:
         to_file(path, weights)
     except UserError as error:

@@ -1,4 +1,4 @@
-"""bvlc_alexnet.npy: Caffe's net as a pickled dict from layers to weights and biases."""
+"""Reads bvlc_alexnet.npy: Caffe's net as a pickled dict from layers to weights and biases."""
 
 import pathlib
 

@@ -1,4 +1,4 @@
-"""ONNX files: our own, those of the ONNX model zoo, and torchvision's AlexNet, exported."""
+"""ONNX files: our own, those of the ONNX model zoo, and exports of torchvision's AlexNet."""
 
 import pathlib
 
@@ -16,7 +16,7 @@ def read(path: pathlib.Path) -> Weights:
     onnx = weights.import_module("onnx")
     try:
         model = onnx.load(path)
-    except onnx.checker.ValidationError as error:  # of weights in files beside it
+    except onnx.checker.ValidationError as error:  # the weights are in separate files
         raise UserError(str(error).partition("\n")[0][:200]) from error
     arrays = {name: onnx.numpy_helper.to_array(tensor) for name, tensor in _tensors(model.graph).items()}
     for prop in model.metadata_props:
@@ -31,19 +31,19 @@ def read(path: pathlib.Path) -> Weights:
 
 def _tensors(graph):
     tensors = {tensor.name: tensor for tensor in graph.initializer}
-    for node in graph.node:  # where simplifiers leave weights
+    for node in graph.node:  # simplifiers turn weights into constants
         if node.op_type == "Constant" and node.attribute[0].name == "value":
             tensors[node.output[0]] = node.attribute[0].t
     return tensors
 
 
 def _read_others(graph, arrays):
-    # Names are numbers there: the order of the layers identifies them, and the operators that follow the first ones
-    # identify the net.
+    # The tensors of other programs have numbers as names. The order of the nodes identifies the layers, and the first
+    # norm and pool identify the net.
     weighted = [node for node in graph.node if node.op_type in ("Conv", "Gemm") and len(node.input) == 3]
     alexnet = nets.NETS["caffe"]
     if len(weighted) != len(alexnet.layers):
-        raise UserError(f"has {len(weighted)} layers with weights and not AlexNet's {len(alexnet.layers)}")
+        raise UserError(f"has {len(weighted)} layers with weights instead of AlexNet's {len(alexnet.layers)}")
     operators = [node.op_type for node in graph.node]
     norm, pool = (operators.index(op) if op in operators else None for op in ("LRN", "MaxPool"))
     names = others.torchvision_names if norm is None else weights.dotted

@@ -1,4 +1,4 @@
-"""A net as an ONNX graph: from crops of 0–255, float32 [N, 3, H, W], to logits, as in testing."""
+"""Exports a net as an ONNX graph: from crops, float32 [N, 3, H, W], 0–255, to logits, as in testing."""
 
 from collections.abc import Mapping, Sequence
 
@@ -18,10 +18,10 @@ def build(net: spec.Net, arrays: Mapping[str, np.ndarray], mean: np.ndarray) -> 
 
     Args:
       arrays: the parameters with channels first, under names like conv1.weight and conv1.bias.
-      mean: what is subtracted: a mean image, of which the centre is taken, or channel means [3].
+      mean: the mean to subtract: a mean image, which the graph crops to its centre, or channel means [3].
 
     Returns:
-      a model with the arrays and `mean` as initializers under these names.
+      a model with the arrays and `mean` as initializers of the same names.
 
     Raises:
       UserError: ONNX cannot express a layer or an operation of the net.
@@ -51,7 +51,7 @@ def build(net: spec.Net, arrays: Mapping[str, np.ndarray], mean: np.ndarray) -> 
 
 
 class Graph:
-    """Nodes and constants of a graph that grows from the image to the logits."""
+    """The nodes and constants of a graph under construction, from the image to the logits."""
 
     def __init__(self, net: spec.Net):
         self.net = net
@@ -74,7 +74,7 @@ class Graph:
         return self.constant(f"number_{len(self.constants)}", np.array(value, np.float32))
 
     def prepared(self, x: str, mean: np.ndarray) -> str:
-        """The image less its mean, divided."""
+        """Subtracts the mean from the image and divides it by `Net.input_std`."""
         array = mean.reshape(3, 1, 1) if mean.ndim == 1 else mean.transpose(2, 0, 1)
         name = self.constant("mean", array)
         if mean.ndim == 3:
@@ -86,7 +86,7 @@ class Graph:
         return self.add("Div", [x, std])
 
     def conv(self, x: str, layer: spec.Conv, own: int, side: int, out_side: int) -> str:
-        """A convolution, in groups for each of `own` towers."""
+        """A convolution of `own` towers, as groups."""
         end = spec.overhang(side, layer.size, layer.stride, out_side, layer.pad)
         return self.add(
             "Conv",
@@ -98,9 +98,9 @@ class Graph:
         )
 
     def dense(self, x: str, layer: str, own: int) -> str:
-        """The products of a fully connected layer, one for each of `own` towers."""
+        """The matrix products of a fully connected layer, one for each of `own` towers."""
         weight, bias = f"{layer}.weight", f"{layer}.bias"
-        x = self.add("Flatten", [x])  # the maps of a tower follow each other, so its units do
+        x = self.add("Flatten", [x])  # the maps of a tower are adjacent, and so are its units
         if own == 1:
             return self.add("Gemm", [x, weight, bias], transB=1)
         shares = (self.split(name, own, axis) for name, axis in ((x, 1), (weight, 0), (bias, 0)))

@@ -1,4 +1,4 @@
-"""Weights from the directories of runs, and directories made of weights."""
+"""Converts between weights and the directories of runs."""
 
 import json
 import os
@@ -25,10 +25,10 @@ def from_workdir(workdir: str | os.PathLike) -> Weights:
 
 
 def to_workdir(weights: Weights, workdir: str | os.PathLike) -> None:
-    """Makes a directory like that of a run. Raises UserError if the directory is not empty or cannot be written."""
+    """Writes the directory of a run. Raises UserError if the directory is not empty or cannot be written."""
     workdir = pathlib.Path(workdir).expanduser().absolute()
     if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
-        raise UserError(f"--workdir={workdir}: is there already; use another")
+        raise UserError(f"--workdir={workdir}: exists already; use another")
     config = settings.defaults()
     config.model.update(weights.model)
     config.mesh.model = weights.net.towers
@@ -52,5 +52,5 @@ def to_workdir(weights: Weights, workdir: str | os.PathLike) -> None:
             interruption.check()
             os.replace(unfinished, workdir)
     except (OSError, UserError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise UserError(f"--workdir={workdir}: cannot be written ({why})") from error
+        cause = getattr(error, "strerror", None) or error
+        raise UserError(f"--workdir={workdir}: cannot be written ({cause})") from error

@@ -1,4 +1,4 @@
-"""safetensors files of this program."""
+"""Reads and writes safetensors files of this program."""
 
 import pathlib
 
@@ -14,9 +14,9 @@ def read(path: pathlib.Path) -> Weights:
     """The weights in a .safetensors file. Raises UserError if another program wrote it; see also `formats.read`."""
     with safetensors.safe_open(path, "numpy") as file:
         description = (file.metadata() or {}).get(KEY)
-        arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, it is no dict
+        arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, not a dict
     if description is None:
-        raise UserError("not written by this program; of others' formats it reads .pth, .onnx and .npy")
+        raise UserError("not written by this program; it reads other programs' weights from .pth, .onnx and .npy")
     mean = arrays.pop("mean", ())
     return weights.from_description(description, mean, arrays, weights.dotted, weights.unchanged)
 

@@ -1,4 +1,4 @@
-"""State dicts of PyTorch: our own, and torchvision's."""
+"""Reads and writes state dicts of PyTorch: our own, and torchvision's."""
 
 import collections
 import io
@@ -11,7 +11,7 @@ from alexnet_jax.runtime import files
 from alexnet_jax.weights import others, weights
 from alexnet_jax.weights.weights import KEY, Weights
 
-NO_STATE_DICT = "not a state dict, or damaged; nothing in it was run; torch.save(module.state_dict(), FILE) makes one"
+NO_STATE_DICT = "not a state dict, or damaged; no code in it was run; make one by torch.save(module.state_dict(), FILE)"
 
 
 def read(path: pathlib.Path) -> Weights:
@@ -20,14 +20,15 @@ def read(path: pathlib.Path) -> Weights:
     try:
         with warnings.catch_warnings(action="ignore"):
             state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError) as error:  # which advises to run what is in the file
+    except (pickle.UnpicklingError, RuntimeError) as error:  # its message advises to run the file's code
         raise UserError(NO_STATE_DICT) from error
     if isinstance(state, dict):
         state = state.get("state_dict", state)  # as PyTorch's ImageNet example saves it
     if not isinstance(state, dict) or not all(isinstance(x, torch.Tensor) for x in state.values()):
         raise UserError(NO_STATE_DICT)
     arrays = {
-        key.replace("module.", ""): (x.float() if x.is_floating_point() else x).detach().numpy()  # of DataParallel
+        # DataParallel prefixes keys with "module.".
+        key.replace("module.", ""): (x.float() if x.is_floating_point() else x).detach().numpy()
         for key, x in state.items()
     }
     ours = getattr(state, "_metadata", None) or {}
@@ -49,7 +50,7 @@ def write(path: pathlib.Path, net_weights: Weights) -> None:
         KEY: net_weights.description,
         f"{KEY}.mean": torch.tensor(net_weights.mean),
     }
-    buffer = io.BytesIO()  # torch.save would raise RuntimeError on a full disk, and put the name into the file
+    buffer = io.BytesIO()  # to a file, torch.save would raise RuntimeError on a full disk and store the file's name
     torch.save(state, buffer)
     with files.whole(path, "wb") as file:
         file.write(buffer.getbuffer())

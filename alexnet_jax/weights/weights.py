@@ -1,4 +1,4 @@
-"""A trained net apart from any directory, and its parameters in the layouts of other programs."""
+"""A trained net in memory, and its parameters in the layouts of other programs."""
 
 import dataclasses
 import functools
@@ -17,7 +17,7 @@ from alexnet_jax.data.class_names import imagenet_names
 from alexnet_jax.model import alexnet, nets, spec, structure
 from alexnet_jax.training import fidelity
 
-KEY = "alexnet_jax"  # of our description of a net, in files of formats that others made too
+KEY = "alexnet_jax"  # of `Weights.description` in the metadata of files
 
 Convert = Callable[[spec.Net, str, str, Any], Any]  # from (net, layer, 'kernel' or 'bias', array) to another layout
 Names = Callable[[str, str], str]  # from (layer, 'kernel' or 'bias') to a key
@@ -25,14 +25,14 @@ Names = Callable[[str, str], str]  # from (layer, 'kernel' or 'bias') to a key
 
 @dataclasses.dataclass(frozen=True)
 class Weights:
-    """A trained net, apart from any directory.
+    """A trained net in memory.
 
     Attributes:
       model: the fields of `config.model`, as a dict.
-      params: float32 NumPy arrays, as `alexnet.init` has them.
-      mean: float32, what is subtracted from images: a mean image or channel means [3], RGB, 0–255.
+      params: float32 NumPy arrays in the structure of `alexnet.init`.
+      mean: float32, subtracted from images: a mean image or channel means [3], RGB, 0–255.
       class_names: a name for each output.
-      step: of training, 1 where it is unknown.
+      step: the step of the training; 1 if it is unknown.
     """
 
     model: dict[str, Any]
@@ -47,11 +47,11 @@ class Weights:
 
     @property
     def description(self) -> str:
-        """All but the arrays, as JSON."""
+        """All fields but the arrays, as JSON."""
         return json.dumps({"model": self.model, "class_names": self.class_names, "step": self.step}, sort_keys=True)
 
     def arrays(self, convert: Convert, names: Names) -> dict[str, np.ndarray]:
-        """All parameters by their keys, in another layout."""
+        """All parameters in another layout, by their keys."""
         return {
             names(layer, leaf): np.ascontiguousarray(convert(self.net, layer, leaf, x))
             for layer in (layer.name for layer in self.net.layers)
@@ -78,7 +78,7 @@ def from_channels_first(net: spec.Net, name: str, leaf: str, x: Any) -> Any:
 
 
 def _layout(net, name, leaf):
-    # Where our axes go; for kernels of dense layers also the maps that they see, and their side.
+    # The order of our axes; for kernels of dense layers also the number and the side of their input maps.
     layer, seen, side, _ = next(size for size in structure.sizes(net) if size[0].name == name)
     if isinstance(layer, spec.Local):
         return ((5, 4, 2, 3, 0, 1) if leaf == "kernel" else (2, 0, 1)), None, None
@@ -88,7 +88,7 @@ def _layout(net, name, leaf):
 
 
 def unchanged(net: spec.Net, name: str, leaf: str, x: Any) -> Any:
-    """Our own layout."""
+    """The identity: our own layout."""
     return x
 
 
@@ -98,12 +98,12 @@ def dotted(layer: str, leaf: str) -> str:
 
 
 def weight_names(layer: str, leaf: str) -> str:
-    """Our keys in formats that call kernels weights, as conv1.weight."""
+    """Our keys in PyTorch and ONNX, which call kernels weights, as conv1.weight."""
     return f"{layer}.{'weight' if leaf == 'kernel' else leaf}"
 
 
 def build_net(model: Mapping[str, Any], num_classes: int) -> spec.Net:
-    """The net of a `config.model`, a resolved dict, with a number of classes."""
+    """The net of a resolved `config.model`, with a number of classes."""
     return nets.from_config(ConfigDict(model)).with_classes(num_classes)
 
 
@@ -117,25 +117,25 @@ def build_model(net: str, **fields) -> dict[str, Any]:
 def read_params(
     net: spec.Net, arrays: Mapping[str, Any], names: Names, convert: Convert
 ) -> dict[str, dict[str, np.ndarray]]:
-    """Parameters from the arrays of a file. Raises UserError if these are not exactly the net's.
+    """Parameters from the arrays of a file. Raises UserError if the arrays are not exactly the net's.
 
     Args:
-      names: the keys of `arrays`.
+      names: the keys of the net's parameters in `arrays`.
       convert: from the layout of the file to ours.
     """
     back = to_channels_first if convert is from_channels_first else unchanged
     shapes = alexnet.shapes(net)
     keys = {names(layer, leaf): (layer, leaf) for layer in shapes for leaf in ("kernel", "bias")}
     if missing := keys.keys() - arrays.keys():
-        raise UserError(f"has no {', '.join(sorted(missing))}; is it of another net?")
+        raise UserError(f"has no {', '.join(sorted(missing))}; is it from another net?")
     if extra := arrays.keys() - keys.keys():
-        raise UserError(f"holds {', '.join(sorted(extra))} too, which the net has not; is it of another net?")
+        raise UserError(f"also holds {', '.join(sorted(extra))}, which the net does not have; is it from another net?")
     params: dict[str, dict[str, np.ndarray]] = {layer: {} for layer in shapes}
     for key, (layer, leaf) in keys.items():
         x = np.asarray(arrays[key])
-        wanted = jax.eval_shape(functools.partial(back, net, layer, leaf), shapes[layer][leaf]).shape
-        if x.shape != wanted:
-            raise UserError(f"{key} is {x.shape}, and the net's {wanted}; is it of another net?")
+        shape = jax.eval_shape(functools.partial(back, net, layer, leaf), shapes[layer][leaf]).shape
+        if x.shape != shape:
+            raise UserError(f"{key} has the shape {x.shape} instead of {shape}; is it from another net?")
         if not jnp.issubdtype(x.dtype, jnp.floating):
             raise UserError(f"{key} holds {x.dtype}, not floating-point numbers")
         x = x.astype(np.float32)
@@ -146,7 +146,7 @@ def read_params(
 
 
 def class_names(number: int) -> tuple[str, ...]:
-    """ImageNet's, in the order that all these files have them; numbered ones for another number of classes."""
+    """ImageNet's class names if the number is 1000: all formats have them in this order. Otherwise 'class 0', …"""
     names = tuple(imagenet_names())
     return names if number == len(names) else tuple(f"class {i}" for i in range(number))
 
@@ -157,25 +157,25 @@ def from_description(
     """The weights in a file that this program wrote; arguments as for `read_params`.
 
     Raises:
-      UserError, TypeError, ValueError: the description is damaged, or is of a later version.
+      UserError, TypeError, ValueError: the description is damaged, or another version wrote it.
     """
     fields = json.loads(description)
     if unknown := fields["model"].keys() - settings.defaults().model.keys():
-        raise UserError(f"is of another version of this program: its net has {', '.join(sorted(unknown))}")
+        raise UserError(f"was written by another version of this program: its net has {', '.join(sorted(unknown))}")
     if not isinstance(fields["class_names"], list):
-        raise TypeError("its class names are no list")
+        raise TypeError("its class names are not a list")
     model = build_model(**fields["model"] | {"input_std": tuple(fields["model"]["input_std"])})  # JSON has no tuples
     classes, step = tuple(map(str, fields["class_names"])), int(fields["step"])
     net, mean = build_net(model, len(classes)), np.asarray(mean, np.float32)
     if mean.shape not in ((3,), (net.stored_size, net.stored_size, 3)) or not np.isfinite(mean).all():
-        raise ValueError(f"its mean is no mean image, but {mean.shape}")
+        raise ValueError(f"its mean, of shape {mean.shape}, is not a finite mean image")
     if step < 1:
         raise ValueError(f"its step is {step}")
     return Weights(model, read_params(net, arrays, names, convert), mean, classes, step)
 
 
 def import_module(name: str) -> Any:
-    """A module of an extra. Raises UserError if it is not installed."""
+    """Imports a module of one of the package's extras. Raises UserError if it is not installed."""
     try:
         return importlib.import_module(name)
     except ImportError as error:

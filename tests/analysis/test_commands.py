@@ -146,8 +146,8 @@ def test_training_images_are_evaluated_too(directory, run):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--workdir=nowhere"], "nowhere: no net was trained there"),
-        (["--workdir=prepared"], "prepared: no net was trained there"),
+        (["--workdir=nowhere"], "nowhere: holds no trained net"),
+        (["--workdir=prepared"], "prepared: holds no trained net"),
         (["--workdir=first", "--split=dev"], "prepared has no split 'dev', but train, validation"),
         (["--workdir=first", "--dataset=folder", "--root=/nowhere"], "dataset root '/nowhere': no such directory"),
         (["--workdir=first", "--json=/nowhere/x.json"], "--json=/nowhere/x.json: must be a file in a directory"),
@@ -187,7 +187,7 @@ def test_a_mean_of_something_else_is_named(directory, tmp_path):
         (np.array(["a", "b", "c"]), ".*"),
     ):
         np.save(damaged / "mean.npy", mean)
-        with pytest.raises(UserError, match=rf"mean.npy: is no mean \({why}\); remove it"):
+        with pytest.raises(UserError, match=rf"mean.npy: is not a valid mean \({why}\); remove it"):
             ensemble.read(damaged)
 
 

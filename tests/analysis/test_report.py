@@ -39,7 +39,7 @@ def test_a_run_its_page_and_its_features(config, tmp_path, run_command):
     assert run_command(report.main, f"--workdir={workdir}")[0] == 0
 
     for arguments, message in {
-        (f"--workdir={tmp_path}",): "no net was trained there",
+        (f"--workdir={tmp_path}",): "holds no trained net",
         (f"--workdir={workdir}", "--split=nope"): "no such directory",
         (): "the following arguments are required: --workdir",
     }.items():

@@ -32,7 +32,7 @@ def test_fine_tuning_takes_all_layers_but_the_last(config, tmp_path):
         assert (distance < 0.1) == (layer != "fc8"), layer
 
     config.init_from = str(tmp_path / "nowhere")
-    with pytest.raises(UserError, match="config.init_from: .*nowhere: no net was trained there"):
+    with pytest.raises(UserError, match="config.init_from: .*nowhere: holds no trained net"):
         train.train_and_evaluate(config, tmp_path / "third")
     assert not (tmp_path / "third" / "checkpoints").exists()
 
@@ -43,9 +43,7 @@ def test_a_checkpoint_of_another_net_is_not_taken_for_a_damaged_one(config, tmp_
     fields = files.read_json(tmp_path / "run" / "config.json")
     fields["model"]["net"] = "separate"
     files.write_json(tmp_path / "run" / "config.json", fields)
-    with pytest.raises(
-        UserError, match="its net is another than that of this version .*layers.conv2.features is 8 there"
-    ):
+    with pytest.raises(UserError, match="its net differs from that of this version .*layers.conv2.features is 8 there"):
         pretrained.from_workdir(tmp_path / "run")
     (tmp_path / "run" / "net.json").unlink()
     with pytest.raises(UserError, match=r"is of another net \(conv2.bias has the shape \(16,\) there and \(20,\) here"):

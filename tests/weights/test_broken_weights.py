@@ -36,7 +36,7 @@ def test_a_pickle_is_never_run(tmp_path):
     contents = [Harmful(trap), {"conv1": [Harmful(trap), 0]}, {"conv1": Dangling()}, [1], {"conv1": [0, 0]}, {1: 2}]
     for content in contents:
         np.save(tmp_path / "net.npy", np.array(content, dtype=object), allow_pickle=True)
-        with pytest.raises(UserError, match=r"net.npy: no .npy file of weights") as error:
+        with pytest.raises(UserError, match=r"net.npy: not an intact .npy file of weights") as error:
             pretrained.read(tmp_path / "net.npy")
         assert ("asks for posix.mkdir" in str(error.value)) == (contents.index(content) < 2)
     assert not trap.exists()
@@ -56,7 +56,7 @@ def test_a_torch_pickle_is_never_run(tmp_path):
     (tmp_path / "text.pth").write_text("hello")
     (tmp_path / "empty.pth").write_bytes(b"")
     for name in ("new", "plain", "short", "list", "epoch", "scalar", "sparse", "text", "empty"):
-        with pytest.raises(UserError, match=rf"{name}.pth: (no .pth file|not a state dict|has no)") as error:
+        with pytest.raises(UserError, match=rf"{name}.pth: (not an intact .pth file|not a state dict|has no)") as error:
             pretrained.read(tmp_path / f"{name}.pth")
         assert "\n" not in str(error.value)
     assert not trap.exists()
@@ -91,16 +91,16 @@ def test_arrays_that_are_not_the_nets_are_named(tmp_path):
     cut = dict(whole, **{"fc7.kernel": whole["fc7.kernel"][:5]})
     integers = dict(whole, **{"fc8.bias": whole["fc8.bias"].astype(np.int32)})
     damages = [
-        (dict(whole, extra=whole["mean"]), about, "holds extra too"),
+        (dict(whole, extra=whole["mean"]), about, "also holds extra"),
         ({k: v for k, v in whole.items() if k != "conv3.bias"}, about, "has no conv3.bias"),
-        (cut, about, r"fc7.kernel is \(5, 256\), and the net's \(256, 256\)"),
+        (cut, about, r"fc7.kernel has the shape \(5, 256\) instead of \(256, 256\)"),
         (integers, about, "fc8.bias holds int32"),
         (not_finite, about, "conv1.bias holds numbers that are not finite"),
-        (dict(whole, mean=whole["mean"][:9]), about, "its mean is no mean image"),
-        (dict(whole, mean=whole["mean"] * np.nan), about, "its mean is no mean image"),
-        (whole, {KEY: "{}"}, "or a damaged one .'model'"),
-        (whole, {KEY: "[" * 100_000}, "or a damaged one"),
-        (whole, {KEY: "no JSON"}, "or a damaged one"),
+        (dict(whole, mean=whole["mean"][:9]), about, "is not a finite mean image"),
+        (dict(whole, mean=whole["mean"] * np.nan), about, "is not a finite mean image"),
+        (whole, {KEY: "{}"}, "not an intact .safetensors file of weights .'model'"),
+        (whole, {KEY: "[" * 100_000}, "not an intact .safetensors file of weights"),
+        (whole, {KEY: "no JSON"}, "not an intact .safetensors file of weights"),
         (whole, None, "not written by this program"),
     ]
     changes = [
@@ -108,10 +108,14 @@ def test_arrays_that_are_not_the_nets_are_named(tmp_path):
         ('"step": 12', '"step": 0', "its step is 0"),
         ('"width": 0.0625', '"width": 0', "config.model.width=0"),
         ('"width": 0.0625', '"width": 1e400', "config.model.width=inf"),
-        ('"norm_alpha": 0.0001', '"norm_alpha": "x"', "or a damaged one"),
+        ('"norm_alpha": 0.0001', '"norm_alpha": "x"', "not an intact .safetensors file of weights"),
         ('"norm_alpha": 0.0001', '"norm_alpha": NaN', "config.model.norm_alpha=nan"),
-        ('"norm_alpha": 0.0001', '"norm_beta": 0.5', "is of another version of this program: its net has norm_beta"),
-        ('"class_names": [', '"class_names": "abc", "x": [', "its class names are no list"),
+        (
+            '"norm_alpha": 0.0001',
+            '"norm_beta": 0.5',
+            "was written by another version of this program: its net has norm_beta",
+        ),
+        ('"class_names": [', '"class_names": "abc", "x": [', "its class names are not a list"),
     ]
     damages += [(whole, {KEY: weights.description.replace(a, b)}, message) for a, b, message in changes]
     for arrays, metadata, message in damages:
@@ -128,7 +132,7 @@ def test_damaged_onnx_of_our_own_is_refused(tmp_path):
         assert model.graph.initializer[0].name == "mean"
         damage(model)
         (tmp_path / "damaged.onnx").write_bytes(model.SerializeToString())
-        with pytest.raises(UserError, match="damaged.onnx: no .onnx file of weights, or a damaged one"):
+        with pytest.raises(UserError, match="damaged.onnx: not an intact .onnx file of weights"):
             pretrained.read(tmp_path / "damaged.onnx")
 
 
@@ -136,14 +140,14 @@ def test_another_architecture_is_named(tmp_path):
     path = tmp_path / "net.npy"
     for params, message in [
         ({name: layer for name, layer in caffe_params().items() if name != "fc7"}, "has no fc7.bias, fc7.kernel"),
-        (caffe_params() | {"conv6": caffe_params()["conv5"]}, "holds conv6.bias, conv6.kernel too"),
-        (caffe_params() | {"conv4": caffe_params()["conv3"]}, r"conv4.kernel is \(3, 3, 256, 384\)"),
+        (caffe_params() | {"conv6": caffe_params()["conv5"]}, "also holds conv6.bias, conv6.kernel"),
+        (caffe_params() | {"conv4": caffe_params()["conv3"]}, r"conv4.kernel has the shape \(3, 3, 256, 384\)"),
     ]:
         write_npy(path, params)
         with pytest.raises(UserError, match=message):
             pretrained.read(path)
     write_caffe_onnx(tmp_path / "net.onnx", {name: caffe_params()[name] for name in ("conv1", "conv2", "fc8")})
-    with pytest.raises(UserError, match="has 3 layers with weights and not AlexNet's 8"):
+    with pytest.raises(UserError, match="has 3 layers with weights instead of AlexNet's 8"):
         pretrained.read(tmp_path / "net.onnx")
 
 
@@ -159,13 +163,13 @@ def test_other_files_are_refused(suffix, content, tmp_path):
 
 def test_arrays_without_layers_are_refused(tmp_path):
     np.save(tmp_path / "mean.npy", np.zeros((256, 256, 3)))
-    with pytest.raises(UserError, match="mean.npy: .*an array of float64 and not a dict"):
+    with pytest.raises(UserError, match="mean.npy: .*an array of float64 instead of a dict"):
         pretrained.read(tmp_path / "mean.npy")
 
 
 def test_places_that_do_not_work_are_named(tmp_path):
     weights = some_weights("one_gpu")
-    with pytest.raises(UserError, match="no such format; there are .pth, .onnx, .npy, .safetensors"):
+    with pytest.raises(UserError, match="no such format; use .pth, .onnx, .npy, .safetensors"):
         pretrained.read(tmp_path / "net.caffemodel")
     with pytest.raises(UserError, match="cannot be read .No such file"):
         pretrained.read(tmp_path / "net.npy")
@@ -175,7 +179,7 @@ def test_places_that_do_not_work_are_named(tmp_path):
         pretrained.write(tmp_path / "nowhere" / "net.safetensors", weights)
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "file").write_text("")
-    with pytest.raises(UserError, match="is there already"):
+    with pytest.raises(UserError, match="exists already"):
         pretrained.to_workdir(weights, tmp_path / "used")
 
 

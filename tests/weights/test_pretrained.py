@@ -232,7 +232,7 @@ def test_a_net_sees_stretched_images_in_training_and_after(config, tmp_path, run
 def test_nets_that_take_images_otherwise_are_no_ensemble(tmp_path):
     for name, stretch in (("cropped", False), ("stretched", True)):
         pretrained.to_workdir(some_weights("two_gpu", stretch=stretch), tmp_path / name)
-    message = f"stretched: its net .* takes images otherwise, than that in {tmp_path}/cropped"
+    message = f"stretched: its net has other classes or another image size, .* than the net in {tmp_path}/cropped"
     with pytest.raises(UserError, match=message):
         ensemble.load([tmp_path / "cropped", tmp_path / "stretched"])
 
@@ -278,7 +278,7 @@ def test_the_commands(config, tmp_path, run_command):
     first, second = (json.loads((d / "evaluation.json").read_text()) for d in (there, back))
     assert first["loss"] == second["loss"] and first["ten_crop"] == second["ten_crop"] and second["steps"] == [2]
     assert "needs either --read=FILE or --write=FILE" in run(pretrained, f"--workdir={back}", ok=False)
-    assert "is there already" in run(pretrained, f"--workdir={back}", f"--read={file}", ok=False)
+    assert "exists already" in run(pretrained, f"--workdir={back}", f"--read={file}", ok=False)
 
 
 def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path):
