@@ -68,9 +68,9 @@ def evaluate(args: argparse.Namespace) -> None:
 def print_table(result: dict[str, Any]) -> None:
     """Prints an evaluation, with its classes and wrong examples if it has them."""
     print(f"{'view':10} {'loss':>8} {'top-1 error':>12} {'top-5 error':>12}")
-    for way, name in {"center": "centre", "ten_crop": "ten views"}.items():
+    for way, title in inference.TITLES.items():
         r = result[way]
-        print(f"{name:10} {r['loss']:8.4f} {r['top1_error']:12.2%} {r['top5_error']:12.2%}")
+        print(f"{title:10} {r['loss']:8.4f} {r['top1_error']:12.2%} {r['top5_error']:12.2%}")
     if "classes" in result:
         print(f"\n{'images':>6} {'top-1':>8} {'top-5':>8}  class, and the most frequent wrong class (ten views)")
         for row in sorted(result["classes"], key=lambda row: -row["ten_crop"]["top1_error"]):

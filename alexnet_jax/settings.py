@@ -1,4 +1,4 @@
-"""All settings of a run, with their meaning and defaults, and which values they may have."""
+"""All settings of a run: their meaning, defaults and allowed values."""
 
 import math
 import pathlib
@@ -16,7 +16,7 @@ def defaults() -> ConfigDict:
     """The paper's net and recipe. Where a field is None, `config.fidelity` decides: see training/fidelity.py."""
     config = ConfigDict()
     config.seed = 0
-    config.fidelity = "paper"  # the text of the paper; code: what was run in 2012
+    config.fidelity = "paper"  # the text of the paper; code: the nets of 2012 as they were run
     config.batch_size = 128  # of all devices together
     config.num_epochs = placeholder(float)
     config.init_from = ""  # the directory of a run: fine-tune its net; other classes get a new last layer
@@ -35,7 +35,7 @@ def defaults() -> ConfigDict:
     config.model.image_size = placeholder(int)  # of crops; None: the net's own, 224
     config.model.activation = "relu"  # or tanh
     config.model.without = ""  # a layer to leave out, as conv4
-    config.model.input_std = (1.0, 1.0, 1.0)  # what red, green and blue are divided by; 1: pixels as they are
+    config.model.input_std = (1.0, 1.0, 1.0)  # divides red, green and blue; 1: pixels are not scaled
     config.model.stretch = False  # images of any shape to squares as in Caffe; otherwise cropped as in the paper
     config.model.dtype = "float32"  # or bfloat16: of activations and products; parameters and loss remain float32
     config.model.block1 = placeholder(str)
@@ -104,7 +104,7 @@ def read(path: pathlib.Path) -> ConfigDict:
     """The config in a config.json, merged over the defaults: fields that were added since then have their defaults.
 
     Raises:
-      UserError: there is no such file, it holds something else, or fields that this version does not have.
+      UserError: the file cannot be read, or holds something else or fields that this version does not have.
     """
     stored, config = files.read_json(path), defaults().lock()
     try:
@@ -130,7 +130,7 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 
 def changes(theirs: Mapping[str, Any], ours: Mapping[str, Any], may_change=()) -> str:
-    """What differs between two trees of settings, in words; '' if nothing does."""
+    """The differences between two trees of settings, in words; '' if they are equal."""
     old, new = dict(flatten(theirs)), dict(flatten(ours))
     return ", ".join(
         f"{name} is {old.get(name)!r} there and {new.get(name)!r} here"

@@ -36,7 +36,7 @@ log = logging.getLogger("alexnet_jax")
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """What a config describes, built: the net, what changes it, and the data.
+    """The objects that a config describes: the net, the optimiser, the data and so on.
 
     Attributes:
       rows: the part of every global batch that this process loads.
@@ -63,7 +63,7 @@ class Training:
 
     @property
     def images(self) -> dict[str, Any]:
-        """What a checkpoint records of the data: it can only be continued with the same."""
+        """The description of the data in a checkpoint. A run can only continue on data with the same description."""
         return {"class_names": list(self.data.class_names), "train_images": len(self.data.train)}
 
 
@@ -115,9 +115,9 @@ def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike) -> dict[s
 
 
 def build(config: ConfigDict) -> Training:
-    """Builds what a config describes, after `fidelity.resolve`. Raises UserError if a setting or the data do not work.
+    """Builds the objects of a resolved config. Raises UserError if a setting or the data do not work.
 
-    Nothing after this reads a setting of the training, but `run_directory`, which records them all.
+    After this, only `run_directory` reads the config, to record it.
     """
     schedules.from_config(config)
     optimizer.check_name(config.optimizer.name)
@@ -154,7 +154,7 @@ def build(config: ConfigDict) -> Training:
 def restore_or_start(
     training: Training, checkpoints: checkpoint.Checkpoints, pretrained: ensemble.Member | None, workdir: pathlib.Path
 ) -> run_state.RunState:
-    """The state of the newest checkpoint, or the first one, with the parameters of a pretrained net if there is one."""
+    """The state of the newest checkpoint, or a new one, with the parameters of `pretrained` if it is given."""
     first = run_state.init(
         training.net, training.mesh, training.optimizer, training.seed, training.learning_rates.schedule.init
     )
@@ -171,7 +171,7 @@ def restore_or_start(
 
 @dataclasses.dataclass
 class Loop:
-    """A training under way."""
+    """The training loop."""
 
     training: Training
     state: run_state.RunState
@@ -193,9 +193,9 @@ class Loop:
         self.save()
 
     def evaluate_and_load(self, evaluate: Callable, batches: Iterator) -> dict[str, jax.Array] | None:
-        """Evaluates if it is time to, and returns the next batch, of which there is none after the last step.
+        """Evaluates if an evaluation is due, and returns the next batch, or None after the last step.
 
-        A broken image or a signal ends it, but first a checkpoint keeps what the net has learned.
+        If a broken image or a signal ends the run, it saves a checkpoint first.
         """
         t, state = self.training, self.state
         last, due = state.step == t.total_steps, is_due(state.step, t.eval_every)
@@ -235,7 +235,7 @@ class Loop:
         self.state.save(self.checkpoints, self.training.images)
 
     def step(self, train_step: Callable, batch: dict[str, jax.Array]) -> None:
-        """Takes a step, and logs if it is time to."""
+        """Takes a step, and logs if a report is due."""
         t, state = self.training, self.state
         rates, noise = t.learning_rates(state.schedule, self.epoch), t.augmentation.has_noise(self.epoch)
         state.params, state.opt_state, values = train_step(
@@ -267,7 +267,7 @@ def starting_point(config: ConfigDict, net: spec.Net) -> ensemble.Member | None:
     """The net that was trained in `config.init_from`; None if that is ''.
 
     Raises:
-      UserError: there is no net, or one that computes otherwise than `net`.
+      UserError: the directory holds no net, or one whose computation differs from that of `net`.
     """
     if not config.init_from:
         return None
@@ -280,7 +280,7 @@ def starting_point(config: ConfigDict, net: spec.Net) -> ensemble.Member | None:
         theirs = member.model | {"image_size": member.net.image_size}
         harmless = ("conv3to5_stddev", "stretch", "dtype")
         others = [name for name in theirs if theirs[name] != ours[name] and name not in harmless]
-        others = ["net"] if "net" in others else others  # whose other fields may not go with ours
+        others = ["net"] if "net" in others else others  # another net may not have the other fields
         flags = " ".join(shlex.quote(f"--config.model.{name}={theirs[name]}") for name in others)
         raise UserError(f"config.init_from={config.init_from}: its net was trained with {flags}")
     if member.net.stretch != net.stretch:
@@ -298,7 +298,7 @@ def fine_tune(member: ensemble.Member, training: Training, params: alexnet.Param
 
 
 def describe(training: Training, start: int) -> None:
-    """Prints the layers, and logs what is about to happen."""
+    """Prints the layers; logs the data, the devices and the first step."""
     net, mesh, data = training.net, training.mesh, training.data
     if jax.process_index() == 0:
         print(counts.format_table(net), flush=True)
@@ -329,8 +329,10 @@ def finish(training: Training, params: alexnet.Params, workdir: pathlib.Path) ->
 
 
 def write_result(workdir: pathlib.Path, result: dict[str, Any], layer: str, kernels: Any, towers: int) -> None:
-    """Writes the pictures, of which one shows the kernels of a first `layer` that has pictures of them, and
-    `result.json`. Raises UserError if they cannot be written.
+    """Writes `result.json`, the curves and, if the first `layer` is a convolution, a picture of its kernels.
+
+    Raises:
+      UserError: they cannot be written.
     """
     try:
         if kernels.ndim == 4:  # height, width, RGB, maps

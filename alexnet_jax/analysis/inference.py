@@ -26,6 +26,7 @@ log = logging.getLogger("alexnet_jax")
 
 BEST = 5  # classes of highest probability
 WAYS = {"center": 1, "ten_crop": 10}  # the ways to evaluate, and their numbers of views
+TITLES = {"center": "centre", "ten_crop": "ten views"}  # of the ways, in tables
 
 Outputs = dict[str, Any]  # of `make_classify`
 

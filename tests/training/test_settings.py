@@ -119,7 +119,7 @@ def test_a_directory_that_cannot_be_one_is_refused(config, tmp_path):
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("fidelity", "text", "config.fidelity='text': there are paper and code"),
+        ("fidelity", "text", "config.fidelity='text': must be paper or code"),
         ("batch_size", 7, "multiple of the mesh's 2 data rows"),
         ("batch_size", 64, "only 26 training images"),
         ("batch_size", 0, "batch_size=0"),
