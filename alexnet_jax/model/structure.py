@@ -46,11 +46,11 @@ def sizes(net: Net) -> Iterator[tuple[Layer, int, int, int]]:
     """For every layer (layer, channels of its input, side of its input, side of its output), in pixels."""
     channels, side = 3, net.image_size
     for layer in net.layers:
-        seen = channels * (net.towers if layer.cross_tower else 1)
+        in_channels = channels * (net.towers if layer.cross_tower else 1)
         out = 1
         if isinstance(layer, spec.Conv):
             out = spec.window_count(net, side, layer.size, layer.stride, layer.pad)
-        yield layer, seen, side, out
+        yield layer, in_channels, side, out
         channels, side = layer.features, out
         for operation, _ in operations(net, layer):
             if OPERATIONS[operation].kind == "pool":

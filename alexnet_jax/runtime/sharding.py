@@ -139,18 +139,18 @@ def owned_rows(mesh: Mesh, batch_size: int) -> slice:
         raise UserError(
             f"config.batch_size={batch_size}: use a multiple of the mesh's {mesh.shape['data']} data rows, above 0"
         )
-    mine = [
+    own_rows = [
         row for row, devices in enumerate(mesh.devices) if any(d.process_index == jax.process_index() for d in devices)
     ]
-    if not mine:
+    if not own_rows:
         raise UserError(
             f"config.mesh: {mesh.size} devices leave process {jax.process_index()} without one; use "
             "--config.mesh.data=-1, or fewer processes"
         )
-    if mine != list(range(mine[0], mine[-1] + 1)):
+    if own_rows != list(range(own_rows[0], own_rows[-1] + 1)):
         raise UserError("config.mesh: the 'data' rows of a process must be neighbours")
     per_row = batch_size // mesh.shape["data"]
-    return slice(mine[0] * per_row, (mine[-1] + 1) * per_row)
+    return slice(own_rows[0] * per_row, (own_rows[-1] + 1) * per_row)
 
 
 def put_batch(mesh: Mesh, batch: Any) -> Any:

@@ -92,8 +92,8 @@ def corrections(recorded: Record, config: ConfigDict, training: bool = True) -> 
             for name, value in _fields(recorded)
             if value != now.get(name, value) and (training or not name.endswith(ONLY_IN_TRAINING))
         }
-        few = dict(list(different.items())[:3])
-        return settings.changes(few, {name: now[name] for name in few})
+        first = dict(list(different.items())[:3])
+        return settings.changes(first, {name: now[name] for name in first})
     name, net = config.schedule.name, config.model.net
     notes = schedules.from_config(config).notes
     # Of the schedules by hand only net 145's was right, and for biases that fall with the weights not even that.
