@@ -17,17 +17,17 @@ def defaults() -> ConfigDict:
     config = ConfigDict()
     config.seed = 0
     config.fidelity = "paper"  # the text of the paper; code: the nets of 2012 as they were run
-    config.batch_size = 128  # of all devices together
+    config.batch_size = 128  # examples per step, over all devices
     config.num_epochs = placeholder(float)
-    config.init_from = ""  # the directory of a run: fine-tune its net; other classes get a new last layer
+    config.init_from = ""  # the directory of a run to fine-tune; other classes get a new last layer
 
     config.mesh = ConfigDict()
-    config.mesh.data = -1  # parts of a batch; -1: as many as the devices allow
+    config.mesh.data = -1  # shards of a batch; -1: as many as the devices allow
     config.mesh.model = 2  # devices for the towers
 
     config.dataset = ConfigDict()
     config.dataset.name = "prepared"  # by alexnet_jax.prepare; or folder, tfds:NAME, imagenet, textures
-    config.dataset.root = ""  # the directory; '' is imagenet256, for tfds:NAME ~/tensorflow_datasets
+    config.dataset.root = ""  # the directory; '': imagenet256, or ~/tensorflow_datasets for tfds:NAME
 
     config.model = ConfigDict()
     config.model.net = "two_gpu"  # or another of alexnet_jax/model/nets.py
@@ -36,7 +36,7 @@ def defaults() -> ConfigDict:
     config.model.activation = "relu"  # or tanh
     config.model.without = ""  # a layer to leave out, as conv4
     config.model.input_std = (1.0, 1.0, 1.0)  # divides red, green and blue; 1: pixels are not scaled
-    config.model.stretch = False  # images of any shape to squares as in Caffe; otherwise cropped as in the paper
+    config.model.stretch = False  # stretch images to squares as in Caffe; otherwise crop them as in the paper
     config.model.dtype = "float32"  # or bfloat16: of activations and products; parameters and loss remain float32
     config.model.block1 = placeholder(str)
     config.model.block2 = placeholder(str)
@@ -45,7 +45,7 @@ def defaults() -> ConfigDict:
     config.model.conv3to5_stddev = placeholder(float)
 
     config.augment = ConfigDict()
-    config.augment.flip = True  # half of the crops, at random, mirrored
+    config.augment.flip = True  # mirror a random half of the crops
     config.augment.colour_noise = 0.1  # standard deviation of α in section 4.1; 0: none
     config.augment.colour_scale = "standard_deviation"  # as in the 2012 code; eigenvalue: as in the paper's text
     config.augment.divisor = placeholder(float)
@@ -61,7 +61,7 @@ def defaults() -> ConfigDict:
 
     config.schedule = ConfigDict()
     config.schedule.name = placeholder(str)  # plateau, steps, hand, automatic or polynomial
-    config.schedule.notes = placeholder(str)  # hand: whose of training/lab_notes.py; None: the net's own
+    config.schedule.notes = placeholder(str)  # hand: a key of training/lab_notes.py; None: the net's notes
     config.schedule.learning_rate = 0.01
     config.schedule.warmup = 0.0  # epochs in which the rate rises from 0
     config.schedule.patience = 5  # plateau: evaluations without a new minimum, then ÷10, three times
