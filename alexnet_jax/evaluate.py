@@ -1,9 +1,9 @@
-"""Loss, top-1 and top-5 error of trained nets on any split of any data set, every example exactly once (section 4.1).
+"""Evaluates trained nets on every example of a split: loss, top-1 and top-5 error (section 4.1).
 
   python -m alexnet_jax.evaluate --workdir=DIR [--workdir=DIR2 …] [--split=validation]
 
-Evaluates by the centre view and by the paper's ten views: the four corners, the centre, and their mirror images. The
-softmax probabilities of the views are averaged, and so are those of several nets, an ensemble.
+The nets predict by the centre view and by the paper's ten views: the four corners, the centre, and their mirror images.
+The softmax probabilities of the views are averaged, and so are those of several nets, an ensemble.
 """
 
 import argparse
@@ -19,7 +19,9 @@ from alexnet_jax.runtime import command_line, files
 
 def main():
     parser = command_line.Parser("alexnet_jax.evaluate", __doc__)
-    parser.add_argument("--workdir", action="append", required=True, help="of a training run; several: an ensemble")
+    parser.add_argument(
+        "--workdir", action="append", required=True, help="the directory of a run; several form an ensemble"
+    )
     command_line.add_data_flags(parser)
     parser.add_argument("--batch_size", type=int, default=128, help="images at a time, all devices together (128)")
     parser.add_argument("--per_class", action="store_true", help="also print a table of the classes")

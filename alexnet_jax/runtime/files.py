@@ -36,7 +36,7 @@ def locked(path: pathlib.Path, resource: str = "") -> Iterator[None]:
     If the file system has no locks, it logs a warning and goes on.
 
     Args:
-      resource: its name in messages; by default the directory of the file.
+      resource: the name of the locked resource in messages; by default the directory of the file.
 
     Raises:
       UserError: another process holds it, or it cannot be written.
