@@ -2,7 +2,7 @@
 
 
 class UserError(Exception):
-    """A file, flag, config field, directory or learning rate that does not work and that the user can change.
+    """A file, flag, config field, directory or learning rate does not work, and the user can change it.
 
-    The message is one line that names it and says what to do; the command line prints that and nothing else.
+    The message is one line that names it and the remedy. The commands print it without a traceback.
     """

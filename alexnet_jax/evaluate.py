@@ -1,9 +1,9 @@
-"""Loss, top-1 and top-5 error of trained nets on any split of any data set, every example exactly once (section 4.1).
+"""Evaluates trained nets on every example of a split: loss, top-1 and top-5 error (section 4.1).
 
   python -m alexnet_jax.evaluate --workdir=DIR [--workdir=DIR2 …] [--split=validation]
 
-Evaluates by the centre view and by the paper's ten views: the four corners, the centre, and their mirror images. The
-softmax probabilities of the views are averaged, and so are those of several nets, an ensemble.
+The nets predict by the centre view and by the paper's ten views: the four corners, the centre, and their mirror images.
+The softmax probabilities of the views are averaged, and so are those of several nets, an ensemble.
 """
 
 import argparse
@@ -19,7 +19,9 @@ from alexnet_jax.runtime import command_line, files
 
 def main():
     parser = command_line.Parser("alexnet_jax.evaluate", __doc__)
-    parser.add_argument("--workdir", action="append", required=True, help="of a training run; several: an ensemble")
+    parser.add_argument(
+        "--workdir", action="append", required=True, help="the directory of a run; several form an ensemble"
+    )
     command_line.add_data_flags(parser)
     parser.add_argument("--batch_size", type=int, default=128, help="images at a time, all devices together (128)")
     parser.add_argument("--per_class", action="store_true", help="also print a table of the classes")
@@ -68,9 +70,9 @@ def evaluate(args: argparse.Namespace) -> None:
 def print_table(result: dict[str, Any]) -> None:
     """Prints an evaluation, with its classes and wrong examples if it has them."""
     print(f"{'view':10} {'loss':>8} {'top-1 error':>12} {'top-5 error':>12}")
-    for way, name in {"center": "centre", "ten_crop": "ten views"}.items():
+    for way, title in inference.TITLES.items():
         r = result[way]
-        print(f"{name:10} {r['loss']:8.4f} {r['top1_error']:12.2%} {r['top5_error']:12.2%}")
+        print(f"{title:10} {r['loss']:8.4f} {r['top1_error']:12.2%} {r['top5_error']:12.2%}")
     if "classes" in result:
         print(f"\n{'images':>6} {'top-1':>8} {'top-5':>8}  class, and the most frequent wrong class (ten views)")
         for row in sorted(result["classes"], key=lambda row: -row["ten_crop"]["top1_error"]):

@@ -1,4 +1,4 @@
-"""The five most likely classes of images, by a trained net's ten views (section 4.1).
+"""Predicts the five most likely classes of images by a trained net's ten views (section 4.1).
 
   python -m alexnet_jax.predict --workdir=DIR IMAGE …
 
@@ -14,7 +14,9 @@ from alexnet_jax.runtime import command_line
 
 def main():
     parser = command_line.Parser("alexnet_jax.predict", __doc__)
-    parser.add_argument("--workdir", action="append", required=True, help="of a training run; several: an ensemble")
+    parser.add_argument(
+        "--workdir", action="append", required=True, help="the directory of a run; several form an ensemble"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object per line instead")
     parser.add_argument("image", nargs="+", help="an image file")
     args = parser.parse_args()

@@ -5,8 +5,9 @@
   python -m alexnet_jax.prepare --dataset=tfds:cifar10 --output=cifar10_256
 
 `imagenet` reads ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar in DIR. `folder` reads train/CLASS/*, val/CLASS/*
-and, if it exists, test/CLASS/*. `tfds:NAME` reads a TFDS data set that is stored as ArrayRecord. If it is stopped, run
-the same command to continue. Train on the result with --config.dataset.name=prepared --config.dataset.root=OUTPUT.
+and, if it exists, test/CLASS/*. `tfds:NAME` reads a TFDS data set that is stored as ArrayRecord. After an
+interruption, run the same command again to continue. Train on the result with --config.dataset.name=prepared
+--config.dataset.root=OUTPUT.
 """
 
 import signal

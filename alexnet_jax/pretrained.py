@@ -19,7 +19,7 @@ __all__ = ["Weights", "from_workdir", "read", "to_workdir", "write"]
 
 def main():
     parser = command_line.Parser("alexnet_jax.pretrained", __doc__)
-    parser.add_argument("--workdir", required=True, help="of a training run to write; with --read, a new directory")
+    parser.add_argument("--workdir", required=True, help="the directory of a run; with --read, a new one")
     parser.add_argument("--read", metavar="FILE", help=f"weights: {suffixes()}")
     parser.add_argument("--write", metavar="FILE", help=f"the file to write: {suffixes(written=True)}")
     args = parser.parse_args()

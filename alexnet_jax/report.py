@@ -12,7 +12,7 @@ from alexnet_jax.runtime import command_line, files
 
 def main():
     parser = command_line.Parser("alexnet_jax.report", __doc__)
-    parser.add_argument("--workdir", required=True, help="of a training run")
+    parser.add_argument("--workdir", required=True, help="the directory of a run")
     command_line.add_data_flags(parser)
     args = parser.parse_args()
     command_line.set_up_jax()

@@ -1,4 +1,4 @@
-"""All settings of a run, with their meaning and defaults, and which values they may have."""
+"""All settings of a run: their meaning, defaults and allowed values."""
 
 import math
 import pathlib
@@ -16,52 +16,52 @@ def defaults() -> ConfigDict:
     """The paper's net and recipe. Where a field is None, `config.fidelity` decides: see training/fidelity.py."""
     config = ConfigDict()
     config.seed = 0
-    config.fidelity = "paper"  # the text of the paper; code: what was run in 2012
-    config.batch_size = 128  # of all devices together
-    config.num_epochs = placeholder(float)
-    config.init_from = ""  # the directory of a run: fine-tune its net; other classes get a new last layer
+    config.fidelity = "paper"  # the text of the paper; code: the nets of 2012 as they were run
+    config.batch_size = 128  # examples per step, over all devices
+    config.num_epochs = placeholder(float)  # length of the training
+    config.init_from = ""  # the directory of a run to fine-tune; other classes get a new last layer
 
     config.mesh = ConfigDict()
-    config.mesh.data = -1  # parts of a batch; -1: as many as the devices allow
+    config.mesh.data = -1  # shards of a batch; -1: as many as the devices allow
     config.mesh.model = 2  # devices for the towers
 
     config.dataset = ConfigDict()
     config.dataset.name = "prepared"  # by alexnet_jax.prepare; or folder, tfds:NAME, imagenet, textures
-    config.dataset.root = ""  # the directory; '' is imagenet256, for tfds:NAME ~/tensorflow_datasets
+    config.dataset.root = ""  # the directory; '': imagenet256, or ~/tensorflow_datasets for tfds:NAME
 
     config.model = ConfigDict()
     config.model.net = "two_gpu"  # or another of alexnet_jax/model/nets.py
     config.model.width = 1.0  # maps and units, relative to the paper's
     config.model.image_size = placeholder(int)  # of crops; None: the net's own, 224
-    config.model.activation = "relu"  # or tanh
+    config.model.activation = "relu"  # or another of model/operations.py, as tanh
     config.model.without = ""  # a layer to leave out, as conv4
-    config.model.input_std = (1.0, 1.0, 1.0)  # what red, green and blue are divided by; 1: pixels as they are
-    config.model.stretch = False  # images of any shape to squares as in Caffe; otherwise cropped as in the paper
+    config.model.input_std = (1.0, 1.0, 1.0)  # divides red, green and blue; 1: pixels are not scaled
+    config.model.stretch = False  # stretch images to squares as in Caffe; otherwise crop them as in the paper
     config.model.dtype = "float32"  # or bfloat16: of activations and products; parameters and loss remain float32
-    config.model.block1 = placeholder(str)
-    config.model.block2 = placeholder(str)
-    config.model.block5 = placeholder(str)
-    config.model.norm_alpha = placeholder(float)
-    config.model.conv3to5_stddev = placeholder(float)
+    config.model.block1 = placeholder(str)  # what follows conv1, as "relu norm pool"
+    config.model.block2 = placeholder(str)  # what follows conv2
+    config.model.block5 = placeholder(str)  # what follows conv5
+    config.model.norm_alpha = placeholder(float)  # α of the response norm
+    config.model.conv3to5_stddev = placeholder(float)  # of the initial weights of conv3, conv4 and conv5
 
     config.augment = ConfigDict()
-    config.augment.flip = True  # half of the crops, at random, mirrored
+    config.augment.flip = True  # mirror a random half of the crops
     config.augment.colour_noise = 0.1  # standard deviation of α in section 4.1; 0: none
     config.augment.colour_scale = "standard_deviation"  # as in the 2012 code; eigenvalue: as in the paper's text
-    config.augment.divisor = placeholder(float)
-    config.augment.noise_off_at = placeholder(float)
-    config.augment.crop_group = placeholder(int)
+    config.augment.divisor = placeholder(float)  # of training images with their colour noise
+    config.augment.noise_off_at = placeholder(float)  # epoch that ends colour noise and divisor; 0: never
+    config.augment.crop_group = placeholder(int)  # consecutive examples that share crop and flip
 
     config.optimizer = ConfigDict()
     config.optimizer.name = "sgd"  # or lars, for large batches
-    config.optimizer.bias_rate = placeholder(float)
-    config.optimizer.bias_rate_falls = placeholder(bool)
-    config.optimizer.bias_decay = placeholder(bool)
+    config.optimizer.bias_rate = placeholder(float)  # learning rate of biases, relative to that of weights
+    config.optimizer.bias_rate_falls = placeholder(bool)  # whether it falls when that of weights does
+    config.optimizer.bias_decay = placeholder(bool)  # whether weight decay includes biases
     config.optimizer.layer_rates = ""  # factors for some layers, as "conv1=0 fc8=10"; 0 freezes
 
     config.schedule = ConfigDict()
     config.schedule.name = placeholder(str)  # plateau, steps, hand, automatic or polynomial
-    config.schedule.notes = placeholder(str)  # hand: whose of training/lab_notes.py; None: the net's own
+    config.schedule.notes = placeholder(str)  # hand: a key of training/lab_notes.py; None: the net's notes
     config.schedule.learning_rate = 0.01
     config.schedule.warmup = 0.0  # epochs in which the rate rises from 0
     config.schedule.patience = 5  # plateau: evaluations without a new minimum, then ÷10, three times
@@ -104,7 +104,7 @@ def read(path: pathlib.Path) -> ConfigDict:
     """The config in a config.json, merged over the defaults: fields that were added since then have their defaults.
 
     Raises:
-      UserError: there is no such file, it holds something else, or fields that this version does not have.
+      UserError: the file cannot be read, or holds something else or fields that this version does not have.
     """
     stored, config = files.read_json(path), defaults().lock()
     try:
@@ -130,7 +130,7 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 
 def changes(theirs: Mapping[str, Any], ours: Mapping[str, Any], may_change=()) -> str:
-    """What differs between two trees of settings, in words; '' if nothing does."""
+    """The differences between two trees of settings, in words; '' if they are equal."""
     old, new = dict(flatten(theirs)), dict(flatten(ours))
     return ", ".join(
         f"{name} is {old.get(name)!r} there and {new.get(name)!r} here"

@@ -85,7 +85,7 @@ def restore_or_start(
     pretrained: ensemble.Member | None,
     workdir: pathlib.Path,
 ) -> run_state.RunState:
-    """The state of the newest checkpoint, or the first one, with the parameters of a pretrained net if there is one."""
+    """The state of the newest checkpoint, or a new one, with the parameters of `pretrained` if it is given."""
     first = run_state.init(
         training.net, training.mesh, training.optimizer, training.seed, training.learning_rates.schedule.init
     )
@@ -102,7 +102,7 @@ def restore_or_start(
 
 @dataclasses.dataclass
 class Loop:
-    """A training under way."""
+    """The training loop."""
 
     training: setup.Training
     state: run_state.RunState
@@ -124,9 +124,9 @@ class Loop:
         self.save()
 
     def evaluate_and_load(self, evaluate: Callable, batches: Iterator) -> dict[str, jax.Array] | None:
-        """Evaluates if it is time to, and returns the next batch, of which there is none after the last step.
+        """Evaluates if an evaluation is due, and returns the next batch, or None after the last step.
 
-        A broken image or a signal ends it, but first a checkpoint keeps what the net has learned.
+        If a broken image or a signal ends the run, it saves a checkpoint first.
         """
         t, state = self.training, self.state
         last, due = state.step == t.total_steps, is_due(state.step, t.eval_every)
@@ -166,7 +166,7 @@ class Loop:
         self.state.save(self.checkpoints, self.training.images)
 
     def step(self, train_step: Callable, batch: dict[str, jax.Array]) -> None:
-        """Takes a step, and logs if it is time to."""
+        """Takes a step, and logs if a report is due."""
         t, state = self.training, self.state
         rates, noise = t.learning_rates(state.schedule, self.epoch), t.augmentation.has_noise(self.epoch)
         state.params, state.opt_state, values = train_step(
@@ -198,7 +198,7 @@ def starting_point(config: ConfigDict, net: spec.Net) -> ensemble.Member | None:
     """The net that was trained in `config.init_from`; None if that is ''.
 
     Raises:
-      UserError: there is no net, or one that computes otherwise than `net`.
+      UserError: the directory holds no net, or one whose computation differs from that of `net`.
     """
     if not config.init_from:
         return None
@@ -211,7 +211,7 @@ def starting_point(config: ConfigDict, net: spec.Net) -> ensemble.Member | None:
         theirs = member.model | {"image_size": member.net.image_size}
         harmless = ("conv3to5_stddev", "stretch", "dtype")
         others = [name for name in theirs if theirs[name] != ours[name] and name not in harmless]
-        others = ["net"] if "net" in others else others  # whose other fields may not go with ours
+        others = ["net"] if "net" in others else others  # another net may not have the other fields
         flags = " ".join(shlex.quote(f"--config.model.{name}={theirs[name]}") for name in others)
         raise UserError(f"config.init_from={config.init_from}: its net was trained with {flags}")
     if member.net.stretch != net.stretch:
@@ -229,7 +229,7 @@ def fine_tune(member: ensemble.Member, training: setup.Training, params: alexnet
 
 
 def describe(training: setup.Training, start: int) -> None:
-    """Prints the layers, and logs what is about to happen."""
+    """Prints the layers; logs the data, the devices and the first step."""
     net, mesh, data = training.net, training.mesh, training.data
     if jax.process_index() == 0:
         print(counts.format_table(net), flush=True)
@@ -260,8 +260,10 @@ def finish(training: setup.Training, params: alexnet.Params, workdir: pathlib.Pa
 
 
 def write_result(workdir: pathlib.Path, result: dict[str, Any], layer: str, kernels: Any, towers: int) -> None:
-    """Writes the pictures, of which one shows the kernels of a first `layer` that has pictures of them, and
-    `result.json`. Raises UserError if they cannot be written.
+    """Writes `result.json`, the curves and, if the first `layer` is a convolution, a picture of its kernels.
+
+    Raises:
+      UserError: they cannot be written.
     """
     try:
         if kernels.ndim == 4:  # height, width, RGB, maps

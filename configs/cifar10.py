@@ -1,23 +1,23 @@
-"""The 2012 code's four nets for CIFAR-10, images of 32×32; two of the nets have locally connected layers.
+"""The 2012 code's four nets for CIFAR-10 (32×32 images); two of them have locally connected layers.
 
   python -m alexnet_jax.prepare --dataset=tfds:cifar10 --size=32 --output=cifar10_32
   python -m alexnet_jax.main --config=configs/cifar10.py --workdir=/tmp/cifar10 --config.dataset.root=cifar10_32
 
-Another net by its name after a colon: --config=configs/cifar10.py:11pct. Of their test errors:
+Name another net after a colon: --config=configs/cifar10.py:11pct. The nets and their test errors in 2012:
 
-  80sec  26 %, its training took 80 seconds on the GPU of 2012; ÷10 after 8 epochs
-  18pct  18 %, with a norm over places of a map; ÷10 after 120 and 130 epochs
-  13pct  13 %, two locally connected layers, the paper's net "without normalisation"
-  11pct  11 %, the same with a norm over maps, the paper's "with normalisation"
+  80sec  26 %; it trained for 80 seconds on the GPU of 2012; rate ÷10 after 8 epochs
+  18pct  18 %; a norm over positions of a map; rate ÷10 after 120 and 130 epochs
+  13pct  13 %; two locally connected layers; the paper's net "without normalisation"
+  11pct  11 %; the same with a norm over maps; the paper's net "with normalisation"
 
-The first two see whole images, the others crops of 24×24 and their mirror images. 11pct ran for about 350 epochs, then
-for 150 more on all training images, then for 10 at a tenth of the rate and 10 at a hundredth; here these 520 epochs are
-one run on the training images, for 13pct too. In their last 20 epochs only the weights' rate falls, as the parameter
-file of 13pct has it.
+The first two nets take whole images, the others crops of 24×24 and their mirror images. In 2012, 11pct was trained for
+about 350 epochs, then for 150 more on all training images, then for 10 at a tenth of the rate and 10 at a hundredth.
+Here 11pct and 13pct take these 520 epochs in one run on the training images. In the last 20 epochs only the weights'
+rate falls, as in the parameter file of 13pct.
 
 Data: CIFAR-10 as built by TFDS (see docs/data.md), or a folder with its images.
-Cost: 80sec seven and a half minutes on two CPU cores.
-Expected: 80sec 26.4 % test error (on CIFAR-10 encoded as JPEG). The others were not run to their end yet.
+Cost: 80sec takes seven and a half minutes on two CPU cores.
+Expected: 80sec reaches 26.4 % test error (on CIFAR-10 encoded as JPEG). The others have not been run to the end yet.
 """
 
 from typing import NamedTuple
@@ -27,7 +27,7 @@ from configs import two_gpu
 
 class Recipe(NamedTuple):
     num_epochs: float
-    falls: tuple  # after which epochs the rate is divided by 10
+    drops: tuple[float, ...]  # the epochs after which the rate is divided by 10
     bias_rate_falls: bool
     flip: bool
 
@@ -51,7 +51,7 @@ def get_config(net="80sec"):
     config.num_epochs = recipe.num_epochs
     config.schedule.name = "steps"
     config.schedule.learning_rate = 0.001
-    config.schedule.epochs = recipe.falls
+    config.schedule.epochs = recipe.drops
     config.optimizer.bias_rate_falls = recipe.bias_rate_falls
     config.augment.flip = recipe.flip
     config.augment.colour_noise = 0.0

@@ -2,11 +2,11 @@
 
   python -m alexnet_jax.main --config=configs/imagenette.py --workdir=/tmp/imagenette --config.dataset.root=DIR
 
-Data: Imagenette (https://github.com/fastai/imagenette; the version of 160 pixels will do), unpacked, in DIR: train/ and
-val/ with a folder for each class.
-Cost: 2,367 steps and the evaluations, an hour and a half on two CPU cores (21 images/s).
-Expected: 38.0 % top-1 error by the centre view and 36.7 % by ten; 74.5 % after the first epoch. For a longer run raise
-num_epochs and the epoch at which the rate falls: eight epochs are only what fits into the time.
+Data: Imagenette (https://github.com/fastai/imagenette; the 160-pixel version suffices), unpacked in DIR, which then has
+train/ and val/ with a folder for each class.
+Cost: 2,367 steps and the evaluations take an hour and a half on two CPU cores (21 images/s).
+Expected: 38.0 % top-1 error by the centre view and 36.7 % by ten views; 74.5 % after the first epoch. Eight epochs keep
+the run short: for a longer one, raise num_epochs and the epoch at which the rate falls.
 """
 
 from configs import two_gpu

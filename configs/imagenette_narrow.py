@@ -1,11 +1,11 @@
-"""Two towers of a quarter of the width on Imagenette at 112 pixels: the paper's claims, at the scale of a laptop.
+"""Two towers at a quarter of the width on Imagenette at 112 pixels: the paper's claims at laptop scale.
 
   python -m alexnet_jax.prepare --dataset=folder --root=imagenette2-160 --output=imagenette256
   python -m alexnet_jax.main --config=configs/imagenette_narrow.py --workdir=/tmp/narrow \
       --config.dataset.root=imagenette256
 
-Data: Imagenette (https://github.com/fastai/imagenette; the version of 160 pixels will do), unpacked in imagenette2-160.
-Cost: 3,551 steps, four to five minutes on one CPU core.
+Data: Imagenette (https://github.com/fastai/imagenette; the 160-pixel version suffices), unpacked in imagenette2-160.
+Cost: 3,551 steps take four to five minutes on one CPU core.
 Expected: see experiments/RESULTS.md.
 """
 

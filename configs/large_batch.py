@@ -3,8 +3,8 @@
   python -m alexnet_jax.main --config=configs/large_batch.py --workdir=/tmp/large_batch
 
 You, Gitman and Ginsburg (Large Batch Training of Convolutional Networks, 2017) trained AlexNet with batch normalisation
-like that; rate, epochs of warm-up, decay and length are those of NVIDIA Caffe's models/alexnet_bn for this batch.
-Biases, without a scale of their own, learn at the 0.01 of section 5 of the paper.
+this way. Learning rate, warm-up, decay and length are those of NVIDIA Caffe's models/alexnet_bn for this batch size.
+LARS does not scale the biases; their learning rate is the 0.01 of section 5 of the paper.
 
 Data: as configs/two_gpu.py.
 Cost: 15,639 steps, 128 million images; experiments/benchmarks/scaling.py estimates 90 epochs of this on 512 devices.

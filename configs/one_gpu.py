@@ -2,7 +2,7 @@
 
   python -m alexnet_jax.main --config=configs/one_gpu.py --workdir=/tmp/one_gpu
 
-Data and cost: as configs/two_gpu.py, on one device and with 54 % of its multiply-accumulates.
+Data and cost: as configs/two_gpu.py, but on one device with 54 % of the multiply-accumulates.
 Expected: 1.7 points more top-1 and 1.2 more top-5 error than the two-GPU net on the same data (paper, section 3.2).
 Not run yet.
 """

@@ -2,7 +2,7 @@
 
   python -m alexnet_jax.main --config=configs/two_gpu.py --workdir=/tmp/two_gpu
 
-These are the defaults of all settings; alexnet_jax/settings.py lists them with their meaning.
+These are the defaults of all settings; alexnet_jax/settings.py explains them.
 
 Data: ImageNet, prepared from its two official archives in DIR into the directory imagenet256:
 

@@ -53,9 +53,9 @@ def diagram(net: spec.Net) -> Figure:
 
     box(0, end, 0, f"image, {net.image_size}×{net.image_size}×3", GREY)
     bottom = height
-    for (layer, seen, side, out_side), gather, top in zip(sizes, gathers, tops, strict=True):
+    for (layer, in_channels, side, out_side), gather, top in zip(sizes, gathers, tops, strict=True):
         if gather:
-            y, received = (bottom + top) / 2, seen * side**2 * (net.towers - 1) // net.towers
+            y, received = (bottom + top) / 2, in_channels * side**2 * (net.towers - 1) // net.towers
             axes.plot([width / 2, end - width / 2], [y, y], color=LINK, linewidth=2.5)
             axes.text(end / 2, y - 0.06, f"all_gather, {received:,}", ha="center", va="bottom", fontsize=8, color=LINK)
         for tower, left in enumerate(columns):

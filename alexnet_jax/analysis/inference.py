@@ -26,6 +26,7 @@ log = logging.getLogger("alexnet_jax")
 
 BEST = 5  # classes of highest probability
 WAYS = {"center": 1, "ten_crop": 10}  # the ways to evaluate, and their numbers of views
+TITLES = {"center": "centre", "ten_crop": "ten views"}  # of the ways, in tables
 
 Outputs = dict[str, Any]  # of `make_classify`
 
@@ -161,12 +162,12 @@ def by_class(outputs: Outputs, classes: Sequence[str]) -> list[dict[str, Any]]:
     ways = [way for way in WAYS if way in outputs]
     rows = []
     for label, class_name in enumerate(classes):
-        mine = jax.tree.map(lambda x, label=label: x[outputs["label"] == label], outputs)
-        if len(mine["label"]):
-            predicted = mine[ways[-1]]["classes"][:, 0]
+        of_class = jax.tree.map(lambda x, label=label: x[outputs["label"] == label], outputs)
+        if len(of_class["label"]):
+            predicted = of_class[ways[-1]]["classes"][:, 0]
             wrong, counts = np.unique(predicted[predicted != label], return_counts=True)
             confused = [classes[wrong[counts.argmax()]], int(counts.max())] if len(wrong) else None
-            rows.append({"class": class_name} | errors(mine) | {"confused_with": confused})
+            rows.append({"class": class_name} | errors(of_class) | {"confused_with": confused})
     return rows
 
 

@@ -47,9 +47,9 @@ def blocks(trained: Ensemble, images: str, source: Source) -> list[pages.Block]:
 
 def error_table(result: dict[str, Any]) -> list[list[str]]:
     rows = [["view", "loss", "top-1 error", "top-5 error"]]
-    for way, name in {"center": "centre", "ten_crop": "ten views"}.items():
+    for way, title in inference.TITLES.items():
         errors = (f"{result[way][error]:.2%}" for error in ("top1_error", "top5_error"))
-        rows.append([name, f"{result[way]['loss']:.4f}", *errors])
+        rows.append([title, f"{result[way]['loss']:.4f}", *errors])
     return rows
 
 

@@ -90,7 +90,7 @@ def _members(path: pathlib.Path, within: tarfile.TarInfo | None = None) -> Itera
             if not tarfile.BLOCKSIZE <= len(rest) <= RECORD or rest.strip(b"\0"):
                 raise tarfile.ReadError(f"damaged at byte {archive.offset}")
     except tarfile.TarError as error:
-        where = f"{path}, {within.name}" if within else path
-        raise UserError(f"{where}: not a complete archive ({error}); download it again") from error
+        name = f"{path}, {within.name}" if within else path
+        raise UserError(f"{name}: not a complete archive ({error}); download it again") from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error

@@ -1,6 +1,6 @@
 """Crops, flips, mean subtraction and colour noise: sections 2 and 4.1 of the paper, on the device, inside jit.
 
-Stored images are square, uint8, and larger than the net's input: 256 for 224, which leaves 33 offsets in a direction.
+Stored images are square, uint8, and larger than the net's input: 256 for 224, which leaves 33 offsets per direction.
 """
 
 import dataclasses
@@ -19,18 +19,18 @@ COLOUR_SCALES = ("standard_deviation", "eigenvalue")
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Augmentation:
-    """How training images vary.
+    """The random variation of training images.
 
     Attributes:
       image_size: height and width of the crops, in pixels.
       mean: float32, the training set's mean image [S, S, 3] or channel means [3].
       colour_scale, colour_axes: the λ of section 4.1 [3], see `colour_scale`, and the principal axes of the training
         set's RGB values, the columns of [3, 3].
-      colour_noise: standard deviation of the α that section 4.1 multiplies λ with (0.1 there; 0: no noise).
-      divisor: of the result; 1 in the paper, 1.1 in the 2012 code.
-      flip: whether one half of the crops, at random, is mirrored.
-      crop_group: how many consecutive examples share crop and flip.
-      noise_off_at: the epoch from which on colours do not vary and nothing is divided; 0: they always vary.
+      colour_noise: the standard deviation of the α of section 4.1, 0.1 in the paper; 0: no noise.
+      divisor: divides the result; 1 in the paper, 1.1 in the 2012 code.
+      flip: whether a random half of the crops is mirrored.
+      crop_group: the number of consecutive examples that share crop and flip.
+      noise_off_at: the epoch that ends colour noise and division; 0: they never end.
     """
 
     image_size: int
@@ -76,7 +76,7 @@ class Augmentation:
 
 
 def from_config(config: ConfigDict, image_size: int, statistics: Statistics) -> Augmentation:
-    """The augmentation that `config.augment` describes. Raises UserError if there is no such scale of the colours."""
+    """The augmentation that `config.augment` describes. Raises UserError if its `colour_scale` does not exist."""
     if config.colour_scale not in COLOUR_SCALES:
         raise UserError(f"config.augment.colour_scale: must be one of {', '.join(COLOUR_SCALES)}")
     return Augmentation(
@@ -95,8 +95,8 @@ def from_config(config: ConfigDict, image_size: int, statistics: Statistics) -> 
 def colour_scale(kind: str, colour_std_3: np.ndarray) -> np.ndarray:
     """The λ of section 4.1, from the standard deviations of RGB (0–255) along its principal axes.
 
-    The 2012 code takes the standard deviations themselves. The paper's text has eigenvalues, which are their squares,
-    and of a size that makes sense if RGB goes from 0 to 1: so they are computed there, and brought back to 0–255.
+    The 2012 code uses the standard deviations. The paper's text uses eigenvalues, which are their squares. These have a
+    plausible size only for RGB in 0–1, so they are computed at that scale and converted back to 0–255.
     """
     return colour_std_3 if kind == "standard_deviation" else 255 * (colour_std_3 / 255) ** 2
 
@@ -105,8 +105,8 @@ def fixed_view(images_MxBxSxSx3: jax.Array, view: int | jax.Array, image_size: i
     """One of the ten views of section 4.1: the centre (0), its mirror image (1), then the four corners and theirs.
 
     Args:
-      images_MxBxSxSx3: uint8, the images, and then their mirror images, which view 0 alone does not need. Reversing
-        every crop would cost more.
+      images_MxBxSxSx3: uint8, the images and their mirror images (M = 2), or only the images if `view` is 0.
+        Mirroring the images once is cheaper than mirroring every crop.
 
     Returns:
       float32 [B, image_size, image_size, 3].

@@ -1,4 +1,4 @@
-"""Prepares a data set: 256×256 JPEGs, and the mean image and colour covariance of the training images."""
+"""Prepares a data set: plans its shards, has workers make them (`shards`), and adds up what they return."""
 
 import concurrent.futures
 import contextlib
@@ -191,8 +191,8 @@ def check_space(plan: list[shards.Shard], missing: list[shards.Shard], num_class
         with contextlib.suppress(UserError):
             data, _ = source.read(place)
             encoded.append(len(images.encode(data, "", size, shards.JPEG_QUALITY)))
-    each = (float(np.mean(encoded)) if encoded else size * size) + 100
-    needed = each * sum(len(shard.source) for shard in missing) + 4 * size * size * 3 * len(missing)
+    bytes_per_image = (float(np.mean(encoded)) if encoded else size * size) + 100
+    needed = bytes_per_image * sum(len(shard.source) for shard in missing) + 4 * size * size * 3 * len(missing)
     free = shutil.disk_usage(output).free
     counts = {split: sum(len(s.source) for s in plan if s.split == split) for split in ("train", "validation", "test")}
     split_counts = ", ".join(f"{count:,} {split}" for split, count in counts.items() if count)

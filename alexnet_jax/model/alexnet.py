@@ -28,9 +28,9 @@ class AlexNet(nnx.Module):
 
     def __init__(self, net: spec.Net, *, devices: int = 1, rngs: nnx.Rngs):
         self.net, self.local_towers = net, net.towers // devices
-        for layer, seen, side, out_side in structure.sizes(net):
+        for layer, in_channels, side, out_side in structure.sizes(net):
             out = layer.features if layer is net.last else layer.features * self.local_towers
-            product, kernel, bias = _product(net, layer, seen, side, out_side, out)
+            product, kernel, bias = _product(net, layer, in_channels, side, out_side, out)
             setattr(self, layer.name, Weights(product, kernel, bias, layer, rngs))
 
     def __call__(
@@ -77,31 +77,31 @@ class Weights(nnx.Module):
         self.kernel = nnx.Param(nnx.initializers.normal(layer.stddev)(rngs.params(), kernel))
         self.bias = nnx.Param(nnx.initializers.constant(layer.bias)(rngs.params(), bias))
 
-    def __call__(self, seen: Sequence[jax.Array], count: int) -> list[jax.Array]:
+    def __call__(self, inputs: Sequence[jax.Array], count: int) -> list[jax.Array]:
         """The outputs of `count` towers.
 
-        `seen` is the input of each tower, or one array that all of them see. Its dtype is that of the outputs.
+        `inputs` is the input of each tower, or one array that all of them see. Its dtype is that of the outputs.
         """
-        weights = (p[...].astype(seen[0].dtype) for p in (self.kernel, self.bias))
-        kernels, biases = (jnp.split(w, len(seen), axis=-1) for w in weights)
+        weights = (p[...].astype(inputs[0].dtype) for p in (self.kernel, self.bias))
+        kernels, biases = (jnp.split(w, len(inputs), axis=-1) for w in weights)
         outputs = []
-        for x, kernel, bias in zip(seen, kernels, biases, strict=True):
+        for x, kernel, bias in zip(inputs, kernels, biases, strict=True):
             x = x.reshape(len(x), -1) if kernel.ndim == 2 else x
             outputs.append(convolutions.add_bias(self.product(x, kernel), bias))
         return outputs if len(outputs) == count else jnp.split(outputs[0], count, axis=-1)
 
 
-def _product(net, layer, seen, side, out_side, out):
+def _product(net, layer, in_channels, side, out_side, out):
     """What multiplies a layer's input with its kernel, and the shapes of kernel and biases."""
     if isinstance(layer, spec.Dense):
-        return jnp.matmul, (seen * side * side, out), (out,)
+        return jnp.matmul, (in_channels * side * side, out), (out,)
     overhang = spec.overhang(side, layer.size, layer.stride, out_side, layer.pad)
     padding, window = ((layer.pad, overhang),) * 2, (layer.size, layer.size)
     if isinstance(layer, spec.Local):
         product = functools.partial(convolutions.locally_connected, padding)
-        return product, (out_side, out_side, *window, seen, out), (out_side, out_side, out)
+        return product, (out_side, out_side, *window, in_channels, out), (out_side, out_side, out)
     product = functools.partial(convolutions.convolve, layer.stride, padding, layer.groups)
-    return product, (*window, seen // layer.groups, out), (out,)
+    return product, (*window, in_channels // layer.groups, out), (out,)
 
 
 def all_gather(streams: Sequence[jax.Array], to: str = "varying") -> jax.Array:

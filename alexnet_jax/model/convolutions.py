@@ -1,4 +1,4 @@
-"""What multiplies the inputs of a layer with its kernel, and adds its biases."""
+"""The convolutions of the layers, and the addition of biases."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""What a net consists of, layer by layer: outputs, neurons, parameters and multiply-accumulates."""
+"""Counts of a net, layer by layer: outputs, neurons, parameters and multiply-accumulates."""
 
 import functools
 import math

@@ -1,4 +1,4 @@
-"""What a net is described by.
+"""The description of a net: dataclasses of its layers and their fields.
 
 Layers have the names of the 2012 layer files. A layer's `then` lists the operations that follow its convolution or
 matrix product, in order: words of `operations.OPERATIONS`, separated by spaces.
@@ -19,7 +19,8 @@ class Layer:
       name: as in the 2012 layer files; a number at its end is also that of its norms and pools.
       features: maps or units in one tower; in the last layer, the classes.
       then: the operations that follow, see the module.
-      cross_tower: whether the layer sees the outputs of both towers; otherwise it sees those of its own.
+      cross_tower: whether the layer sees the outputs of both towers, or only those of its own tower. The last layer
+        always sees both.
       stddev: standard deviation of the initial weights.
       bias: initial biases.
       decay: weight decay.
@@ -81,17 +82,17 @@ class Net:
     """A network.
 
     Attributes:
-      towers: how many columns run side by side, each on its own device where there are enough.
+      towers: the number of parallel columns, each on its own device if there are enough.
       layers: from the image to the logits.
       norm, same_map_norm: constants of the operations with these names; norm=None leaves out both.
       pool: size and stride of the pools' windows, in pixels.
       ceil_mode: whether the last window of a convolution may reach over the edge, and that of a pool be clipped there,
         so that no pixel is lost: the rule of the 2012 code and of Caffe. Otherwise windows end before the edge.
       image_size: height and width of the input, in pixels.
-      input_std: what the channels are divided by before the first layer; 1 in 2012.
+      input_std: the divisors of the channels before the first layer; 1 in 2012.
       stored_size: height and width of the stored images that the input is cropped from.
       stretch: whether images are stretched to that size, not cropped (section 2).
-      dtype: of activations and of what is multiplied with them, float32 or bfloat16. Parameters, the last layer and
+      dtype: float32 or bfloat16, of activations and of the weights that multiply them. Parameters, the last layer and
         the loss are float32.
       two_fidelities: whether paper and 2012 code differ in what follows conv1, conv2 and conv5, and in weights.
     """

@@ -1,4 +1,4 @@
-"""What follows from the description of a net: its operations, the names of its outputs, its sizes."""
+"""Properties that follow from the description of a net: its operations, the names of its outputs, its sizes."""
 
 import dataclasses
 import re
@@ -46,11 +46,11 @@ def sizes(net: Net) -> Iterator[tuple[Layer, int, int, int]]:
     """For every layer (layer, channels of its input, side of its input, side of its output), in pixels."""
     channels, side = 3, net.image_size
     for layer in net.layers:
-        seen = channels * (net.towers if layer.cross_tower else 1)
+        in_channels = channels * (net.towers if layer.cross_tower else 1)
         out = 1
         if isinstance(layer, spec.Conv):
             out = spec.window_count(net, side, layer.size, layer.stride, layer.pad)
-        yield layer, seen, side, out
+        yield layer, in_channels, side, out
         channels, side = layer.features, out
         for operation, _ in operations(net, layer):
             if OPERATIONS[operation].kind == "pool":
@@ -58,7 +58,10 @@ def sizes(net: Net) -> Iterator[tuple[Layer, int, int, int]]:
 
 
 def compute_alike(net: Net, other: Net) -> bool:
-    """Whether two nets give the same, but for rounding, from the same parameters and crops, whatever their classes."""
+    """Whether two nets compute the same outputs, up to rounding, from the same parameters and crops.
+
+    Their classes may differ.
+    """
 
     def bare(net):
         layers = (dataclasses.replace(layer, stddev=0, bias=0, decay=0) for layer in net.with_classes(0).layers)

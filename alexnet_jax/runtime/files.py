@@ -30,13 +30,13 @@ def whole(path: pathlib.Path, mode: str = "w") -> Iterator[IO]:
 
 
 @contextlib.contextmanager
-def locked(path: pathlib.Path, what: str = "") -> Iterator[None]:
+def locked(path: pathlib.Path, resource: str = "") -> Iterator[None]:
     """Holds an exclusive lock on a file. The system frees it when the process ends in any way.
 
     If the file system has no locks, it logs a warning and goes on.
 
     Args:
-      what: the name of the locked resource in messages; by default the directory of the file.
+      resource: the name of the locked resource in messages; by default the directory of the file.
 
     Raises:
       UserError: another process holds it, or it cannot be written.
@@ -47,11 +47,11 @@ def locked(path: pathlib.Path, what: str = "") -> Iterator[None]:
         raise UserError(f"{path.parent}: cannot be written ({error.strerror})") from error
     with file:
         try:
-            _lock(file, what or path.parent, fcntl.LOCK_EX)
+            _lock(file, resource or path.parent, fcntl.LOCK_EX)
             file.truncate(0)
             file.write(f"process {os.getpid()} on {socket.gethostname()}\n".encode())
         except OSError as error:
-            log.warning("%s: cannot be locked (%s); let no other run use it", what or path.parent, error.strerror)
+            log.warning("%s: cannot be locked (%s); let no other run use it", resource or path.parent, error.strerror)
         yield
 
 
@@ -61,13 +61,13 @@ def check_unlocked(path: pathlib.Path) -> None:
         _lock(file, path.parent, fcntl.LOCK_SH)  # shared, because several processes may check at the same time
 
 
-def _lock(file, what, how):
+def _lock(file, resource, mode):
     try:
-        fcntl.flock(file, how | fcntl.LOCK_NB)
+        fcntl.flock(file, mode | fcntl.LOCK_NB)
     except BlockingIOError as error:
         file.seek(0)
         owner = file.read().decode().strip()
-        raise UserError(f"{what}: in use by {owner}; wait for it, or use another") from error
+        raise UserError(f"{resource}: in use by {owner}; wait for it, or use another") from error
 
 
 def write_json(path: pathlib.Path, value: dict[str, Any]) -> None:

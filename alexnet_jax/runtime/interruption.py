@@ -1,4 +1,7 @@
-"""SIGINT and SIGTERM, deferred while a run must not be cut short."""
+"""SIGINT and SIGTERM, deferred while a run must not be cut short.
+
+`processes.in_agreement` checks between two batches whether there was a signal.
+"""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""The mesh ('data', 'model'), and how parameters and batches are divided over it.
+"""The mesh ('data', 'model'), and how parameters and batches are sharded over it.
 
 'model' holds the towers, 'data' the parts of a batch. The device in row d and column m works on the d-th part of every
 batch with the m-th share of every tower layer's parameters.
@@ -28,8 +28,8 @@ class Axes(TypedDict):
     axis_types: tuple[AxisType, AxisType]
 
 
-# Auto: shard_map's in_specs and out_specs divide the arrays, wherever they come from. Explicit axes would make the
-# layout part of an array's type, which JAX 0.11 and later compare with in_specs, even of a ShapeDtypeStruct.
+# Auto: shard_map's in_specs and out_specs shard the arrays, whatever their layout. Explicit axes would make the layout
+# part of an array's type, which JAX 0.11 and later compare with in_specs, even for a ShapeDtypeStruct.
 AXES: Axes = {"axis_names": ("data", "model"), "axis_types": (AxisType.Auto, AxisType.Auto)}
 BATCH = PartitionSpec("data")
 
@@ -37,8 +37,8 @@ BATCH = PartitionSpec("data")
 def provide_cpu_devices(number: int) -> None:
     """Gives a process without accelerators `number` virtual devices, unless its environment sets another number.
 
-    Call it before anything else asks JAX for devices. In a process that has already used JAX, as a notebook's kernel
-    may have, the devices stay as they are, and too few of them cause a warning. Accelerators are untouched.
+    Call it before anything else asks JAX for devices. If the process has already used JAX, as a notebook's kernel may,
+    the devices do not change, and a warning is logged if they are too few. Accelerators are not affected.
     """
     flags = os.environ.get("XLA_FLAGS", "")
     if "JAX_NUM_CPU_DEVICES" in os.environ or "xla_force_host_platform_device_count" in flags:
@@ -51,9 +51,9 @@ def provide_cpu_devices(number: int) -> None:
 
 
 def create_mesh(data: int, model: int, towers: int) -> Mesh:
-    """The mesh of `data` × `model` devices; data = -1 takes as many as there are.
+    """The mesh of `data` × `model` devices; data = -1 uses all devices.
 
-    Where there are too few devices for a tower each, one device runs all the towers and a log line says so.
+    If there are fewer devices than towers, each device runs all towers, which is logged.
 
     Raises:
       UserError: the towers or the devices cannot be divided like that.
@@ -70,19 +70,19 @@ def create_mesh(data: int, model: int, towers: int) -> Mesh:
     if data == -1:
         data = devices // model
     if data < 1:
-        raise UserError(f"config.mesh.data={data}: use -1 for what the devices allow, or a number above 0")
+        raise UserError(f"config.mesh.data={data}: use -1 for all devices, or a number above 0")
     if data * model > devices:
         raise UserError(
             f"config.mesh: data={data} × model={model} needs {data * model} devices and there are {devices}; use "
-            "--config.mesh.data=-1 for what there is (on CPU, JAX_NUM_CPU_DEVICES=N gives N virtual devices)"
+            "--config.mesh.data=-1 for all devices (on CPU, JAX_NUM_CPU_DEVICES=N gives N virtual devices)"
         )
     return jax.make_mesh((data, model), **AXES, devices=jax.devices()[: data * model])
 
 
 def compiler_options(mesh: Mesh) -> dict[str, str]:
-    """How XLA compiles a net for the devices of a mesh, for `jax.jit`."""
-    # On CPU it would give convolutions to YNNPACK, which trains AlexNet at little more than half the speed of Eigen.
-    # Products of matrices stay there: Eigen is eight times slower where the second one is transposed.
+    """XLA's options for compiling a net for the devices of a mesh, for `jax.jit`."""
+    # On CPU, XLA would run convolutions by YNNPACK, which trains AlexNet at little more than half the speed of Eigen.
+    # Matrix products stay with YNNPACK: Eigen is eight times slower if the second matrix is transposed.
     options = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}
     return options if mesh.devices.flat[0].platform == "cpu" and _known(tuple(options.items())) else {}
 
@@ -97,7 +97,7 @@ def _known(options):
 
 
 def param_specs(net: "spec.Net", params: Any) -> Any:
-    """A PartitionSpec for every parameter: layers are divided on their last axis; the last layer is replicated."""
+    """A PartitionSpec for every parameter: layers are sharded on their last axis; the last layer is replicated."""
 
     def of_leaf(path, leaf):
         replicated = path[0].key == net.last.name
@@ -112,9 +112,9 @@ def param_shardings(mesh: Mesh, net: "spec.Net", params: Any) -> Any:
 
 
 def state_shardings(mesh: Mesh, net: "spec.Net", params: Any, opt_state: Any) -> Any:
-    """A sharding for every array of an optimiser's state: that of the parameter it belongs to, or replicated.
+    """A sharding for every array of an optimiser's state: that of its parameter, or replicated.
 
-    It belongs to a parameter if its path ends like the parameter's and it has the same shape.
+    An array belongs to a parameter if its path ends like the parameter's and it has the same shape.
     """
     shardings = param_shardings(mesh, net, params)
 
@@ -128,32 +128,32 @@ def state_shardings(mesh: Mesh, net: "spec.Net", params: Any, opt_state: Any) ->
 
 
 def owned_rows(mesh: Mesh, batch_size: int) -> slice:
-    """The examples of a global batch, a slice, that this process loads: those of the 'data' rows its devices are in.
+    """The slice of a global batch that this process loads: the examples of the 'data' rows that hold its devices.
 
-    Two processes with a tower each are in the same row and load the same examples.
+    Two processes with a tower each share a row and load the same examples.
 
     Raises:
-      UserError: the rows cannot share a batch equally.
+      UserError: the rows do not divide the batch size, or this process has no or scattered rows.
     """
     if batch_size < 1 or batch_size % mesh.shape["data"]:
         raise UserError(
             f"config.batch_size={batch_size}: use a multiple of the mesh's {mesh.shape['data']} data rows, above 0"
         )
-    mine = [
+    own_rows = [
         row for row, devices in enumerate(mesh.devices) if any(d.process_index == jax.process_index() for d in devices)
     ]
-    if not mine:
+    if not own_rows:
         raise UserError(
             f"config.mesh: {mesh.size} devices leave process {jax.process_index()} without one; use "
             "--config.mesh.data=-1, or fewer processes"
         )
-    if mine != list(range(mine[0], mine[-1] + 1)):
+    if own_rows != list(range(own_rows[0], own_rows[-1] + 1)):
         raise UserError("config.mesh: the 'data' rows of a process must be neighbours")
     per_row = batch_size // mesh.shape["data"]
-    return slice(mine[0] * per_row, (mine[-1] + 1) * per_row)
+    return slice(own_rows[0] * per_row, (own_rows[-1] + 1) * per_row)
 
 
 def put_batch(mesh: Mesh, batch: Any) -> Any:
-    """This process's examples (a tree of NumPy arrays) as global arrays, divided over 'data'."""
+    """This process's examples (a tree of NumPy arrays) as global arrays, sharded over 'data'."""
     to_global = jax.make_array_from_process_local_data
     return jax.tree.map(lambda x: to_global(NamedSharding(mesh, BATCH), np.asarray(x)), batch)

@@ -38,7 +38,7 @@ class Checkpoints:
     """
 
     def __init__(self, directory: os.PathLike, write: bool = True):
-        """Without `write`, files are left alone that another process may be writing there."""
+        """Without `write`, temporary files are kept: another process may be writing them."""
         self._write, self._saving = write, None
         self._open(directory)
 
@@ -65,7 +65,7 @@ class Checkpoints:
             with self._writing():
                 self._checkpointer.close()
         except UserError:
-            if not isinstance(exception, UserError):  # which explains more
+            if not isinstance(exception, UserError):  # the first error explains more
                 raise
 
     @property
@@ -83,16 +83,14 @@ class Checkpoints:
         if step != self.latest_step:
             with processes.together(), self._writing():
                 self._check_space(trees)
-                before, metadata = (
-                    self._saving,
-                    metadata | {"checksums": {key: _checksums(tree) for key, tree in trees.items()}},
-                )
+                metadata = metadata | {"checksums": {key: _checksums(tree) for key, tree in trees.items()}}
+                previous = self._saving
                 self._saving = self._checkpointer.save_async(step, trees, force=True, custom_metadata=metadata)
-                if before:
-                    before.result()  # otherwise its thread would stay
+                if previous:
+                    previous.result()  # otherwise its thread would stay
 
     def _check_space(self, trees):
-        # A process that cannot write makes the others wait. Where space is short all the time, no process begins.
+        # A process that fails while it writes makes the others wait until they time out: better not to begin.
         needed = sum(array.nbytes for array in jax.tree.leaves(trees))
         free = shutil.disk_usage(self._checkpointer.directory).free
         if free < needed:
@@ -115,7 +113,7 @@ class Checkpoints:
 
         Args:
           like: trees with the shapes and shardings to restore to, on any mesh.
-          data: what `data` in the metadata must be.
+          data: the value that `data` must have in the metadata.
 
         Raises:
           UserError: no checkpoint can be read, it is of other data or another net, or the processes see different ones.
@@ -179,7 +177,7 @@ class Checkpoints:
             saved = self._checkpointer.metadata(step).metadata
             if not saved:
                 raise ValueError("no metadata")
-            # Version 0.1.0 called the optimiser's state after what it is for SGD.
+            # Version 0.1.0 named the optimiser's state after SGD's, the velocity.
             keys = {name: "velocity" if name == "opt_state" and "velocity" in saved else name for name in like}
             for name, key in sorted(keys.items(), reverse=True):  # the net's parameters first
                 self._check_shapes(step, "net" if name == "params" else "optimizer", saved[key], like[name])
@@ -187,7 +185,7 @@ class Checkpoints:
             loaded = self._checkpointer.load(step, trees)
             # The first checkpoints had no checksums.
             if checksums and any(_checksums(loaded[key]) != _named(checksums[key]) for key in keys.values()):
-                raise ValueError("checksum mismatch: its numbers are not those that were saved")
+                raise ValueError("checksum mismatch: its numbers differ from those that were saved")
             return {name: loaded[key] for name, key in keys.items()}
 
     def _check_shapes(self, step, kind, saved, like):
@@ -250,7 +248,7 @@ def _sums(tree):
 
 
 def _donatable(tree):
-    # Buffers fresh from disk may not be; those that a compiled program returns are.
+    # JAX may be unable to donate buffers that were read from disk. It can donate the outputs of a compiled program.
     return jax.jit(lambda tree: tree)(tree)
 
 

@@ -19,8 +19,8 @@ Numbers = Mapping[str, Mapping[str, float]]  # {layer: {'kernel', 'bias'}}
 def sgd(decays: Numbers, momentum: float = 0.9) -> optax.GradientTransformationExtraArgs:
     """v ← 0.9·v − ε·(decay·w + ∇) and w ← w + v; the state is the velocity v.
 
-    The velocity keeps the learning rates of the steps that it came from: unlike in `optax.sgd`, a lower rate slows only
-    what is added from now on. Where ε = 0, weights and velocity stay as they are.
+    Each gradient enters the velocity with the learning rate of its own step: unlike in `optax.sgd`, a lower rate scales
+    only later gradients. If ε = 0, weights and velocity do not change.
     """
 
     def update(gradients, velocity, params, *, learning_rates):
@@ -38,10 +38,10 @@ def sgd(decays: Numbers, momentum: float = 0.9) -> optax.GradientTransformationE
 
 
 def lars(decays: Numbers) -> optax.GradientTransformationExtraArgs:
-    """`sgd`, but what is added to the velocity of a kernel is first scaled to 0.001 of the kernel's norm.
+    """`sgd` with the decayed gradient of every kernel scaled to 0.001 of the kernel's norm.
 
-    You, Gitman, Ginsburg: Large Batch Training of Convolutional Networks, 2017. Biases, of which many begin at 0, are
-    updated as in `sgd`.
+    You, Gitman, Ginsburg: Large Batch Training of Convolutional Networks, 2017. Biases are updated as in `sgd`, because
+    many of them start at 0.
     """
     kernels = {layer: {name: name == "kernel" for name in leaves} for layer, leaves in decays.items()}
     trust = optax.masked(optax.scale_by_trust_ratio(trust_coefficient=0.001), kernels)
@@ -56,7 +56,7 @@ def lars(decays: Numbers) -> optax.GradientTransformationExtraArgs:
 
 
 def scale_by_learning_rates() -> optax.GradientTransformationExtraArgs:
-    """−ε times the update, to be the last link of an `optax.chain`; where ε = 0, weights stay as they are."""
+    """Multiplies the update by −ε, as the last link of an `optax.chain`. If ε = 0, weights do not change."""
 
     def update(updates, state, params=None, *, learning_rates):
         return jax.tree.map(lambda u, rate: jnp.where(rate > 0, -rate * u, 0), updates, learning_rates), state
@@ -76,7 +76,7 @@ def from_config(config: ConfigDict, net: spec.Net) -> optax.GradientTransformati
 
 
 def weight_decays(config: ConfigDict, net: spec.Net) -> Numbers:
-    """Weight decay of every parameter: 0.0005 in section 5, for biases as `config.optimizer.bias_decay` says."""
+    """The weight decay of every parameter, 0.0005 in section 5; biases have it if `config.optimizer.bias_decay`."""
     return {
         layer.name: {"bias": layer.decay if config.bias_decay else 0.0, "kernel": layer.decay} for layer in net.layers
     }

@@ -1,4 +1,4 @@
-"""What a run's directory records of its settings and its net, and whether another run may go on there."""
+"""The record of a run's settings and net in its directory, and whether another run may continue there."""
 
 import dataclasses
 import json
@@ -28,7 +28,7 @@ Record = dict[str, Any]
 
 
 def has_begun(workdir: pathlib.Path) -> bool:
-    """Whether there is a checkpoint."""
+    """Whether the directory has a checkpoint."""
     return any(path.name.isdigit() for path in (workdir / "checkpoints").glob("*"))
 
 
@@ -45,7 +45,7 @@ def check(config: ConfigDict, workdir: pathlib.Path) -> None:
         if corrected := corrections(read_record(workdir), config):
             raise UserError(
                 f"{workdir} holds a run of another version of this net or schedule ({corrected}); use another "
-                "--workdir, or go on with the version that began it"
+                "--workdir, or continue with the version that began it"
             )
     try:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -92,8 +92,8 @@ def corrections(recorded: Record, config: ConfigDict, training: bool = True) -> 
             for name, value in _fields(recorded)
             if value != now.get(name, value) and (training or not name.endswith(ONLY_IN_TRAINING))
         }
-        few = dict(list(different.items())[:3])
-        return settings.changes(few, {name: now[name] for name in few})
+        first = dict(list(different.items())[:3])
+        return settings.changes(first, {name: now[name] for name in first})
     name, net = config.schedule.name, config.model.net
     notes = schedules.from_config(config).notes
     # Of the schedules by hand only net 145's was right, and for biases that fall with the weights not even that.
@@ -104,7 +104,7 @@ def corrections(recorded: Record, config: ConfigDict, training: bool = True) -> 
         corrected = f"schedule {name!r} of net {net!r}"
     else:
         return ""
-    return f"there is no net.json, and {corrected} was corrected after the last version without"
+    return f"there is no net.json, and {corrected} was corrected after the last version without one"
 
 
 def _fields(recorded: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -121,7 +121,7 @@ def keep(config: ConfigDict, absolute_root: str, mean: np.ndarray, start: int, w
     Args:
       absolute_root: of the data set.
       mean: of the training images.
-      start: the step that the run goes on from.
+      start: the step at which the run continues.
 
     Raises:
       UserError: the run so far subtracted another mean, or the directory cannot be written.

@@ -1,4 +1,4 @@
-"""How learning rates fall: a table of schedules, and the rates that they give every parameter.
+"""Learning-rate schedules, and the learning rate of every parameter.
 
 A new schedule is a function from a config to a `Schedule`, and an entry of SCHEDULES; docs/extending.md adds one.
 """
@@ -14,21 +14,21 @@ from alexnet_jax import UserError
 from alexnet_jax.model import spec
 from alexnet_jax.training import lab_notes
 
-State = Mapping[str, Any]  # what JSON can hold
+State = Mapping[str, Any]  # serialisable as JSON
 
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """How the rates of a training fall.
+    """A learning-rate schedule.
 
     Attributes:
-      factors: from (state, epoch, name of a layer) to what the first rates of the layer's weights and of its biases are
-        multiplied by. Epochs are fractions.
-      init: the schedule's own state before the first step, which checkpoints keep.
+      factors: from (state, epoch, name of a layer) to the factors of the initial rates of the layer's weights and
+        biases. Epochs are fractional.
+      init: the schedule's state before the first step; checkpoints store the state.
       observe: from (state, validation error as a fraction) to the state after one more evaluation.
-      decides_biases: whether the factor of the biases holds whatever `config.optimizer.bias_rate_falls` is.
-      depends_on_length: whether a larger `config.num_epochs` changes rates that a run has already had.
-      notes: the notes of 2012 that it follows.
+      decides_biases: whether the factor of the biases applies regardless of `config.optimizer.bias_rate_falls`.
+      depends_on_length: whether a larger `config.num_epochs` changes the rates of earlier epochs.
+      notes: the notes of 2012 that the schedule follows.
     """
 
     factors: Callable[[State, float, str], tuple[float, float]]
@@ -42,7 +42,7 @@ class Schedule:
 def plateau(config: ConfigDict) -> Schedule:
     """Section 5: "divide the learning rate by 10 when the validation error rate stopped improving", three times.
 
-    It has stopped improving when `config.schedule.patience` evaluations in a row brought no new minimum.
+    The error has stopped improving after `config.schedule.patience` evaluations in a row without a new minimum.
     """
 
     def observe(state, error):
@@ -60,20 +60,20 @@ def plateau(config: ConfigDict) -> Schedule:
 
 
 def steps(config: ConfigDict) -> Schedule:
-    """÷10 at each of `config.schedule.epochs`."""
+    """Divides the rate by 10 at each of `config.schedule.epochs`."""
     return Schedule(lambda state, epoch, layer: (10.0 ** -sum(epoch >= e for e in config.schedule.epochs), 1.0))
 
 
 def hand(config: ConfigDict) -> Schedule:
-    """As the rates of the 2012 nets were lowered by hand, by their notes."""
+    """Lowers the rates at the epochs in the notes of a net of 2012, where it was done by hand."""
     notes = lab_notes.of(config)
     return Schedule(lambda state, epoch, layer: notes.factors(layer, epoch), notes=notes)
 
 
 def automatic(config: ConfigDict) -> Schedule:
-    """As net 170: ÷250 in three equal ratios after 25, 50 and 75 % of the epochs, biases ÷10 in the middle.
+    """Net 170's schedule: ÷250 in three equal ratios after 25, 50 and 75 % of the epochs, biases ÷10 in the middle.
 
-    At exactly these points the rate is still the old one. By its notes, conv1 is frozen from epoch 74 on.
+    At exactly these points the old rate still applies. By the notes, conv1 is frozen from epoch 74 on.
     """
     notes = lab_notes.of(config)
 
@@ -86,7 +86,7 @@ def automatic(config: ConfigDict) -> Schedule:
 
 
 def polynomial(config: ConfigDict) -> Schedule:
-    """With the square of what is left of the epochs."""
+    """Multiplies the rate by the square of the remaining fraction of the epochs."""
     return Schedule(lambda state, epoch, layer: ((1 - epoch / config.num_epochs) ** 2, 1.0), depends_on_length=True)
 
 
@@ -103,7 +103,7 @@ def from_config(config: ConfigDict) -> Schedule:
     """The schedule that `config.schedule` names.
 
     Raises:
-      UserError: there is no such schedule, or no such notes.
+      UserError: the schedule or its notes do not exist.
     """
     name = config.schedule.name
     if name not in SCHEDULES:
@@ -113,11 +113,11 @@ def from_config(config: ConfigDict) -> Schedule:
 
 
 class LearningRates:
-    """ε of every parameter after `epoch` epochs, as plain numbers: `rates(state of the schedule, epoch)`.
+    """A function from (state of the schedule, epoch) to ε of every parameter, as Python floats.
 
     In the first `config.schedule.warmup` epochs all rates are multiplied by a factor that rises from 0 to 1. Biases
-    have `config.optimizer.bias_rate` times the rate of weights. With `config.optimizer.bias_rate_falls` it falls with
-    that of weights; otherwise only the schedule changes it.
+    have `config.optimizer.bias_rate` times the rate of weights. If `config.optimizer.bias_rate_falls`, their rate falls
+    with that of weights; otherwise only the schedule changes it.
     """
 
     def __init__(self, config: ConfigDict, net: spec.Net):
@@ -142,18 +142,18 @@ class LearningRates:
 
 
 def equal_steps(count: int, progress: float) -> int:
-    """How many of the `count` equal parts of a training are over, when `progress` of it, a fraction, is done.
+    """How many of `count` equal parts of a training have ended when the fraction `progress` of it is done.
 
-    A part that ends just now is not over; the last one never is.
+    A part that ends exactly there has not ended yet; the last one never ends.
     """
-    return min(count - 1, max(0, math.ceil(count * progress - 1e-9) - 1))  # less what rounding may have added
+    return min(count - 1, max(0, math.ceil(count * progress - 1e-9) - 1))  # 1e-9 absorbs rounding errors
 
 
 def layer_factors(text: str, net: spec.Net) -> dict[str, float]:
-    """What the rates of layers are multiplied by, from 'conv1=0.1 fc8=10': {name: factor}, 1 for those not named.
+    """The factors of the layers' rates from a text like 'conv1=0.1 fc8=10': {name: factor}, 1 for layers not named.
 
     Raises:
-      UserError: the text looks otherwise, or names no layer of the net.
+      UserError: the text has another form, or names a layer that the net does not have.
     """
     factors = {layer.name: 1.0 for layer in net.layers}
     named = set()

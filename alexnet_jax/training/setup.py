@@ -1,4 +1,4 @@
-"""What a config describes, built. Nothing after this reads the settings, but `run_directory`, which records them."""
+"""Builds the objects of a config. After this, only `run_directory` reads the settings, to record them."""
 
 import dataclasses
 from typing import Any
@@ -16,7 +16,7 @@ from alexnet_jax.training import optimizer, schedules
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """A net, what trains it, and the data.
+    """The objects that a config describes: the net, the optimiser, the data and so on.
 
     Attributes:
       rows: the part of every global batch that this process loads.
@@ -43,12 +43,12 @@ class Training:
 
     @property
     def images(self) -> dict[str, Any]:
-        """What a checkpoint records of the data: it can only be continued with the same."""
+        """The description of the data in a checkpoint. A run can only continue on data with the same description."""
         return {"class_names": list(self.data.class_names), "train_images": len(self.data.train)}
 
 
 def build(config: ConfigDict) -> Training:
-    """Builds what a config describes, after `fidelity.resolve`. Raises UserError if a setting or the data are wrong."""
+    """Builds the objects of a resolved config. Raises UserError if a setting or the data do not work."""
     net = nets.from_config(config.model)
     learning_rates = schedules.LearningRates(config, net)
     chosen_optimizer = optimizer.from_config(config.optimizer, net)

@@ -41,12 +41,12 @@ def train_step(
 
     @functools.partial(jax.shard_map, mesh=mesh, in_specs=specs, out_specs=jax.P())
     def loss(params, batch, step, noise):
-        # To JAX the parameters are then different on every row of the mesh: gradients are summed over 'data' in
+        # Declares the parameters as different on every row of the mesh, so that JAX sums their gradients over 'data' in
         # float32.
         params = lax.pcast(params, "data", to="varying")
         return device_loss(net, mesh.shape["model"], augmentation, seed, params, batch, step, noise)
 
-    # Outside shard_map: there the sums over 'data' and 'model' are taken once, where they belong.
+    # The gradient is taken outside shard_map, where JAX inserts each sum over 'data' and 'model' exactly once.
     (_, values), gradients = jax.value_and_grad(loss, has_aux=True)(params, batch, step, noise)
     updates, opt_state = optimizer.update(gradients, opt_state, params, learning_rates=learning_rates)
     return optax.apply_updates(params, updates), opt_state, values
@@ -64,8 +64,8 @@ def device_loss(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The mean loss of a global batch and its metrics, from one device's share of the parameters and the examples.
 
-    Runs under the axes 'data' and 'model', of which 'model' has `devices` devices. What is random about an example
-    depends on the seed, the step, its index in the global batch and, for dropout, the tower: never on the mesh.
+    Runs under the axes 'data' and 'model', of which 'model' has `devices` devices. An example's randomness depends
+    on the seed, the step, its index in the global batch and, for dropout, the tower; it does not depend on the mesh.
     """
     B = len(batch["label"])
     step_key = jax.random.fold_in(jax.random.key(seed), step)
@@ -95,6 +95,6 @@ def compile_step(
     optimizer: optax.GradientTransformationExtraArgs,
     seed: int,
 ) -> Callable:
-    """`train_step` for these, jitted; it reuses the memory of the parameters and of the optimiser's state."""
+    """`train_step` for these arguments, jitted; it reuses the memory of the parameters and the optimiser's state."""
     step = functools.partial(train_step, net, mesh, augmentation, optimizer, seed)
     return jax.jit(step, donate_argnums=(0, 1), compiler_options=sharding.compiler_options(mesh))

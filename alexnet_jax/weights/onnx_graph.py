@@ -29,13 +29,13 @@ def build(net: spec.Net, arrays: Mapping[str, np.ndarray], mean: np.ndarray) -> 
     graph = Graph(net)
     x = graph.prepared("image", mean)
     for layer, _, side, out_side in structure.sizes(net):
-        own = 1 if layer.cross_tower or layer is net.layers[0] else net.towers
+        towers = 1 if layer.cross_tower or layer is net.layers[0] else net.towers
         if isinstance(layer, spec.Local):
             raise UserError(f"{layer.name} is locally connected, for which ONNX has no operator; write .safetensors")
         if isinstance(layer, spec.Conv):
-            x = graph.conv(x, layer, own, side, out_side)
+            x = graph.conv(x, layer, towers, side, out_side)
         else:
-            x = graph.dense(x, layer.name, own)
+            x = graph.dense(x, layer.name, towers)
         side = out_side
         for name, _ in structure.operations(net, layer):
             operation = OPERATIONS[name]
@@ -85,8 +85,8 @@ class Graph:
         std = self.constant("input_std", np.array(self.net.input_std, np.float32).reshape(3, 1, 1))
         return self.add("Div", [x, std])
 
-    def conv(self, x: str, layer: spec.Conv, own: int, side: int, out_side: int) -> str:
-        """A convolution of `own` towers, as groups."""
+    def conv(self, x: str, layer: spec.Conv, towers: int, side: int, out_side: int) -> str:
+        """A convolution of `towers` towers, as groups."""
         end = spec.overhang(side, layer.size, layer.stride, out_side, layer.pad)
         return self.add(
             "Conv",
@@ -94,18 +94,18 @@ class Graph:
             kernel_shape=[layer.size] * 2,
             strides=[layer.stride] * 2,
             pads=[layer.pad, layer.pad, end, end],
-            group=own * layer.groups,
+            group=towers * layer.groups,
         )
 
-    def dense(self, x: str, layer: str, own: int) -> str:
-        """The matrix products of a fully connected layer, one for each of `own` towers."""
+    def dense(self, x: str, layer: str, towers: int) -> str:
+        """The matrix products of a fully connected layer, one for each of `towers` towers."""
         weight, bias = f"{layer}.weight", f"{layer}.bias"
         x = self.add("Flatten", [x])  # the maps of a tower are adjacent, and so are its units
-        if own == 1:
+        if towers == 1:
             return self.add("Gemm", [x, weight, bias], transB=1)
-        shares = (self.split(name, own, axis) for name, axis in ((x, 1), (weight, 0), (bias, 0)))
-        towers = [self.add("Gemm", list(inputs), transB=1) for inputs in zip(*shares, strict=True)]
-        return self.concat(towers, axis=1)
+        shares = (self.split(name, towers, axis) for name, axis in ((x, 1), (weight, 0), (bias, 0)))
+        products = [self.add("Gemm", list(inputs), transB=1) for inputs in zip(*shares, strict=True)]
+        return self.concat(products, axis=1)
 
     def concat(self, parts: Sequence[str], axis: int) -> str:
         """Joins arrays on an axis."""

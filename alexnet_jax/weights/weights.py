@@ -62,29 +62,29 @@ class Weights:
 
 def to_channels_first(net: spec.Net, name: str, leaf: str, x: Any) -> Any:
     """An array of our layout in that of PyTorch and ONNX: OIHW and out × in, maps flattened channels first."""
-    axes, seen, side = _layout(net, name, leaf)
-    if seen is None:
+    axes, in_channels, side = _layout(net, name, leaf)
+    if in_channels is None:
         return x.transpose(axes)
-    return x.reshape(side, side, seen, -1).transpose(axes).reshape(-1, seen * side * side)
+    return x.reshape(side, side, in_channels, -1).transpose(axes).reshape(-1, in_channels * side * side)
 
 
 def from_channels_first(net: spec.Net, name: str, leaf: str, x: Any) -> Any:
     """The inverse of `to_channels_first`."""
-    axes, seen, side = _layout(net, name, leaf)
+    axes, in_channels, side = _layout(net, name, leaf)
     back = [axes.index(axis) for axis in range(len(axes))]
-    if seen is None:
+    if in_channels is None:
         return x.transpose(back)
-    return x.reshape(-1, seen, side, side).transpose(back).reshape(side * side * seen, -1)
+    return x.reshape(-1, in_channels, side, side).transpose(back).reshape(side * side * in_channels, -1)
 
 
 def _layout(net, name, leaf):
     # The order of our axes; for kernels of dense layers also the number and the side of their input maps.
-    layer, seen, side, _ = next(size for size in structure.sizes(net) if size[0].name == name)
+    layer, in_channels, side, _ = next(size for size in structure.sizes(net) if size[0].name == name)
     if isinstance(layer, spec.Local):
         return ((5, 4, 2, 3, 0, 1) if leaf == "kernel" else (2, 0, 1)), None, None
     if leaf == "bias":
         return (0,), None, None
-    return (3, 2, 0, 1), *((seen, side) if isinstance(layer, spec.Dense) else (None, None))
+    return (3, 2, 0, 1), *((in_channels, side) if isinstance(layer, spec.Dense) else (None, None))
 
 
 def unchanged(net: spec.Net, name: str, leaf: str, x: Any) -> Any:

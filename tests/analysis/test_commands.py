@@ -150,7 +150,10 @@ def test_training_images_are_evaluated_too(directory, run):
         (["--workdir=prepared"], "prepared: holds no trained net"),
         (["--workdir=first", "--split=dev"], "prepared has no split 'dev', but train, validation"),
         (["--workdir=first", "--dataset=folder", "--root=/nowhere"], "dataset root '/nowhere': no such directory"),
-        (["--workdir=first", "--json=/nowhere/x.json"], "--json=/nowhere/x.json: must be a file in a directory"),
+        (
+            ["--workdir=first", "--json=/nowhere/x.json"],
+            "--json=/nowhere/x.json: must be a file in a writable directory",
+        ),
         (["--workdir=first", "--split=train[:0]"], "the split 'train[:0]' is empty or no such slice"),
         (["--workdir=first", "--split="], "--split= has no value"),
         (["--workdir=first", "--batch_size=0"], "--batch_size must be above 0"),

@@ -110,7 +110,7 @@ def test_images_are_cropped_from(name, stored):
     [
         ("vgg", {}, "no net 'vgg'; there are two_gpu"),
         ("two_gpu", {"image_size": 51}, "image_size=51: too small for this net, which needs 52 at least"),
-        ("two_gpu", {"activation": "gelu"}, "config.model.activation: no activation 'gelu'"),
+        ("two_gpu", {"activation": "softmax"}, "config.model.activation: no activation 'softmax'"),
         ("two_gpu", {"dtype": "float16"}, "config.model.dtype: no type 'float16'; there are float32, bfloat16"),
         ("two_gpu", {"without": "fc8"}, "config.model.without: no layer 'fc8'"),
         ("two_gpu", {"block1": "relu batch_norm"}, "config.model.block1: no 'batch_norm'"),
