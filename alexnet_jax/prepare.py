@@ -6,8 +6,9 @@
 
 `imagenet` reads ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar in DIR. `folder` reads train/CLASS/*, val/CLASS/*
 and, if it exists, test/CLASS/*. `tfds:NAME` reads a TFDS data set that is stored as ArrayRecord. After an
-interruption, run the same command again to continue. Train on the result with --config.dataset.name=prepared
---config.dataset.root=OUTPUT.
+interruption, run the same command again to continue.
+
+Train on the result with --config.dataset.name=prepared --config.dataset.root=OUTPUT.
 """
 
 import signal

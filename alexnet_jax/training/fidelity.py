@@ -27,39 +27,29 @@ class Difference(NamedTuple):
 # schedule.name precedes the fields that the notes of the schedule decide.
 DIFFERENCES = (
     Difference(
-        "model.block1", "relu norm pool", "norm pool relu", "operations after conv1, in order", "3.5; layer definition"
+        "model.block1", "relu norm pool", "norm pool relu", "what follows conv1, in this order", "3.5; layer definition"
     ),
     Difference(
-        "model.block2",
-        "relu norm pool",
-        "relu norm same_map_norm pool",
-        "operations after conv2",
-        "3.5; layer definition",
+        "model.block2", "relu norm pool", "relu norm same_map_norm pool", "what follows conv2", "3.5; layer definition"
     ),
     Difference(
-        "model.block5", "relu pool", "pool relu", "operations after conv5 (equal results)", "3.5; layer definition"
+        "model.block5", "relu pool", "pool relu", "what follows conv5 (the same values)", "3.5; layer definition"
     ),
     Difference(
         "model.norm_alpha", 1e-4, 1e-4 / 5, "α of the response norm; the code divides it by n = 5", "3.3; layer parser"
     ),
     Difference(
-        "model.conv3to5_stddev",
-        0.01,
-        0.03,
-        "standard deviation of these layers' initial weights",
-        "5; layer definition",
+        "model.conv3to5_stddev", 0.01, 0.03, "of the initial weights of conv3, conv4 and conv5", "5; layer definition"
     ),
     Difference(
         "optimizer.bias_rate", 1.0, 2.0, "learning rate of biases, relative to that of weights", "5; layer parameters"
     ),
-    Difference(
-        "optimizer.bias_rate_falls", True, False, "whether the rate of biases falls with that of weights", "5; notes"
-    ),
+    Difference("optimizer.bias_rate_falls", True, False, "whether it is lowered when that of weights is", "5; notes"),
     Difference("optimizer.bias_decay", True, False, "whether weight decay includes biases", "5; layer parameters"),
     Difference(
         "augment.colour_scale", "eigenvalue", "standard_deviation", "λ of the colour noise", "4.1; data provider"
     ),
-    Difference("augment.divisor", 1.0, 1.1, "divisor of training images with their colour noise", "4.1; data provider"),
+    Difference("augment.divisor", 1.0, 1.1, "of training images with their colour noise", "4.1; data provider"),
     Difference("schedule.name", "plateau", "hand", "how the learning rate falls", "5; notes"),
     Difference(
         "augment.noise_off_at",
