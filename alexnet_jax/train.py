@@ -73,7 +73,9 @@ def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike) -> dict[s
             describe(training, state.step)
             with (
                 metrics.Writer(workdir, state.step, state.evaluated == state.step) as writer,
-                metrics.Progress(state.step, training.total_steps, training.batch_size, state.window) as progress,
+                metrics.TrainingProgress(
+                    state.step, training.total_steps, training.batch_size, state.window
+                ) as progress,
             ):
                 Loop(training, state, checkpoints, writer, progress).run()
         return finish(training, state.params, workdir)
@@ -108,7 +110,7 @@ class Loop:
     state: run_state.RunState
     checkpoints: checkpoint.Checkpoints
     writer: metrics.Writer
-    progress: metrics.Progress
+    progress: metrics.TrainingProgress
 
     def run(self) -> None:
         """Takes the steps that are left. The order of a turn: evaluate, next batch, save, step."""

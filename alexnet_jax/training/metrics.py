@@ -20,7 +20,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from alexnet_jax import UserError
-from alexnet_jax.runtime import files, processes
+from alexnet_jax.runtime import files, processes, progress
 
 log = logging.getLogger("alexnet_jax")
 
@@ -114,7 +114,7 @@ def _drop_after(path, step, evaluated):
         file.writelines(json.dumps(line) + "\n" for line in lines if is_valid(line))
 
 
-class Progress:
+class TrainingProgress:
     """Training metrics, images/s and the time left: on a progress bar if stderr is a terminal, otherwise in log lines.
 
     A step's metrics are read from the device while the next step runs, so that the device never waits.
@@ -174,8 +174,8 @@ class Progress:
         text = "loss {loss:.4f}, top-1 error {top1_error:.1%}, {images_per_second:.0f} images/s".format(**means)
         self._bar.set_description(text)
         if self._bar.disable:
-            left = (self._total - self._step) * self._batch_size / means["images_per_second"]
-            log.info("step %d/%d: %s, %s left", self._step, self._total, text, tqdm.format_interval(left))
+            left = progress.time_left((self._total - self._step) * self._batch_size, means["images_per_second"])
+            log.info("step %d/%d: %s, %s", self._step, self._total, text, left)
         return means
 
     @contextlib.contextmanager

@@ -51,7 +51,7 @@ def measure(root: str, repeats: int) -> dict[str, list[float]]:
     state = two_gpu_step.first_state(config, net, mesh)
     trees, seconds = (state.params, state.opt_state), {kind: [] for kind in kinds}
     total = repeats * len(kinds) * (UNTIMED + STEPS)
-    with metrics.Progress(0, total, config.batch_size, {}) as progress:
+    with metrics.TrainingProgress(0, total, config.batch_size, {}) as progress:
         for step in range(total):
             turn, i = divmod(step, UNTIMED + STEPS)
             kind = list(kinds)[turn % len(kinds)]

@@ -223,7 +223,7 @@ def test_parameters_that_are_not_finite_are_not_saved(tmp_path):
     state = run_state.RunState({"a": jnp.ones(3)}, {"b": jnp.array([1.0, jnp.nan])}, step=7)
     with (
         checkpoint.Checkpoints(tmp_path) as checkpoints,
-        metrics.Progress(7, 8, 1, {}) as progress,
+        metrics.TrainingProgress(7, 8, 1, {}) as progress,
     ):
         loop = train.Loop(None, state, checkpoints, None, progress)
         with pytest.raises(UserError, match="step 7: the parameters are not finite"):
