@@ -13,7 +13,7 @@ Train on the result with --config.dataset.name=prepared --config.dataset.root=OU
 
 import signal
 
-from alexnet_jax.data import images, preparation
+from alexnet_jax.data import datasets, images, preparation
 from alexnet_jax.runtime import command_line
 
 
@@ -31,7 +31,8 @@ def main():
         help="stop if a greater fraction of the images cannot be decoded (0.01)",
     )
     args = parser.parse_args()
-    if not args.root and not args.dataset.startswith("tfds:"):
+    kind = datasets.KINDS.get(args.dataset.partition(":")[0])
+    if not args.root and (not kind or kind.needs_root):
         parser.error(f"--dataset={args.dataset} needs --root=DIR")
     if not 1 <= args.size <= 4096:
         parser.error("--size must be from 1 to 4096")

@@ -101,12 +101,17 @@ def check(config: ConfigDict) -> None:
 
 
 def read(path: pathlib.Path) -> ConfigDict:
-    """The config in a config.json, merged over the defaults: fields that were added since then have their defaults.
+    """The config in a config.json, merged as by `merge`. Raises UserError as well if it cannot be read."""
+    return merge(files.read_json(path), path)
+
+
+def merge(stored: Mapping[str, Any], path: pathlib.Path) -> ConfigDict:
+    """Stored settings over the defaults of this version, so that settings added since then have their defaults.
 
     Raises:
-      UserError: the file cannot be read, or holds something else or fields that this version does not have.
+      UserError: `stored`, from the file `path`, is no config, or has settings that this version does not have.
     """
-    stored, config = files.read_json(path), defaults().lock()
+    config = defaults().lock()
     try:
         config.update(stored)
     except KeyError as error:

@@ -1,5 +1,6 @@
 """Training: `train_and_evaluate(config, workdir)`."""
 
+import contextlib
 import dataclasses
 import functools
 import logging
@@ -119,40 +120,45 @@ class Loop:
         evaluate = inference.make_evaluate([t.net], t.mesh, [t.data.statistics.mean], t.data.validation, t.batch_size)
         own_rows = pipeline.train_batches(t.data.train, t.batch_size, t.rows, t.seed, state.step)
         batches = processes.in_agreement(t.mesh, own_rows)
-        while (batch := self.evaluate_and_load(evaluate, batches)) is not None:
+        while state.step < t.total_steps:
+            with self.saved_at_the_end():
+                result = self.evaluate(evaluate)
+                batch = next(batches)
+            self.record(result)
             if is_due(state.step, t.save_every):
                 self.save()
             self.step(train_step, batch)
+        with self.saved_at_the_end():
+            result = self.evaluate(evaluate)
+        self.record(result)
         self.save()
 
-    def evaluate_and_load(self, evaluate: Callable, batches: Iterator) -> dict[str, jax.Array] | None:
-        """Evaluates if an evaluation is due, and returns the next batch, or None after the last step.
-
-        If a broken image or a signal ends the run, it saves a checkpoint first.
-        """
-        t, state = self.training, self.state
-        last, due = state.step == t.total_steps, is_due(state.step, t.eval_every)
-        result = batch = None
+    @contextlib.contextmanager
+    def saved_at_the_end(self) -> Iterator[None]:
+        """Saves a checkpoint if a broken image or a signal ends the run."""
         try:
-            if (due or last) and state.evaluated != state.step:
-                with self.progress.pause():
-                    result = evaluate([state.params])
-            if not last:
-                batch = next(batches)
+            yield
         except (UserError, interruption.Interrupted):
             self.save()
             raise
-        if result:
-            self.record(result, due)
-        return batch
 
-    def record(self, result: dict[str, Any], due: bool) -> None:
+    def evaluate(self, evaluate: Callable) -> dict[str, Any] | None:
+        """The evaluation of the validation images, if one is due or the training ends here, and there is none yet."""
+        t, state = self.training, self.state
+        if state.evaluated == state.step or not (is_due(state.step, t.eval_every) or state.step == t.total_steps):
+            return None
+        with self.progress.pause():
+            return evaluate([state.params])
+
+    def record(self, result: dict[str, Any] | None) -> None:
         """Writes an evaluation. The schedule observes it if it was due, not if the training only ends there."""
         state = self.state
+        if not result:
+            return
         log.info("epoch %.1f, validation: %s", self.epoch, inference.summary(result))
         self.writer.write(state.step, self.epoch, "eval", {"loss": result["loss"]} | result["center"])
         state.evaluated = state.step
-        if due:
+        if is_due(state.step, self.training.eval_every):
             schedule = self.training.learning_rates.schedule
             state.schedule = schedule.observe(state.schedule, result["center"]["top1_error"])
 

@@ -22,7 +22,7 @@ def main():
     names = ", ".join(claims.CLAIMS)
     parser = command_line.Parser("experiments", __doc__)
     parser.add_argument("name", metavar="NAME", help=f"{names}; or report")
-    parser.add_argument("--scale", choices=SCALES, help="that of the paper, or what a laptop can do")
+    parser.add_argument("--scale", choices=SCALES, help="full: as in the paper; laptop: reduced")
     parser.add_argument("--workdir", type=pathlib.Path, help="for the runs and their results")
     parser.add_argument("--root", default="", help="of the data, as config.dataset.root")
     parser.add_argument("--at_once", type=int, default=1, help="runs at the same time (1)")

@@ -20,7 +20,7 @@ class Share(NamedTuple):
 
 
 def shares(number: int) -> list[Share]:
-    """This machine in `number` parts. Raises UserError if it has fewer GPUs, but some."""
+    """This machine in `number` parts. Raises UserError if it has GPUs, but fewer than `number`."""
     cores = sorted(os.sched_getaffinity(0)) if LINUX else list(range(os.cpu_count()))
     if "CUDA_VISIBLE_DEVICES" in os.environ:
         gpus = [gpu for gpu in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if gpu]

@@ -25,7 +25,7 @@ class Run:
     """A finished member of a claim's sweep."""
 
     path: pathlib.Path  # of its JSON file
-    commit: str  # the project's at every start, with a + where files differed from it
+    commit: str  # those of all starts; + marks uncommitted changes
     settings: dict  # the fields in which it differs from the claim's config
     config: dict  # all fields
     result: dict  # what `train_and_evaluate` returned

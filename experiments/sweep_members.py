@@ -53,8 +53,10 @@ class Member:
         path = self.workdir / "run.json"
         if not path.exists():
             return "waiting"
-        changed = settings.changes(files.read_json(path), self.description)
-        if changed:
+        stored, defaults = files.read_json(path), json.loads(settings.defaults().to_json())
+        # Settings that were added since then had no other values than their defaults.
+        stored["config"] = dict(settings.flatten(defaults)) | stored.get("config", {})
+        if changed := settings.changes(stored, self.description):
             raise UserError(f"{self.workdir}: holds a run of other settings ({changed}); use another --workdir")
         if self.result:
             check_net(self.workdir)

@@ -82,7 +82,7 @@ def make_classify(
 def map_batches(function: Callable[[dict], Any], mesh: jax.sharding.Mesh, source: Source, batch_size: int) -> Any:
     """The outputs of `function(batch)` for every example of a source, in its order, as a tree of NumPy arrays.
 
-    The outputs must be replicated on all devices.
+    This process must be able to address all of the outputs.
     """
     batches = pipeline.eval_batches(source, batch_size, sharding.owned_rows(mesh, batch_size))
     outputs = []

@@ -35,8 +35,11 @@ def blocks(trained: Ensemble, images: str, source: Source) -> list[pages.Block]:
         ("picture", "net", caption, figures.png(figures.diagram(net))),
         *training,
     ]
-    kernels = figures.conv1_kernels(np.asarray(params["conv1"]["kernel"]), net.towers)
-    page += [("heading", "Kernels of conv1"), ("picture", "conv1", "On one scale; grey is 0.", figures.png(kernels))]
+    first = net.layers[0].name
+    kernels = np.asarray(params[first]["kernel"])
+    if kernels.ndim == 4:  # height, width, RGB, maps
+        picture = figures.png(figures.conv1_kernels(kernels, net.towers))
+        page += [("heading", f"Kernels of {first}"), ("picture", first, "On one scale; grey is 0.", picture)]
     page += [("heading", "Errors by class"), ("table", class_table(outputs, trained.class_names))]
     if worst := worst_mistakes(outputs, source, trained.class_names):
         caption = f"The {len(worst)} wrong examples whose class, in red, has the lowest probability by ten views."

@@ -29,7 +29,7 @@ class ImagenetArchives(Dataset):
             raise UserError(f"the archives of ImageNet have no split {split!r}, but {', '.join(self.splits)}")
         if missing := [name for name in (TRAIN, VALIDATION) if not (self.directory / name).is_file()]:
             raise UserError(
-                f"--root={self.root}: {' and '.join(missing)} not found; download from https://image-net.org/download"
+                f"dataset root {self.root!r}: {' and '.join(missing)} not found; download from https://image-net.org/download"
             )
         path = self.directory / (TRAIN if split == "train" else VALIDATION)
         members = list((_training_images if split == "train" else _validation_images)(path))

@@ -75,10 +75,14 @@ class Augmentation:
         return (x - centre_crop(self.mean, size)) / divisor
 
 
-def from_config(config: ConfigDict, image_size: int, statistics: Statistics) -> Augmentation:
-    """The augmentation that `config.augment` describes. Raises UserError if its `colour_scale` does not exist."""
+def check(config: ConfigDict) -> None:
+    """Raises UserError if `config.augment` names no scale of the colours."""
     if config.colour_scale not in COLOUR_SCALES:
         raise UserError(f"config.augment.colour_scale: must be one of {', '.join(COLOUR_SCALES)}")
+
+
+def from_config(config: ConfigDict, image_size: int, statistics: Statistics) -> Augmentation:
+    """The augmentation that `config.augment` describes, after `check`."""
     return Augmentation(
         image_size,
         statistics.mean,

@@ -71,6 +71,9 @@ class Dataset:
       root: the directory, '' for the default.
       default_root: the default directory; '' if the kind has none.
       layout: the layout of the directory, for messages.
+      takes_name: whether the kind needs a name after a colon, as 'tfds:cifar10'.
+      needs_root: whether `alexnet_jax.prepare` needs a root.
+      owns_root: whether everything below the root belongs to the data set.
       preparable: whether `alexnet_jax.prepare` can read it; its sources must then be `sources.EncodedSource`.
       cropped: whether its images were made square by cropping.
       test_is_final: whether the final evaluation uses the test split, if it exists. Otherwise it uses the validation
@@ -79,6 +82,9 @@ class Dataset:
 
     default_root = ""
     layout = ""
+    takes_name = False
+    needs_root = True
+    owns_root = False
     preparable = True
     cropped = False
     test_is_final = True

@@ -21,7 +21,7 @@ KINDS: dict[str, type[base.Dataset]] = {
 def find(name: str, root: str) -> base.Dataset:
     """The data set that `config.dataset` names. Raises UserError if its kind does not exist."""
     kind, colon, rest = name.partition(":")
-    if kind not in KINDS or bool(rest) != (kind == "tfds") or bool(colon) != bool(rest):
+    if kind not in KINDS or bool(colon) != KINDS[kind].takes_name or bool(rest) != bool(colon):
         raise UserError(f"dataset {name!r}: no such data set; use {kind_names()}")
     return KINDS[kind](name, root)
 
@@ -29,7 +29,7 @@ def find(name: str, root: str) -> base.Dataset:
 def kind_names(preparable: bool = False) -> str:
     """The names of the kinds, for messages; with `preparable`, only of those that `alexnet_jax.prepare` reads."""
     names = [name for name, kind in KINDS.items() if kind.preparable or not preparable]
-    *most, last = ["tfds:NAME" if name == "tfds" else name for name in names]
+    *most, last = [f"{name}:NAME" if KINDS[name].takes_name else name for name in names]
     return f"{', '.join(most)} or {last}"
 
 

@@ -15,6 +15,7 @@ DIRECTORIES = {"train": "train", "validation": "val", "test": "test"}
 class Folder(Dataset):
     """Images of any format, in one directory per class. Labels number the classes in sorted order."""
 
+    owns_root = True
     layout = "a folder of images holds train/CLASS/* and val/CLASS/*"
 
     @property

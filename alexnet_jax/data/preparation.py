@@ -55,7 +55,8 @@ def prepare(
       UserError: the source or the output does not work. Finished shards are kept.
     """
     output = pathlib.Path(output).expanduser().absolute()
-    if dataset == "folder" and output.resolve().is_relative_to(pathlib.Path(root).expanduser().resolve()):
+    kind = datasets.KINDS.get(dataset.partition(":")[0])
+    if kind and kind.owns_root and output.resolve().is_relative_to(pathlib.Path(root).expanduser().resolve()):
         raise UserError(f"--output={output}: is inside --root={root}; use another directory")
     print(f"looking for the images of {dataset} {root}", flush=True)
     splits, class_names = find(dataset, os.fspath(root), size)

@@ -63,7 +63,7 @@ class ArraySource:
 class EncodedSource:
     """The base class of sources of encoded images, which can be prepared.
 
-    Attributes, beside those of `Source`:
+    Attributes, in addition to those of `Source`:
       stretch: whether images that are not square are stretched; otherwise they are cropped to their centres.
     """
 

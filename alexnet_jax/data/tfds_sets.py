@@ -18,6 +18,8 @@ REMEDY = "prepare the set again in another directory"
 class Tfds(Dataset):
     """A stock data set, 'tfds:NAME', in a TFDS data directory."""
 
+    takes_name = True
+    needs_root = False
     test_is_final = False
 
     @functools.cached_property
@@ -38,7 +40,7 @@ class Tfds(Dataset):
     def how_to_get(self) -> str:
         """The advice of a message about a missing data set."""
         return (
-            "build it where TensorFlow is (pip install '.[tfds-build]'; python -c \"import tensorflow_datasets as "
+            "build it where TensorFlow is (pip install -e '.[tfds-build]'; python -c \"import tensorflow_datasets as "
             f"tfds; tfds.builder('{self.short_name}', file_format='array_record').download_and_prepare()\"; ImageNet "
             "itself needs none: python -m alexnet_jax.prepare --dataset=imagenet), "
             "or use folders (--config.dataset.name=folder --config.dataset.root=DIR; train/CLASS/*, val/CLASS/*); "
@@ -83,6 +85,7 @@ class Tfds(Dataset):
 class Prepared(Tfds):
     """A data set that `alexnet_jax.prepare` wrote: square images, their mean image and the covariance of RGB."""
 
+    takes_name = False
     default_root = "imagenet256"
     preparable = False
     cropped = True

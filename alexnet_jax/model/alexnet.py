@@ -31,6 +31,8 @@ class AlexNet(nnx.Module):
         for layer, in_channels, side, out_side in structure.sizes(net):
             out = layer.features if layer is net.last else layer.features * self.local_towers
             product, kernel, bias = _product(net, layer, in_channels, side, out_side, out)
+            if hasattr(self, layer.name):
+                raise ValueError(f"a layer cannot be called {layer.name!r}, or two layers are")
             setattr(self, layer.name, Weights(product, kernel, bias, layer, rngs))
 
     def __call__(

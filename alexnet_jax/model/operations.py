@@ -1,4 +1,4 @@
-"""What can follow a layer's convolution or product: one table, of how each operation computes and how it is exported.
+"""The table of operations that can follow a layer: how each computes, and how it is exported to ONNX.
 
 A new operation is one entry of the table; docs/extending.md adds GELU.
 """
@@ -46,8 +46,8 @@ def dropout(tower_keys_BxT: jax.Array, seed: int, x: jax.Array) -> jax.Array:
 def _onnx_norm(graph, x, net, side):
     # LRN divides alpha by the number of values it sums.
     constants = {"alpha": net.norm.alpha * net.norm.size, "beta": 0.75, "bias": float(net.norm.k)}
-    towers = graph.split(x, net.towers, axis=1)
-    return graph.concat([graph.add("LRN", [tower], size=net.norm.size, **constants) for tower in towers], axis=1)
+    parts = graph.split(x, net.towers, axis=1)  # a norm never mixes towers
+    return graph.concat([graph.add("LRN", [part], size=net.norm.size, **constants) for part in parts], axis=1)
 
 
 def _onnx_same_map_norm(graph, x, net, side):

@@ -36,8 +36,8 @@ def _backward(net, saved, grad):
     last = -(-side // stride)  # windows, one for every stride; those after `count` do not exist
 
     def to_pixels(windows, down, right):
-        # For every pixel the value of one window over it: of those, the one that begins this many strides before the
-        # last that has the pixel.
+        # For every pixel, the value of the window that lies `down` rows and `right` columns of windows before the last
+        # window that contains the pixel.
         pads = [(before, max(0, last - count - before)) for before in (down, right)]
         shifted = jnp.pad(windows, ((0, 0), *pads, (0, 0)))[:, :last, :last, None]
         B, H, W, _, C = shifted.shape

@@ -125,7 +125,13 @@ class Net:
 
 
 def changed(net: Net, changes: Mapping[str, Mapping], **fields) -> Net:
-    """A net with other `fields`, and with other fields in some layers: {name: {field: value}}."""
+    """A net with other `fields`, and with other fields in some layers: {name: {field: value}}.
+
+    Raises:
+      ValueError: the net has no layer with such a name.
+    """
+    if unknown := changes.keys() - {layer.name for layer in net.layers}:
+        raise ValueError(f"the net has no layer {', '.join(sorted(unknown))}")
     layers = tuple(dataclasses.replace(layer, **changes.get(layer.name, {})) for layer in net.layers)
     return dataclasses.replace(net, layers=layers, **fields)
 

@@ -36,10 +36,18 @@ def operations(net: Net, layer: Layer) -> list[tuple[str, str]]:
 
 
 def outputs(net: Net) -> dict[str, Layer]:
-    """The names of all outputs but the logits, each with its layer, in order."""
-    return {
-        name: layer for layer in net.layers[:-1] for name in (layer.name, *(name for _, name in operations(net, layer)))
-    }
+    """The names of all outputs but the logits, each with its layer, in order.
+
+    Raises:
+      ValueError: two layers have an output with the same name.
+    """
+    layers: dict[str, Layer] = {}
+    for layer in net.layers[:-1]:
+        for name in dict.fromkeys([layer.name, *(name for _, name in operations(net, layer))]):
+            if name in layers:
+                raise ValueError(f"{layers[name].name} and {layer.name} both have an output {name}; number them apart")
+            layers[name] = layer
+    return layers
 
 
 def sizes(net: Net) -> Iterator[tuple[Layer, int, int, int]]:

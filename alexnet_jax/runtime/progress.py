@@ -34,9 +34,10 @@ class Progress:
         if self._log_lines and (log or now - self._logged > EVERY):
             self._logged = now
             rate = done / max(now - self._began, 1e-9)
+            speed = f"{rate:,.0f}" if rate >= 10 else f"{rate:.2f}"
             left = time_left(self._total - done, rate)
             self._log(
-                f"{self._description}: {done:,} of {self._total:,} {self._unit}s, {rate:.3g} {self._unit}s/s, {left}"
+                f"{self._description}: {done:,} of {self._total:,} {self._unit}s, {speed} {self._unit}s/s, {left}"
             )
 
 

@@ -177,7 +177,7 @@ class Checkpoints:
             saved = self._checkpointer.metadata(step).metadata
             if not saved:
                 raise ValueError("no metadata")
-            # Version 0.1.0 named the optimiser's state after SGD's, the velocity.
+            # Earlier versions called the optimiser's state after what it is for SGD.
             keys = {name: "velocity" if name == "opt_state" and "velocity" in saved else name for name in like}
             for name, key in sorted(keys.items(), reverse=True):  # the net's parameters first
                 self._check_shapes(step, "net" if name == "params" else "optimizer", saved[key], like[name])
@@ -238,13 +238,16 @@ def _shapes(tree):
 
 
 def _checksums(tree):
-    """The sum of every array's 32-bit words, by its name: the same on any mesh, and different if a bit is."""
+    """The sum of every array's words, modulo 2³², by its name: the same on any mesh, and different if a bit is."""
     return {name: int(total) for name, total in _named(_sums(tree)).items()}
 
 
 @jax.jit
 def _sums(tree):
-    return jax.tree.map(lambda x: jnp.sum(lax.bitcast_convert_type(x, jnp.uint32)), tree)
+    unsigned = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}
+    return jax.tree.map(
+        lambda x: jnp.sum(lax.bitcast_convert_type(x, unsigned[x.dtype.itemsize]), dtype=jnp.uint32), tree
+    )
 
 
 def _donatable(tree):

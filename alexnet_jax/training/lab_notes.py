@@ -1,4 +1,4 @@
-"""When the learning rates of the 2012 nets were lowered by hand: the notes at the end of their parameter files."""
+"""The epochs at which the learning rates of 2012 were lowered by hand, from the notes in the parameter files."""
 
 from typing import NamedTuple
 
@@ -101,7 +101,7 @@ def of(config: ConfigDict) -> Notes:
     Raises:
       UserError: the notes do not exist, or the schedule does not use them.
     """
-    name, by_hand = config.schedule.get("notes"), [key for key in NOTES if key != "170"]
+    name, by_hand = config.schedule.notes, [key for key in NOTES if key != "170"]
     if name is None:
         return NOTES["170" if config.schedule.name == "automatic" else OF_NETS.get(config.model.net, "145")]
     if name not in by_hand:

@@ -42,12 +42,16 @@ def read(path: pathlib.Path) -> list[dict[str, Any]]:
     Raises:
       UserError: the file cannot be read, or holds something else.
     """
+    lines: list[dict[str, Any]] = []
     try:
-        lines = [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
-        for line in lines:
-            line["step"], line["epoch"], line["split"], line["loss"], line["top1_error"]
+        for text in path.read_text().splitlines(keepends=True):
+            if text.endswith("\n"):
+                line = json.loads(text)
+                line["step"], line["epoch"], line["split"], line["loss"], line["top1_error"]
+                lines.append(line)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); restore or remove it") from error
+        where = "" if isinstance(error, OSError) else f"line {len(lines) + 1}: "
+        raise UserError(f"{path}: cannot be read ({where}{error}); restore or remove it") from error
     return lines
 
 

@@ -22,7 +22,7 @@ MAY_CHANGE = {"num_epochs", "mesh.data", "mesh.model", "dataset.root", "log_ever
 CORRECTED = ("separate", "sixth_conv", "cifar10_80sec", "cifar10_18pct")
 # Evaluation does not depend on the fields of a record that have these endings.
 ONLY_IN_TRAINING = (".stddev", ".bias", ".decay", ".weights", ".biases", ".noise_off", ".end")
-RENAMED = {"both": "cross_tower", "overhang": "ceil_mode"}  # fields of records, since version 0.1.0
+RENAMED = {"both": "cross_tower", "overhang": "ceil_mode"}  # fields of records, from the names in earlier versions
 
 Record = dict[str, Any]
 

@@ -15,7 +15,7 @@ from alexnet_jax.training import checkpoint
 
 @dataclasses.dataclass
 class RunState:
-    """All that the next step depends on, beside the data and the settings.
+    """Everything the next step depends on besides the data and the settings.
 
     Attributes:
       params, opt_state: trees of arrays on a mesh: the parameters, and the optimiser's state.
@@ -47,7 +47,7 @@ class RunState:
         if not step:
             return self
         schedule = metadata["schedule"]
-        evaluated = schedule.pop("evaluated", 0)  # where version 0.1.0 kept it
+        evaluated = schedule.pop("evaluated", 0)  # where earlier versions kept it
         return RunState(
             **trees,
             schedule=schedule,

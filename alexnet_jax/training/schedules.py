@@ -44,11 +44,12 @@ def plateau(config: ConfigDict) -> Schedule:
 
     The error has stopped improving after `config.schedule.patience` evaluations in a row without a new minimum.
     """
+    patience = config.schedule.patience
 
     def observe(state, error):
         stale = 0 if error < state["best_error"] else state["stale"] + 1
         drops = state["drops"]
-        if stale >= config.schedule.patience and drops < 3:
+        if stale >= patience and drops < 3:
             stale, drops = 0, drops + 1
         return {"best_error": min(error, state["best_error"]), "stale": stale, "drops": drops}
 
@@ -61,7 +62,8 @@ def plateau(config: ConfigDict) -> Schedule:
 
 def steps(config: ConfigDict) -> Schedule:
     """Divides the rate by 10 at each of `config.schedule.epochs`."""
-    return Schedule(lambda state, epoch, layer: (10.0 ** -sum(epoch >= e for e in config.schedule.epochs), 1.0))
+    drops = tuple(config.schedule.epochs)
+    return Schedule(lambda state, epoch, layer: (10.0 ** -sum(epoch >= drop for drop in drops), 1.0))
 
 
 def hand(config: ConfigDict) -> Schedule:
@@ -75,10 +77,10 @@ def automatic(config: ConfigDict) -> Schedule:
 
     At exactly these points the old rate still applies. By the notes, conv1 is frozen from epoch 74 on.
     """
-    notes = lab_notes.of(config)
+    notes, num_epochs = lab_notes.of(config), config.num_epochs
 
     def factors(state, epoch, layer):
-        progress = epoch / config.num_epochs
+        progress = epoch / num_epochs
         weights, biases = notes.factors(layer, epoch)
         return 250.0 ** -(equal_steps(4, progress) / 3) * weights, 10.0 ** -equal_steps(2, progress) * biases
 
@@ -87,7 +89,8 @@ def automatic(config: ConfigDict) -> Schedule:
 
 def polynomial(config: ConfigDict) -> Schedule:
     """Multiplies the rate by the square of the remaining fraction of the epochs."""
-    return Schedule(lambda state, epoch, layer: ((1 - epoch / config.num_epochs) ** 2, 1.0), depends_on_length=True)
+    num_epochs = config.num_epochs
+    return Schedule(lambda state, epoch, layer: ((1 - epoch / num_epochs) ** 2, 1.0), depends_on_length=True)
 
 
 SCHEDULES = {

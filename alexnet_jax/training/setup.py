@@ -49,6 +49,7 @@ class Training:
 
 def build(config: ConfigDict) -> Training:
     """Builds the objects of a resolved config. Raises UserError if a setting or the data do not work."""
+    augment.check(config.augment)
     net = nets.from_config(config.model)
     learning_rates = schedules.LearningRates(config, net)
     chosen_optimizer = optimizer.from_config(config.optimizer, net)

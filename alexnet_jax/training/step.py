@@ -35,7 +35,8 @@ def train_step(
       noise: whether the colours vary in this step.
 
     Returns:
-      also `loss`, `top1_error` and `top5_error`: means over the batch, float32 [].
+      parameters, optimiser state, and the metrics `loss`, `top1_error` and `top5_error`, means over the batch,
+      float32 [].
     """
     specs = (sharding.param_specs(net, params), sharding.BATCH, jax.P(), jax.P())
 

@@ -179,4 +179,4 @@ def import_module(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise UserError(f"needs {name}; pip install '.[{name}]'") from error
+        raise UserError(f"needs {name}; pip install -e '.[{name}]'") from error

@@ -41,6 +41,6 @@ def first_state(config: ConfigDict, net: spec.Net, mesh: jax.sharding.Mesh) -> r
 
 
 def operations() -> int:
-    """Floating-point operations of a step for one image. The input of conv1 needs no gradient."""
+    """Floating-point operations of a step for one image. The image needs no gradient."""
     macs = {row.name: row.macs for row in counts.layer_table(NET)}
-    return 2 * (3 * sum(macs.values()) - macs["conv1"])
+    return 2 * (3 * sum(macs.values()) - macs[NET.layers[0].name])

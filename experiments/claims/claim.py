@@ -117,15 +117,15 @@ class Claim:
             return False
         if run.start:
             (member,) = [member for member in self.start.members(scale) if member["seed"] == run.seed]
-            if not _same(run.start["config"], run.start.get("net", {}), self.start.config(scale), member):
+            start_net = run.start.get("net", {})
+            if not _same(run.path, run.start["config"], start_net, self.start.config(scale), member):
                 return False
-        return _same(run.config, run.net, self.sweep.config(scale), run.settings)
+        return _same(run.path, run.config, run.net, self.sweep.config(scale), run.settings)
 
 
-def _same(stored, stored_net, config, member):
-    """Whether a stored config and net are those of a config with the settings of a member."""
+def _same(path, stored, stored_net, config, member):
+    """Whether a config and a net that are stored in `path` are those of a config with the settings of a member."""
     config.update_from_flattened_dict(member)
     config = fidelity.resolve(config)
-    now = dict(settings.flatten(json.loads(config.to_json())))
-    same = all(now.get(name, value) == value for name, value in settings.flatten(stored) if name not in DIRECTORIES)
-    return same and not run_directory.corrections(stored_net, config)
+    then, now = (json.loads(each.to_json()) for each in (fidelity.resolve(settings.merge(stored, path)), config))
+    return not settings.changes(then, now, DIRECTORIES) and not run_directory.corrections(stored_net, config)

@@ -27,7 +27,8 @@ TWO_GPUS = Claim(
     paper="1.2 points of top-5 error, on the test images of ILSVRC-2010. The net for one GPU has half the maps in "
     "every convolutional layer but the last.",
     log="145-2010 37.47 / 17.00 %, 145-half 39.17 / 18.23 %, by ten views. The log also has net 150, whose towers "
-    "never communicate and which the paper does not mention. On ILSVRC-2012: 41.83 / 19.33 %, net 145 40.66 / 18.21 %.",
+    "never communicate and which the paper does not mention. On ILSVRC-2012, net 150 has "
+    "41.83 / 19.33 % and net 145 40.66 / 18.21 %.",
     notes=(PAPER_IS_OF_2010,),
     **compared(
         {
@@ -161,7 +162,7 @@ DEPTH = Claim(
     section="sections 1 and 7",
     figure="about 2 points of top-1 error",
     paper='"removing any of the middle layers results in a loss of about 2% for the top-1 performance of the network".',
-    log="no net without one.",
+    log="no net without a middle layer.",
     **compared(
         {"all layers": {}}
         | {f"without {layer}": {"model.without": layer} for layer in ("conv2", "conv3", "conv4", "conv5")}

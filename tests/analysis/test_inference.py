@@ -114,9 +114,9 @@ def test_a_long_evaluation_says_how_far_it_is(net, all_params, monkeypatch, capl
     some_mesh = mesh(1, 1)
     inference.make_evaluate([net], some_mesh, MEANS[:1], Source(), 8)([on(some_mesh, net, all_params[0])])
     assert [record.getMessage() for record in caplog.records] == [
-        "evaluating: 8 of 23 images, 0.133 images/s, 01:52 left",
-        "evaluating: 16 of 23 images, 0.133 images/s, 00:52 left",
-        "evaluating: 23 of 23 images, 0.128 images/s, 00:00 left",
+        "evaluating: 8 of 23 images, 0.13 images/s, 01:52 left",
+        "evaluating: 16 of 23 images, 0.13 images/s, 00:52 left",
+        "evaluating: 23 of 23 images, 0.13 images/s, 00:00 left",
     ]
 
 

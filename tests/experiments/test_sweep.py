@@ -11,6 +11,7 @@ import time
 import numpy as np
 import pytest
 
+from alexnet_jax import UserError
 from alexnet_jax.runtime import files
 from experiments import sweep, sweep_members
 from tests.support import write_images
@@ -224,3 +225,16 @@ def test_a_mistake_in_the_flags_ends_with_one_line(arguments, message, tmp_path,
     status, _, error = run_command(sweep.main, "local", *arguments, f"--workdir={tmp_path}")
     assert status == 1
     assert message in error and error.count("\n") == 1
+
+
+def test_a_member_that_was_begun_before_a_setting_was_added_is_recognised(tmp_path):
+    member = sweep_members.read_members("configs/quickstart_sweep.py", tmp_path, [])[0]
+    member.workdir.mkdir()
+    stored = member.description
+    del stored["config"]["augment.flip"]
+    files.write_json(member.workdir / "run.json", stored)
+    assert member.state == "started"
+    stored["config"]["augment.colour_noise"] = 0.5
+    files.write_json(member.workdir / "run.json", stored)
+    with pytest.raises(UserError, match="config.augment.colour_noise is 0.5 there and 0.1 here"):
+        _ = member.state

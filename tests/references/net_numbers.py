@@ -1,6 +1,6 @@
 """AlexNet and its relatives as data: the order of the operations, and what each word of it means in a net.
 
-What `reference` computes with, written from the paper and the 2012 layer files, not from the project's `nets`.
+What `numpy_net` computes with, written from the paper and the 2012 layer files, not from the project's `nets`.
 """
 
 import math

@@ -3,7 +3,7 @@
 Every layer is a function that returns its output and `back`, the map from the output's gradient to the inputs'.
 Arrays are [batch, height, width, channels] and square. Each tower is computed on its own: between layers the net
 carries a list with one array per tower, and a layer sees either its own tower's array or all of them side by side.
-A net is what `reference_nets.describe` returns.
+A net is what `net_numbers.describe` returns.
 """
 
 from functools import partial

@@ -116,7 +116,7 @@ def maps(layers, name):
 
 
 def window(layer):
-    """A window as `reference` has it: the code rounds sizes up."""
+    """A window as `numpy_net` has it: the code rounds sizes up."""
     size, pad = ("sizeX", 0) if layer["type"] == "pool" else ("filterSize", number(layer["padding"]))
     stride = int(number(layer["stride"]))
     return {"window": int(number(layer[size])), "stride": stride, "pad": int(pad), "rounding": math.ceil, "groups": 1}

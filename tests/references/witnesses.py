@@ -60,7 +60,7 @@ def dropout_masks(net, keys_BxT):
     _, shapes = jax.eval_shape(functools.partial(alexnet.forward, net, one_device), *abstract(net, len(keys_BxT)))
     last_names = {layer: name for name, layer in structure.outputs(net).items()}
     for layer, name in last_names.items():
-        if layer.then.endswith("dropout"):
+        if any(operations.OPERATIONS[op].kind == "dropout" for op, _ in structure.operations(net, layer)):
             masks[name] = np.asarray(operations.dropout(keys_BxT, layer.seed, jnp.ones(shapes[name].shape)))
     return masks
 

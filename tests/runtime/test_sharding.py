@@ -300,7 +300,7 @@ def test_pmap_differentiates_the_same_function_to_the_same_numbers(small_net):
 
 @pytest.mark.slow
 def test_pmap_counts_a_replicated_loss_once_or_once_for_each_device(config, small_net, batch):
-    # The right gradient is that of one loss: training differentiates outside shard_map, and test_models compares it
+    # The right gradient is that of one loss: training differentiates outside shard_map, and test_alexnet compares it
     # with NumPy. pmap runs shard_map with check_vma=False. There, JAX from 0.12 on takes `all_gather(to="invarying")`,
     # before fc8, for a plain all_gather, whose transpose adds what both devices send back. The gradients of all layers
     # below fc8 are then those of the sum of both devices' losses, twice as large.
@@ -316,7 +316,7 @@ def test_pmap_counts_a_replicated_loss_once_or_once_for_each_device(config, smal
         jax.grad(one_row, has_aux=True), "model", in_axes=(0, None, None, None), devices=jax.devices()[:2]
     )
     found, _ = gradient(shares(small_net, params), jax.tree.map(lambda x: x[None], batch), 3, True)
-    last, expected = found.pop("fc8"), shares(expected)
+    last, expected = found.pop("fc8"), shares(small_net, expected)
     for a, b in zip(jax.tree.leaves(last), jax.tree.leaves(expected.pop("fc8")), strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * abs(b).max())
     factor = round(float(np.linalg.norm(found["conv1"]["kernel"]) / np.linalg.norm(expected["conv1"]["kernel"])))

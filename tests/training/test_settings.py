@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from alexnet_jax import UserError, train
+from alexnet_jax import UserError, settings, train
 from alexnet_jax.runtime import files
 from alexnet_jax.training import run_directory
 
@@ -153,3 +153,27 @@ def test_impossible_settings_of_a_part_are_refused(config, tmp_path, part, field
     config[part][field] = value
     with pytest.raises(UserError, match=message):
         train.train_and_evaluate(config, tmp_path / "run")
+
+
+def test_records_of_earlier_versions_are_compared_under_their_names_then(config, tmp_path):
+    run_directory.keep(config, "", np.ones(3, np.float32), 0, tmp_path)
+    recorded = json.loads((tmp_path / "net.json").read_text())
+    recorded["overhang"] = recorded.pop("ceil_mode")
+    for layer in recorded["layers"].values():
+        layer["both"] = layer.pop("cross_tower")
+    assert run_directory.corrections(recorded, config) == ""
+    recorded["layers"]["conv3"]["both"] = False
+    assert "layers.conv3.cross_tower is False there and True here" in run_directory.corrections(recorded, config)
+
+
+def test_a_setting_that_is_not_stored_has_its_default(config, tmp_path):
+    stored = json.loads(config.to_json())
+    del stored["augment"]["flip"], stored["schedule"]["notes"]
+    files.write_json(tmp_path / "config.json", stored)
+    assert settings.read(tmp_path / "config.json").to_json() == config.to_json()
+    files.write_json(tmp_path / "config.json", stored | {"contrast": 1.0})
+    with pytest.raises(UserError, match="config.json: this version of the program has no setting contrast; use"):
+        settings.read(tmp_path / "config.json")
+    files.write_json(tmp_path / "config.json", stored | {"mesh": 3})
+    with pytest.raises(UserError, match="config.json: is not what training wrote"):
+        settings.read(tmp_path / "config.json")

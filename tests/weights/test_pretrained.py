@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from alexnet_jax import UserError, evaluate, pretrained, train
-from alexnet_jax.analysis import ensemble, inference, prediction
+from alexnet_jax.analysis import ensemble, prediction
 from alexnet_jax.data import class_names
 from alexnet_jax.training import checkpoint
 from configs import two_gpu
@@ -225,7 +225,7 @@ def test_a_net_sees_stretched_images_in_training_and_after(config, tmp_path, run
         Image.fromarray(np.asarray(Image.open(path)).repeat(2, axis=1)).save(path)
     assert train.train_and_evaluate(config, tmp_path / "wide") == square
     evaluation = tmp_path / "evaluation.json"
-    assert run_command(inference.main, f"--workdir={tmp_path / 'wide'}", f"--json={evaluation}")[0] == 0
+    assert run_command(evaluate.main, f"--workdir={tmp_path / 'wide'}", f"--json={evaluation}")[0] == 0
     assert json.loads(evaluation.read_text())["ten_crop"] == pytest.approx(square["ten_crop"])
 
 
