@@ -186,5 +186,5 @@ def test_places_that_do_not_work_are_named(tmp_path):
 def test_pytorch_is_asked_for_where_it_is_missing(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "torch", None)
     (tmp_path / "net.pth").write_text("x")
-    with pytest.raises(UserError, match=r"needs torch; pip install '.\[torch\]'"):
+    with pytest.raises(UserError, match=r"needs torch; pip install -e '.\[torch\]'"):
         pretrained.read(tmp_path / "net.pth")
