@@ -27,7 +27,7 @@ def main():
     parser.add_argument("--per_class", action="store_true", help="also print a table of the classes")
     parser.add_argument("--wrong", action="store_true", help="also print a list of the wrong examples")
     parser.add_argument("--json", help="the JSON file to write (evaluation.json in the first --workdir)")
-    args = parser.parse_args()
+    args = parser.parse()
     if args.batch_size < 1:
         parser.error("--batch_size must be above 0")
     command_line.set_up_jax()

@@ -19,7 +19,7 @@ def main():
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object per line instead")
     parser.add_argument("image", nargs="+", help="an image file")
-    args = parser.parse_args()
+    args = parser.parse()
     command_line.set_up_jax()
     failed = False
     with command_line.one_line_errors("the images above are complete"):

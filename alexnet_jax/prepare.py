@@ -30,7 +30,7 @@ def main():
         default=0.01,
         help="stop if a greater fraction of the images cannot be decoded (0.01)",
     )
-    args = parser.parse_args()
+    args = parser.parse()
     kind = datasets.KINDS.get(args.dataset.partition(":")[0])
     if not args.root and (not kind or kind.needs_root):
         parser.error(f"--dataset={args.dataset} needs --root=DIR")

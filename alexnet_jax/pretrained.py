@@ -22,7 +22,7 @@ def main():
     parser.add_argument("--workdir", required=True, help="the directory of a run; with --read, a new one")
     parser.add_argument("--read", metavar="FILE", help=f"weights: {suffixes()}")
     parser.add_argument("--write", metavar="FILE", help=f"the file to write: {suffixes(written=True)}")
-    args = parser.parse_args()
+    args = parser.parse()
     if (args.read is None) == (args.write is None):
         parser.error("needs either --read=FILE or --write=FILE")
     command_line.set_up_jax()

@@ -14,7 +14,7 @@ def main():
     parser = command_line.Parser("alexnet_jax.report", __doc__)
     parser.add_argument("--workdir", required=True, help="the directory of a run")
     command_line.add_data_flags(parser)
-    args = parser.parse_args()
+    args = parser.parse()
     command_line.set_up_jax()
     with command_line.one_line_errors("nothing was written"):
         trained = ensemble.load([args.workdir])

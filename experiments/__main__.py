@@ -26,7 +26,7 @@ def main():
     parser.add_argument("--workdir", type=pathlib.Path, help="for the runs and their results")
     parser.add_argument("--root", default="", help="of the data, as config.dataset.root")
     parser.add_argument("--at_once", type=int, default=1, help="runs at the same time (1)")
-    args = parser.parse_args()
+    args = parser.parse()
     if args.name not in (*claims.CLAIMS, "report"):
         parser.error(f"no claim {args.name!r}; the claims are {names}, and report makes the pages")
     if args.name != "report" and not (args.scale and args.workdir):

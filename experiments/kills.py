@@ -94,7 +94,7 @@ def main():
     parser.add_argument("--workdir", type=pathlib.Path, required=True, help="for the runs; new or empty")
     parser.add_argument("--runs", type=int, default=25)
     parser.add_argument("--seed", type=int, default=0, help="of the random moments")
-    args = parser.parse_args()
+    args = parser.parse()
     args.workdir.mkdir(parents=True, exist_ok=True)
     if any(args.workdir.iterdir()):
         parser.error(f"--workdir={args.workdir}: must be empty")

@@ -130,7 +130,7 @@ def main():
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--only", nargs="+", metavar="RUN", choices=variants(), help="a subset of the runs")
     parser.add_argument("--output", default=str(store.COMMITTED / "fidelity"), help="path of the .json and the .png")
-    args = parser.parse_args()
+    args = parser.parse()
     runs = {
         name: [train(name, settings, seed, args) for seed in args.seeds]
         for name, settings in variants().items()

@@ -28,13 +28,12 @@ class Parser(argparse.ArgumentParser):
             allow_abbrev=False,
         )
 
-    # Narrower than the base class: a command parses sys.argv and nothing else.
-    def parse_args(self) -> argparse.Namespace:  # type: ignore[override]
+    def parse(self) -> argparse.Namespace:
         """Parses sys.argv. A flag without a value, `--flag=`, is a mistake: its shell variable may be unset."""
         for argument in sys.argv[1:]:
             if argument.startswith("--") and argument.endswith("="):
                 self.error(f"{argument} has no value")
-        return super().parse_args()
+        return self.parse_args()
 
     def error(self, message: str) -> NoReturn:
         sys.exit(f"alexnet_jax: {message}; see --help")

@@ -127,7 +127,7 @@ def step_program(config: ConfigDict, mesh: jax.sharding.Mesh) -> jax.stages.Comp
 
 
 def main():
-    command_line.Parser("experiments.benchmarks.communication", __doc__).parse_args()
+    command_line.Parser("experiments.benchmarks.communication", __doc__).parse()
     command_line.set_up_jax(4)
     net, mesh = two_gpu_step.NET, sharding.create_mesh(2, 2, 2)
     operations, least = (

@@ -261,7 +261,7 @@ def main():
     parser = command_line.Parser("experiments.benchmarks.contestants", __doc__)
     parser.add_argument("name", choices=NAMES)
     parser.add_argument("batch_size", type=harness.positive)
-    args = parser.parse_args()
+    args = parser.parse()
     if args.name.startswith("alexnet_jax"):
         work = alexnet_jax(args.batch_size, devices=2 if args.name.endswith("2") else 1)
     elif args.name == "flax":

@@ -25,7 +25,7 @@ STEPS, UNTIMED = 8, pipeline.BATCHES_AHEAD + 1  # the untimed steps use up what 
 def main():
     parser = harness.Parser("data_wait", __doc__, pytorch=False, repeats=7)
     parser.add_argument("--root", required=True, help="a prepared set")
-    args = parser.parse_args()
+    args = parser.parse()
     command_line.set_up_jax()
     with command_line.one_line_errors("run it again"):
         seconds = measure(args.root, args.repeats)

@@ -15,7 +15,7 @@ WAYS = {"center": 1, "ten_crop": 10}  # views
 
 
 def main():
-    args = harness.Parser("evaluation", __doc__, pytorch=True, repeats=5).parse_args()
+    args = harness.Parser("evaluation", __doc__, pytorch=True, repeats=5).parse()
     operations = 2 * BATCH_SIZE * counts.total(counts.layer_table(two_gpu_step.NET)).macs  # of a view
     seconds = {}
     for way, views in WAYS.items():

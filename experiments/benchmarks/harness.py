@@ -28,8 +28,8 @@ class Parser(command_line.Parser):
             self.add_argument(f"--{name}", type=positive, default=default, help=f"default {default}")
         self.add_argument("--output", type=output_file, help="a JSON file for the numbers")
 
-    def parse_args(self) -> argparse.Namespace:
-        args = super().parse_args()
+    def parse(self) -> argparse.Namespace:
+        args = super().parse()
         if self._missing:
             self.error("no PyTorch; python -m pip install torch --index-url https://download.pytorch.org/whl/cpu")
         return args

@@ -192,7 +192,7 @@ def measure(small: pathlib.Path, work: pathlib.Path, repeats: int) -> list[dict]
 def main():
     parser = harness.Parser("input_pipeline", __doc__, pytorch=True, repeats=3)
     parser.add_argument("--root", type=pathlib.Path, required=True)
-    args = parser.parse_args()
+    args = parser.parse()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as work:
         rows = measure(args.root, pathlib.Path(work), args.repeats)

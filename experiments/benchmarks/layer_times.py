@@ -21,7 +21,7 @@ NET = two_gpu_step.NET
 
 
 def main():
-    args = harness.Parser("layer_times", __doc__, pytorch=False, batch_size=128, repeats=9).parse_args()
+    args = harness.Parser("layer_times", __doc__, pytorch=False, batch_size=128, repeats=9).parse()
     command_line.set_up_jax(1)
     jax.config.update("jax_platforms", "cpu")
     compile_ = functools.partial(jax.jit, compiler_options=sharding.compiler_options(sharding.create_mesh(1, 1, 2)))

@@ -50,7 +50,7 @@ def watch(path: pathlib.Path) -> None:
 def main():
     parser = command_line.Parser("experiments.benchmarks.run_memory", __doc__)
     parser.add_argument("--workdir", type=pathlib.Path, required=True, help="a new directory")
-    args = parser.parse_args()
+    args = parser.parse()
     command_line.set_up_jax()
     config = quickstart.get_config()
     config.update_from_flattened_dict(FIELDS)

@@ -163,7 +163,7 @@ def in_another_process(function, *args):
 
 
 def main():
-    args = harness.Parser("scaling", __doc__, pytorch=False, repeats=3).parse_args()
+    args = harness.Parser("scaling", __doc__, pytorch=False, repeats=3).parse()
     for variable in ("JAX_NUM_CPU_DEVICES", "XLA_FLAGS"):
         os.environ.pop(variable, None)
     os.environ["JAX_PLATFORMS"] = "cpu"  # of the processes that are started below

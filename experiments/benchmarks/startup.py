@@ -23,7 +23,7 @@ BATCH_SIZE = 32
 
 
 def main():
-    args = harness.Parser("startup", __doc__, pytorch=True, repeats=3).parse_args()
+    args = harness.Parser("startup", __doc__, pytorch=True, repeats=3).parse()
     seconds = {name: {"empty": [], "filled": []} for name in NAMES}
     for _ in tqdm(range(args.repeats), unit="turn"):
         for name in NAMES:

@@ -12,7 +12,7 @@ from experiments.benchmarks import contestants, harness, two_gpu_step
 
 
 def main():
-    args = harness.Parser("train_step", __doc__, pytorch=True, batch_size=128, repeats=5).parse_args()
+    args = harness.Parser("train_step", __doc__, pytorch=True, batch_size=128, repeats=5).parse()
     seconds = contestants.compare(list(contestants.NAMES), "train", args.batch_size, args.repeats, repeats=2)
     print(f"{harness.machine()}\nbatch {args.batch_size}, {args.repeats} repeats; speed of PyTorch at its best = 1")
     medians = contestants.print_speeds(seconds, two_gpu_step.operations() * args.batch_size)

@@ -28,7 +28,7 @@ def interpreter(python: str) -> tuple[str, str]:
 def main():
     parser = harness.Parser("versions", __doc__, pytorch=False, batch_size=128, repeats=5)
     parser.add_argument("pythons", metavar="PYTHON", nargs="+", type=interpreter)
-    args = parser.parse_args()
+    args = parser.parse()
     pythons = dict(args.pythons)
     if len(pythons) < max(2, len(args.pythons)):
         parser.error("name two or more PYTHONs, each once")

@@ -47,7 +47,7 @@ def memory(shape: tuple[int, int], mode: str, kind: str, options: dict) -> int:
 
 
 def main():
-    command_line.Parser("experiments.benchmarks.worker_memory", __doc__).parse_args()
+    command_line.Parser("experiments.benchmarks.worker_memory", __doc__).parse()
     print(f"{'kind':18} {'megapixels':>10} {'MB':>6} {'bytes a pixel':>13}")
     small = None
     for name, (shape, *image) in KINDS.items():
