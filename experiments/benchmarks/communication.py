@@ -97,8 +97,8 @@ def received(op: str, size: int, devices: int) -> int:
 def least_between_towers(net: spec.Net) -> dict[str, int]:
     """{'all-gather': bytes, 'reduce-scatter': bytes} that a tower must receive from the others for each example."""
     inputs = {
-        layer: jnp.dtype(net.dtype).itemsize * seen * side * side * (net.towers - 1) // net.towers
-        for layer, seen, side, _ in structure.sizes(net)
+        layer: jnp.dtype(net.dtype).itemsize * in_channels * side * side * (net.towers - 1) // net.towers
+        for layer, in_channels, side, _ in structure.sizes(net)
         if layer.cross_tower
     }
     ahead = sum(inputs.values())

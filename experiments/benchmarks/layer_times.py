@@ -32,10 +32,10 @@ def main():
     print(f"{harness.machine()}\nbatch {args.batch_size}; a step at the rate of matrix products = 100 %\n")
     print(f"{'':8}{'at that rate':>14}{'forward':>12}{'input':>12}{'kernel':>12}{'all':>12}")
     rows = {}
-    for (layer, seen, side, _), numbers in zip(structure.sizes(NET), counts.layer_table(NET), strict=True):
+    for (layer, in_channels, side, _), numbers in zip(structure.sizes(NET), counts.layer_table(NET), strict=True):
         weights, shared = getattr(model, layer.name), layer.cross_tower or layer is NET.layers[0]
         kernels = jnp.split(weights.kernel[...], 1 if shared else NET.towers, axis=-1)
-        shape = (seen * side * side,) if isinstance(layer, spec.Dense) else (side, side, seen)
+        shape = (in_channels * side * side,) if isinstance(layer, spec.Dense) else (side, side, in_channels)
         inputs = [jax.random.normal(jax.random.key(1), (args.batch_size, *shape)) for _ in kernels]
 
         def forward(inputs, kernels, product=weights.product):

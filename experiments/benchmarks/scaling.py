@@ -113,7 +113,7 @@ def fit(steps: dict[int, float], gathers: dict[int, float]) -> dict[str, float]:
 
 def time_steps(repeats: int) -> dict[str, dict[int, float]]:
     """{contestant: {batch size: seconds of a step}}"""
-    steps = {"alexnet_jax": {}, "alexnet_jax_2": {}}
+    steps: dict[str, dict[int, float]] = {"alexnet_jax": {}, "alexnet_jax_2": {}}
     for batch_size in FITTED:
         seconds = contestants.compare(list(steps), "train", batch_size, repeats, repeats=3)
         for name, by_size in steps.items():
@@ -126,32 +126,33 @@ def time_gathers() -> dict[int, float]:
     command_line.set_up_jax(2)
     import jax
 
-    mesh, medians, towers = sharding.create_mesh(1, 2, 2), {}, jax.P("model")
+    mesh, tower_spec = sharding.create_mesh(1, 2, 2), jax.P("model")
 
     @jax.jit
-    @functools.partial(jax.shard_map, mesh=mesh, in_specs=towers, out_specs=towers)
+    @functools.partial(jax.shard_map, mesh=mesh, in_specs=tower_spec, out_specs=tower_spec)
     def gather(x):
         return jax.lax.all_gather(x, "model").reshape(-1)
 
-    for size in SIZES:
-        x = jax.device_put(np.zeros(size // 4, np.float32), jax.NamedSharding(mesh, towers))
-        medians[size] = harness.median_seconds(lambda x=x: jax.block_until_ready(gather(x)), 30)
-    return medians
+    def seconds(size):
+        x = jax.device_put(np.zeros(size // 4, np.float32), jax.NamedSharding(mesh, tower_spec))
+        return harness.median_seconds(lambda: jax.block_until_ready(gather(x)), 30)
+
+    return {size: seconds(size) for size in SIZES}
 
 
 def count_bytes(devices: int, batch_size: int) -> tuple[float, int]:
     """What a device receives in the compiled program: an image from the other tower, and a step from other rows."""
     command_line.set_up_jax(devices)
     rows = devices // 2
-    towers = [(2 * row, 2 * row + 1) for row in range(rows)]
-    columns = [tuple(range(tower, devices, 2)) for tower in (0, 1)]
+    tower_groups = [(2 * row, 2 * row + 1) for row in range(rows)]
+    row_groups = [tuple(range(tower, devices, 2)) for tower in (0, 1)]
     between_towers = between_rows = 0
     program = communication.step_program(two_gpu_step.load_config(batch_size), sharding.create_mesh(rows, 2, 2))
     for op, size, groups in communication.collectives(program):
-        if groups == towers:
+        if groups == tower_groups:
             between_towers += communication.received(op, size, 2)
         else:
-            assert groups == columns, groups
+            assert groups == row_groups, groups
             between_rows += communication.received(op, size, rows)
     return between_towers * rows / batch_size, between_rows
 
@@ -192,10 +193,10 @@ def show_fit(fitted, steps, gathers):
 def show_bytes(counts):
     print(f"\n{'bytes that a device receives':31}{'towers, an image':>31}{'rows, a step':>31}")
     print(f"{'devices':>16}{'batch':>15}" + f"{'program':>16}{'model':>15}" * 2)
-    between = sum(communication.least_between_towers(NET).values())
-    for devices, (towers, rows) in counts.items():
+    least = sum(communication.least_between_towers(NET).values())
+    for devices, (between_towers, between_rows) in counts.items():
         summed = summed_bytes(devices // 2)
-        print(f"{devices:16}{DEVICES[devices]:15}{towers:16,.0f}{between:15,}{rows:16,}{summed:15,}")
+        print(f"{devices:16}{DEVICES[devices]:15}{between_towers:16,.0f}{least:15,}{between_rows:16,}{summed:15,}")
 
 
 def in_words(minutes):
@@ -214,8 +215,8 @@ def show_predictions(predictions):
             seconds = sum(parts.values())
             rate = DEVICES[devices] / seconds
             length = in_words(TRAIN_IMAGES * EPOCHS / rate / 60)
-            compute, loaded, towers, gradients = (part / seconds for part in parts.values())
-            shares = f"{compute:9.0%}{loaded:6.0%}{towers:7.0%}{gradients:10.0%}"
+            compute, loaded, exchanged, gradients = (part / seconds for part in parts.values())
+            shares = f"{compute:9.0%}{loaded:6.0%}{exchanged:7.0%}{gradients:10.0%}"
             print(
                 f"{machine.name:34} {devices:7}{DEVICES[devices]:6}{rate:10,.0f}{shares}{length:>11}"
                 f"{2 * rate * STORED_BYTES / 1e9:7.2f}{rate / decoded:7.1f}"

@@ -46,9 +46,9 @@ def by_tower(share: np.ndarray, energy: np.ndarray) -> tuple[np.ndarray, float]:
         return (share * energy)[order].reshape(halves).sum(2) / energy[order].reshape(halves).sum(2)
 
     rng = np.random.default_rng(0)
-    towers = of_halves(np.arange(len(share)))
+    shares = of_halves(np.arange(len(share)))
     gaps = abs(np.diff(of_halves(np.stack([rng.permutation(len(share)) for _ in range(PERMUTATIONS)]))))
-    return towers[0], (1 + (gaps >= abs(np.diff(towers))).sum()) / (1 + PERMUTATIONS)
+    return shares[0], (1 + (gaps >= abs(np.diff(shares))).sum()) / (1 + PERMUTATIONS)
 
 
 def summary(runs: list[store.Run], measured: dict) -> Summary:
