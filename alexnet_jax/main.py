@@ -28,7 +28,8 @@ PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, fr
 def main(argv):
     if argv[1:]:
         sys.exit(f"alexnet_jax: unexpected argument {argv[1]!r}; settings look like --config.batch_size=64")
-    several = DISTRIBUTED.value or COORDINATOR.value
+    several, workdir = DISTRIBUTED.value or COORDINATOR.value, WORKDIR.value
+    assert workdir  # by parse_flags
     with (
         command_line.one_line_errors("run the same command again to continue from the last checkpoint"),
         interruption.held(),
@@ -40,10 +41,10 @@ def main(argv):
 
         if several:
             # Before the processes connect: a run that uses this directory may use this address too.
-            files.check_unlocked(pathlib.Path(WORKDIR.value).expanduser() / "lock")
+            files.check_unlocked(pathlib.Path(workdir).expanduser() / "lock")
             processes.join(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
         with processes.ending_together():
-            train.train_and_evaluate(CONFIG.value, WORKDIR.value)
+            train.train_and_evaluate(CONFIG.value, workdir)
 
 
 def parse_flags(argv: list[str]) -> list[str]:

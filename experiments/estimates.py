@@ -48,7 +48,7 @@ def interval(estimate: float, low: float, high: float) -> str:
     return signed(estimate) + (f" ({signed(low)} to {signed(high)})" if np.isfinite(low) else " (no interval)")
 
 
-def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
+def mean_and_deviation(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
     """The mean, and the sample standard deviation; NaN of too few values."""
     return (
         statistics.mean(values) if len(values) else math.nan,
@@ -56,7 +56,7 @@ def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
     )
 
 
-def mean_percent(fractions: Sequence[float], digits: int = 1) -> str:
+def mean_percent(fractions: Sequence[float] | np.ndarray, digits: int = 1) -> str:
     """The mean and, of several, the standard deviation in percent, for example 40.1 ± 0.8; empty if there is none."""
     numbers = [percent(x, digits) for x in mean_and_deviation(fractions) if not math.isnan(x)]
     return " ± ".join(numbers)

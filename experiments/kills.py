@@ -108,7 +108,8 @@ def main():
     first, expected = (outcome(args.workdir / name) for name in ("first", "alone"))
     if first != expected:
         sys.exit("two undisturbed runs differ")
-    kinds, same = collections.Counter(), 0
+    kinds: collections.Counter[str] = collections.Counter()
+    same = 0
     for i in range(args.runs):
         workdir = args.workdir / f"run_{i}"
         order = rng.sample(KINDS, len(KINDS))

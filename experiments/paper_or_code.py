@@ -48,7 +48,7 @@ FLAGS = ("width", "image_size", "epochs", "learning_rate", "seeds")  # stored wi
 
 def variants() -> dict[str, dict]:
     """{name: settings} of paper, code, and each with one field of the other."""
-    settings = {"paper": {"fidelity": "paper"}, "code": {"fidelity": "code"}}
+    settings: dict[str, dict] = {"paper": {"fidelity": "paper"}, "code": {"fidelity": "code"}}
     for difference in fidelity.DIFFERENCES:
         if difference.field in FIELDS:
             settings[f"paper but {difference.field}"] = {"fidelity": "paper", difference.field: difference.code}
@@ -88,7 +88,7 @@ def errors(runs: list[list[dict]]) -> tuple[np.ndarray, np.ndarray]:
 
 def draw(runs: dict[str, list], path: str) -> None:
     """Draws the mean and the range of the validation error by epoch: paper and code, and the variants of each."""
-    panels = {}
+    panels: dict[str | None, list[str]] = {}
     for kind in ("paper", "code"):
         if changed := [name for name in runs if name.startswith((f"{kind} but", f"{kind},"))]:
             panels[f"the {kind}, changed"] = changed

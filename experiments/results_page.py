@@ -74,18 +74,19 @@ def overview(summaries: dict[str, dict[str, Summary]]) -> list[list[str]]:
     return rows
 
 
-def section(claim: Claim, by_scale: dict[str, Summary], results: pathlib.Path) -> list[tuple]:
+def section(claim: Claim, by_scale: dict[str, Summary], results: pathlib.Path) -> list[pages.Block]:
     """The blocks about a claim."""
     costs = (f"`{scale}`, {len(list(claim.sweep.members(scale)))} runs of {claim.cost[scale]}" for scale in SCALES)
     paper = f"{claim.figure}; {claim.paper}" if claim.paper else f"{claim.figure}."
     texts = [f"Paper: {paper}", f"Log of 2012: {claim.log}", *claim.notes]
-    blocks = [("heading", f"{claim.title} ({claim.section})")]
+    blocks: list[pages.Block] = [("heading", f"{claim.title} ({claim.section})")]
     blocks += [("text", text) for text in [*texts, f"Cost: {'; '.join(costs)}."]]
     for scale, summary in by_scale.items():
         if summary.verdict != estimates.NOT_RUN:
             blocks.append(("text", f"**Scale `{scale}`: {summary.verdict}.** {summary.statement}"))
             blocks.append(("table", summary.table))
-            blocks += [("picture", f"{claim.name}_{scale}_{name}", *rest) for name, rest in summary.pictures.items()]
+            for name, (caption, png) in summary.pictures.items():
+                blocks.append(("picture", f"{claim.name}_{scale}_{name}", caption, png))
             measured_by = claim.measurement(scale, results).get("commit")
             blocks.append(("text", provenance(summary.runs, scale, measured_by)))
     if not_run := [f"`{scale}`" for scale, summary in by_scale.items() if summary.verdict == estimates.NOT_RUN]:
@@ -137,7 +138,7 @@ def write(directory: pathlib.Path) -> list[pathlib.Path]:
         reason = "no claim needs them now, or too few runs of a claim are finished"
         print(f"{len(unused)} runs are not used, for example {unused[0]}: {reason}", file=sys.stderr)
     net = figures.png(figures.diagram(nets.NETS["two_gpu"]))
-    blocks = [("title", "The paper's claims"), ("text", INTRODUCTION), ("text", RULES)]
+    blocks: list[pages.Block] = [("title", "The paper's claims"), ("text", INTRODUCTION), ("text", RULES)]
     blocks += [("text", CAUTIONS), ("table", overview(summaries)), ("text", SOURCES)]
     if again := sorted({listing(run) for run in used} & ENCODED_AGAIN.keys()):
         text = ", ".join(f"`{one}` {ENCODED_AGAIN[one]}" for one in again)
@@ -150,10 +151,10 @@ def write(directory: pathlib.Path) -> list[pathlib.Path]:
     for name, by_scale in summaries.items():
         blocks += section(claims.CLAIMS[name], by_scale, results)
     (directory / PICTURES).mkdir(parents=True, exist_ok=True)
-    for kind, *content in blocks:
-        if kind == "picture":
-            name, _, data = content
-            (directory / PICTURES / f"{name}.png").write_bytes(data)
+    for block in blocks:
+        if block[0] == "picture":
+            _, name, _, png = block
+            (directory / PICTURES / f"{name}.png").write_bytes(png)
     texts = {"RESULTS.md": pages.to_markdown(blocks, PICTURES), "report.html": pages.to_html(blocks)}
     for name, text in texts.items():
         with files.whole(directory / name) as file:

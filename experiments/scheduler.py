@@ -3,6 +3,7 @@
 import os
 import pathlib
 import signal
+import subprocess
 import sys
 import time
 from typing import NamedTuple
@@ -21,7 +22,7 @@ class Share(NamedTuple):
 
 def shares(number: int) -> list[Share]:
     """This machine in `number` parts. Raises UserError if it has GPUs, but fewer than `number`."""
-    cores = sorted(os.sched_getaffinity(0)) if LINUX else list(range(os.cpu_count()))
+    cores = sorted(os.sched_getaffinity(0)) if LINUX else list(range(os.cpu_count() or 1))
     if "CUDA_VISIBLE_DEVICES" in os.environ:
         gpus = [gpu for gpu in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if gpu]
     else:
@@ -51,7 +52,9 @@ def run(members: list[Member], at_once: int) -> int:
     for member in waiting:
         if member.in_use:
             print(f"{member.workdir.name}: waits for the process that uses its directory", flush=True)
-    free, running, failed, received = shares(at_once), {}, 0, []
+    free, failed = shares(at_once), 0
+    running: dict[pathlib.Path, tuple[Member, subprocess.Popen, Share]] = {}
+    received: list[tuple[int, float]] = []  # signals and their times
 
     def forward(number, _):
         now = time.monotonic()

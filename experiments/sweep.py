@@ -47,7 +47,7 @@ def submit(members: list[Member], args, overrides: list[str]) -> int:
 
 def write_table(members: list[Member], workdir: pathlib.Path) -> None:
     """Writes sweep.csv and sweep.md, one row for all members that differ only in their seeds, and prints the latter."""
-    groups = {}
+    groups: dict[str, tuple[dict, list[dict | None]]] = {}
     for member in members:
         others = {field: value for field, value in member.settings.items() if field != "seed"}
         groups.setdefault(json.dumps(others), (others, []))[1].append(member.result)

@@ -146,8 +146,8 @@ def read_members(config: str, workdir: pathlib.Path, overrides: Sequence[str]) -
     Raises:
       UserError: the config cannot be run, or has no members, two equal ones, or one with an unknown field.
     """
-    path, *word = config.split(":", 1)
-    path = pathlib.Path(path)
+    file, *word = config.split(":", 1)
+    path = pathlib.Path(file)
     fields, all_settings = _run_config(path, word)
     defaults, members = dict(settings.flatten(fields)), {}
     for member in all_settings:
@@ -171,6 +171,7 @@ def _run_config(path, word):
     if not path.is_file():
         raise UserError(f"--config={path}: no such file; the project's own are in configs/")
     spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     sys.path.insert(0, os.getcwd())  # as in alexnet_jax.main, for configs that import others
     try:

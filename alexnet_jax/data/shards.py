@@ -85,7 +85,9 @@ def start_worker(counters: SynchronizedArray) -> None:
 
 
 def _exit_with_parent():
-    multiprocessing.parent_process().join()
+    parent = multiprocessing.parent_process()
+    assert parent  # this is a worker
+    parent.join()
     os._exit(1)
 
 

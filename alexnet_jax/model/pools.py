@@ -45,7 +45,7 @@ def _backward(net, saved, grad):
         return spread.reshape(B, H * stride, W * stride, C)[:, :side, :side]
 
     inside = [jnp.arange(side) % stride + before * stride < size for before in range(-(-size // stride))]
-    total = 0
+    total: jax.Array | int = 0
     for down, rows in enumerate(inside):
         for right, columns in enumerate(inside):
             chosen = (rows[:, None] & columns)[:, :, None] & (x == to_pixels(y, down, right))

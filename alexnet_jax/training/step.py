@@ -1,7 +1,6 @@
 """One training step: augmentation, forward and backward pass, optimiser, in one compiled program."""
 
 import functools
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -95,7 +94,7 @@ def compile_step(
     augmentation: Augmentation,
     optimizer: optax.GradientTransformationExtraArgs,
     seed: int,
-) -> Callable:
+) -> jax.stages.Wrapped:
     """`train_step` for these arguments, jitted; it reuses the memory of the parameters and the optimiser's state."""
     step = functools.partial(train_step, net, mesh, augmentation, optimizer, seed)
     return jax.jit(step, donate_argnums=(0, 1), compiler_options=sharding.compiler_options(mesh))

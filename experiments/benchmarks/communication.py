@@ -36,7 +36,9 @@ def collectives(compiled: jax.stages.Compiled) -> list[tuple]:
     Raises:
       ValueError: a collective has an unknown notation.
     """
-    return read_collectives(compiled.as_text())
+    text = compiled.as_text()
+    assert text is not None
+    return read_collectives(text)
 
 
 def read_collectives(text: str) -> list[tuple]:
@@ -46,7 +48,7 @@ def read_collectives(text: str) -> list[tuple]:
         raise ValueError("a collective of the compiled program is written in a way that is not known here")
     return [
         # On accelerators a collective has two halves. The first one also returns its operands, except for a sum.
-        (m["op"], result_bytes(m["results"], m["start"] and m["op"] != "all-reduce"), device_groups(m["groups"]))
+        (m["op"], result_bytes(m["results"], bool(m["start"]) and m["op"] != "all-reduce"), device_groups(m["groups"]))
         for m in matches
     ]
 
@@ -69,20 +71,25 @@ def device_groups(text: str) -> list[tuple[int, ...]]:
       ValueError: the text has none of these notations.
     """
     if re.fullmatch(r"\{\{\d+(,\d+)*\}(,\{\d+(,\d+)*\})*\}", text):
-        return [tuple(map(int, group.split(","))) for group in re.findall(r"\d+(?:,\d+)*", text)]
+        return [_integers(group) for group in re.findall(r"\d+(?:,\d+)*", text)]
     if tiles := re.fullmatch(r"\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", text):
-        shape, dims, order = (tuple(map(int, part.split(","))) if part else None for part in tiles.groups(""))
-        devices = np.arange(math.prod(dims)).reshape(dims).transpose(order).reshape(shape)
+        shape, dims, order = tiles.groups()
+        devices = np.arange(math.prod(_integers(dims))).reshape(_integers(dims))
+        devices = devices.transpose(_integers(order) if order else None).reshape(_integers(shape))
     elif mesh := re.fullmatch(r"mesh\[('\w+'=\d+(?:,'\w+'=\d+)*)\] \{('\w+'(?:,'\w+')*)\}", text):
         sizes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", mesh[1])}
         within = re.findall(r"'(\w+)'", mesh[2])
-        order = [name for name in sizes if name not in within] + within
+        names = [name for name in sizes if name not in within] + within
         devices = np.arange(math.prod(sizes.values())).reshape(*sizes.values())
-        devices = devices.transpose([list(sizes).index(name) for name in order])
+        devices = devices.transpose([list(sizes).index(name) for name in names])
         devices = devices.reshape(-1, math.prod(sizes[name] for name in within))
     else:
         raise ValueError(f"groups of devices in a notation that is not known here: {text}")
     return [tuple(map(int, group)) for group in devices]
+
+
+def _integers(text):
+    return tuple(map(int, text.split(",")))
 
 
 def received(op: str, size: int, devices: int) -> int:

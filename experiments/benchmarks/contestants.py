@@ -47,16 +47,18 @@ class Contestant:
     def __init__(self, name: str, batch_size: int, **variables: str):
         net, _, python = name.partition("@")
         command = [python or sys.executable, __file__, net, str(batch_size)]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         others = {key: value for key, value in os.environ.items() if not key.startswith(("MALLOC_", "JAX_", "XLA_"))}
         environment = others | {"JAX_PLATFORMS": "cpu"} | (KEPT if net.endswith("kept") else {}) | variables
-        self.name, self._process = name, subprocess.Popen(command, env=environment, **pipes)
+        self.name, pipe = name, subprocess.PIPE
+        self._process = subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, text=True)
+        assert self._process.stdin and self._process.stdout
+        self._input, self._output = self._process.stdin, self._process.stdout
 
     def seconds(self, way: str, repeats: int = 1) -> float:
         """The median time of one repetition."""
         with contextlib.suppress(BrokenPipeError):
-            print(way, repeats, file=self._process.stdin, flush=True)
-        line = self._process.stdout.readline()
+            print(way, repeats, file=self._input, flush=True)
+        line = self._output.readline()
         if not line:
             sys.exit(f"{self.name} failed at {way}; see above")
         return float(line)
@@ -70,7 +72,7 @@ class Contestant:
 
     def __exit__(self, *_):
         with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.close()
+            self._input.close()
         self._process.wait()
 
 
@@ -78,7 +80,7 @@ def compare(names: list[str], way: str, batch_size: int, turns: int, repeats: in
     """{name: seconds in each turn}, where the contestants take turns; `matmul` is the fastest matrix product."""
     with contextlib.ExitStack() as stack:
         contestants = [stack.enter_context(Contestant(name, batch_size)) for name in names]
-        seconds = {name: [] for name in (*names, "matmul")}
+        seconds: dict[str, list[float]] = {name: [] for name in (*names, "matmul")}
         for turn in tqdm(range(turns + 1), way, unit="turn"):
             for contestant in contestants:
                 measured = contestant.seconds(way, repeats)

@@ -49,7 +49,8 @@ def measure(root: str, repeats: int) -> dict[str, list[float]]:
     kinds = {"loaded": loaded, "ready": itertools.cycle([next(loaded), next(loaded)])}
     train_step, rates = two_gpu_step.make_step(config, net, mesh, dataset.statistics)
     state = two_gpu_step.first_state(config, net, mesh)
-    trees, seconds = (state.params, state.opt_state), {kind: [] for kind in kinds}
+    trees = (state.params, state.opt_state)
+    seconds: dict[str, list[float]] = {kind: [] for kind in kinds}
     total = repeats * len(kinds) * (UNTIMED + STEPS)
     with metrics.TrainingProgress(0, total, config.batch_size, {}) as progress:
         for step in range(total):

@@ -80,4 +80,6 @@ def medians(seconds: dict[str, list[float]]) -> dict[str, float]:
 def memory(field: str, pid: int | str = "self") -> int:
     """VmHWM (the peak) or VmRSS of a process, in bytes."""
     status = pathlib.Path(f"/proc/{pid}/status").read_text()
-    return int(re.search(rf"{field}:\s+(\d+) kB", status)[1]) * 1024
+    match = re.search(rf"{field}:\s+(\d+) kB", status)
+    assert match, status
+    return int(match[1]) * 1024

@@ -56,15 +56,16 @@ class Files:
         return len(self.paths)
 
     def __getitem__(self, i):
-        with Image.open(self.paths[i]) as image:
-            image = image.convert("RGB")
+        with Image.open(self.paths[i]) as file:
+            image = file.convert("RGB")
         return self.work(image)
 
 
 def prepared_bytes(image: Image.Image) -> bytes:
     shorter = min(image.size)
     method = Image.Resampling.BOX if shorter > SIZE else Image.Resampling.BICUBIC
-    image = image.resize(tuple(max(SIZE, round(side * SIZE / shorter)) for side in image.size), method)
+    width, height = (max(SIZE, round(side * SIZE / shorter)) for side in image.size)
+    image = image.resize((width, height), method)
     left, top = (image.width - SIZE) // 2, (image.height - SIZE) // 2
     data = io.BytesIO()
     image.crop((left, top, left + SIZE, top + SIZE)).save(data, "JPEG", quality=shards.JPEG_QUALITY)
@@ -156,7 +157,7 @@ def measure(small: pathlib.Path, work: pathlib.Path, repeats: int) -> list[dict]
     """A row for each task on one and on two cores, for the images in the folder `small`."""
     large = stretch(small, work / "large", (500, 375))
     preparation.prepare("folder", small, work / "set")
-    source = datasets.load("prepared", str(work / "set"), SIZE).train
+    source = preparation.check_encoded(datasets.load("prepared", str(work / "set"), SIZE).train)
     (work / "files").mkdir()
     for i in range(len(source)):
         (work / "files" / f"{i}.jpg").write_bytes(source.read(i)[0])
@@ -174,9 +175,11 @@ def measure(small: pathlib.Path, work: pathlib.Path, repeats: int) -> list[dict]
     all_cores = sorted(os.sched_getaffinity(0))
     for cores in (1, 2):
         os.sched_setaffinity(0, all_cores[:cores])
-        for name, (ours, paths, *theirs) in tasks.items():
+        for name, (ours, paths, their_work, collate) in tasks.items():
             count = len(paths)
-            pairs = [(count / ours(cores), count / loader_seconds(paths, *theirs, cores)) for _ in range(repeats)]
+            pairs = [
+                (count / ours(cores), count / loader_seconds(paths, their_work, collate, cores)) for _ in range(repeats)
+            ]
             row = {
                 "what": name,
                 "cores": cores,

@@ -18,7 +18,9 @@ BATCH_SIZES = (32, 64, 128)
 
 def main():
     args = harness.Parser("memory", __doc__, pytorch=True).parse()
-    peaks = {way: {name: {} for name in NAMES if (way, name) != ("ten_crop", "flax")} for way in REPEATS}
+    peaks: dict[str, dict[str, dict[int, int]]] = {
+        way: {name: {} for name in NAMES if (way, name) != ("ten_crop", "flax")} for way in REPEATS
+    }
     for way, names in peaks.items():
         for name in tqdm(names, way, unit="contestant"):
             for batch_size in BATCH_SIZES:

@@ -24,7 +24,9 @@ BATCH_SIZE = 32
 
 def main():
     args = harness.Parser("startup", __doc__, pytorch=True, repeats=3).parse()
-    seconds = {name: {"empty": [], "filled": []} for name in NAMES}
+    seconds: dict[str, dict[str, list[tuple[float, float, float]]]] = {
+        name: {"empty": [], "filled": []} for name in NAMES
+    }
     for _ in tqdm(range(args.repeats), unit="turn"):
         for name in NAMES:
             with tempfile.TemporaryDirectory() as directory:

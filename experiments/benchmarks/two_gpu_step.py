@@ -1,7 +1,5 @@
 """The training step of the paper's two-tower net, as the benchmarks measure it."""
 
-from collections.abc import Callable
-
 import jax
 import optax
 from ml_collections import ConfigDict
@@ -23,7 +21,7 @@ NET = nets.from_config(load_config().model)
 
 def make_step(
     config: ConfigDict, net: spec.Net, mesh: jax.sharding.Mesh, statistics: base.Statistics = base.IMAGENET
-) -> tuple[Callable, dict]:
+) -> tuple[jax.stages.Wrapped, dict]:
     """The compiled training step, and the learning rates that it takes."""
     rates = schedules.LearningRates(config, net)
     augmentation = augment.from_config(config.augment, net.image_size, statistics)

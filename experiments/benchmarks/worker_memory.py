@@ -17,7 +17,7 @@ from PIL import Image
 from alexnet_jax.runtime import command_line
 
 Image.MAX_IMAGE_PIXELS = None
-KINDS = {  # name: height and width, mode, format and its options
+KINDS: dict[str, tuple[tuple[int, int], str, str, dict]] = {  # name: height and width, mode, format and its options
     "photograph, JPEG": ((333, 500), "RGB", "JPEG", {}),
     "JPEG": ((5000, 8000), "RGB", "JPEG", {}),
     "progressive JPEG": ((5000, 8000), "RGB", "JPEG", {"progressive": True, "subsampling": 0}),
@@ -43,15 +43,17 @@ def memory(shape: tuple[int, int], mode: str, kind: str, options: dict) -> int:
         Image.new("RGB", (256, 256)).save(folders[1] / "small.png")
         command = [sys.executable, "-m", "alexnet_jax.prepare", "--dataset=folder", f"--root={directory}/images"]
         output = subprocess.run([*command, f"--output={directory}/set"], check=True, capture_output=True, text=True)
-    return int(re.search(r"a worker took at most (\d+) MB", output.stdout).group(1))
+    match = re.search(r"a worker took at most (\d+) MB", output.stdout)
+    assert match, output.stdout
+    return int(match[1])
 
 
 def main():
     command_line.Parser("experiments.benchmarks.worker_memory", __doc__).parse()
     print(f"{'kind':18} {'megapixels':>10} {'MB':>6} {'bytes a pixel':>13}")
     small = None
-    for name, (shape, *image) in KINDS.items():
-        megabytes = memory(shape, *image)
+    for name, (shape, mode, kind, options) in KINDS.items():
+        megabytes = memory(shape, mode, kind, options)
         small = small or megabytes
         per_pixel = (megabytes - small) * 1e6 / np.prod(shape)
         print(f"{name:18} {np.prod(shape) / 1e6:10.1f} {megabytes:6} {per_pixel:13.1f}", flush=True)

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import pathlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from ml_collections import ConfigDict
@@ -18,7 +18,7 @@ PHOTOGRAPHS = {"full": "imagenet", "laptop": "imagenette"}
 COST_ON_PHOTOGRAPHS = {"full": "90 epochs on ImageNet", "laptop": "four to five minutes on a CPU core"}
 DIRECTORIES = {"dataset.root", "init_from"}  # fields in which a stored config may differ from the claim's
 
-Settings = dict[str, object]
+Settings = Mapping[str, object]
 
 
 class DataSet(NamedTuple):
@@ -108,14 +108,15 @@ class Claim:
         Left out are runs with another config, net or data than the claim has now, or that started from such a run.
         """
         stored = store.load_runs(self.runs_directory(scale, results))
-        stored = {json.dumps(run.settings): run for run in stored}
-        candidates = [stored.get(json.dumps(dict(member))) for member in self.sweep.members(scale)]
+        by_settings = {json.dumps(run.settings): run for run in stored}
+        candidates = [by_settings.get(json.dumps(dict(member))) for member in self.sweep.members(scale)]
         return [run for run in candidates if run and self._is_current(run, scale)]
 
     def _is_current(self, run, scale):
         if run.result["num_examples"] != self.data_set(scale).test_images:
             return False
         if run.start:
+            assert self.start
             (member,) = [member for member in self.start.members(scale) if member["seed"] == run.seed]
             start_net = run.start.get("net", {})
             if not _same(run.path, run.start["config"], start_net, self.start.config(scale), member):

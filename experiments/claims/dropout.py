@@ -13,7 +13,7 @@ NETS: dict[str, Settings] = {
     "with dropout, rate 0.01": {},
     "without, rate 0.01": WITHOUT,
     "with dropout, rate 0.005": HALF_RATE,
-    "without, rate 0.005": WITHOUT | HALF_RATE,
+    "without, rate 0.005": {**WITHOUT, **HALF_RATE},
 }
 
 

@@ -57,7 +57,9 @@ def error_in_epoch(run: store.Run, end: float) -> float:
 
 
 def summary(runs: list[store.Run]) -> Summary:
-    groups, best, compared = {}, {}, {}
+    groups: dict[tuple[str, float], list[store.Run]] = {}
+    best: dict[str, list[store.Run]] = {}
+    compared: dict[str, float] = {}
     for run in runs:
         groups.setdefault((run.settings["model.activation"], run.settings["schedule.learning_rate"]), []).append(run)
     for activation in EPOCHS:
@@ -108,11 +110,12 @@ def ratio_at_least(relu: np.ndarray, tanh: np.ndarray) -> tuple[str, str, str]:
 def draw(best: dict[str, list[store.Run]]) -> bytes:
     figure = matplotlib.figure.Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
-    for activation, style in {"relu": {"color": "black"}, "tanh": {"color": "tab:blue", "linestyle": "--"}}.items():
+    for activation, color, linestyle in (("relu", "black", "-"), ("tanh", "tab:blue", "--")):
         for i, run in enumerate(best[activation]):
             epochs, errors = run.errors("train")
             label = f"{NAMES[activation]}, rate {run.settings['schedule.learning_rate']:g}" if not i else None
-            axes.plot(epochs, [100 * error for error in errors], label=label, alpha=0.4 if i else 1, **style)
+            percent, alpha = [100 * error for error in errors], 0.4 if i else 1
+            axes.plot(epochs, percent, color=color, linestyle=linestyle, label=label, alpha=alpha)
     axes.axhline(100 * TARGET, color="grey", linewidth=0.8)
     axes.set(xlabel="epoch", ylabel="training error, %", ylim=(0, 75), xlim=(0, None))
     axes.grid(alpha=0.3)

@@ -21,8 +21,8 @@ def over_seeds(*nets: Settings, seeds: int = SEEDS) -> Iterator[Settings]:
 
 def with_seed(net: Settings, seed: int) -> Settings:
     """A net's settings with a seed, which also replaces SEED in the directory that the net starts from."""
-    start = {"init_from": net["init_from"].replace("SEED", str(seed))} if "init_from" in net else {}
-    return net | start | {"seed": seed}
+    start = {"init_from": str(net["init_from"]).replace("SEED", str(seed))} if "init_from" in net else {}
+    return {**net, **start, "seed": seed}
 
 
 def runs_of(net: Settings, runs: Iterable[store.Run]) -> list[store.Run]:
