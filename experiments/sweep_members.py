@@ -171,7 +171,8 @@ def _run_config(path, word):
     if not path.is_file():
         raise UserError(f"--config={path}: no such file; the project's own are in configs/")
     spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec and spec.loader
+    if not spec or not spec.loader:
+        raise UserError(f"--config={path}: is not a Python file; the project's own are in configs/")
     module = importlib.util.module_from_spec(spec)
     sys.path.insert(0, os.getcwd())  # as in alexnet_jax.main, for configs that import others
     try:

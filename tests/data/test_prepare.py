@@ -85,7 +85,7 @@ def test_statistics_equal_numpy(imagenet):
     assert statistics["num_images"] == 24
 
 
-@pytest.mark.parametrize("stretch", [False, True])
+@pytest.mark.parametrize("stretch", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_archives_are_read_without_preparing_them(imagenet, stretch):
     archives = datasets.load("imagenet", str(imagenet.parent), 64, stretch)
     prepared = datasets.load("prepared", str(imagenet), 64)

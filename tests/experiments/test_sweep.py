@@ -217,6 +217,7 @@ def test_a_mistake_in_a_sweep_ends_with_one_line(members, message, tmp_path, run
     ("arguments", "message"),
     [
         (["--config=nope.py"], "--config=nope.py: no such file"),
+        (["--config=setup.cfg"], "--config=setup.cfg: is not a Python file"),
         (["--config=nope.py", "--at_once=0"], "--at_once must be above 0"),
         (["--config=nope.py", "--confg.seed=1"], "unexpected argument '--confg.seed=1'"),
     ],
