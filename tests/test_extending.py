@@ -69,7 +69,9 @@ def test_the_changes_work_together(copy, config, tmp_path):
 def test_the_pages_commands(copy, tmp_path):
     extend(copy)
     for command in COMMANDS:
-        command = command.replace("/tmp/", f"{tmp_path}/runs/").replace("python -", f"{sys.executable} -")
+        command = re.sub(
+            r"\bpython (?=-|experiments)", f"{sys.executable} ", command.replace("/tmp/", f"{tmp_path}/runs/")
+        )
         done = run(copy, "bash", "-euc", f"mkdir -p {tmp_path}/runs; {command}")
         assert done.returncode == 0, (command, done.stderr)
 
