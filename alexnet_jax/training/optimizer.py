@@ -72,7 +72,7 @@ def from_config(config: ConfigDict, net: spec.Net) -> optax.GradientTransformati
     """The optimiser that `config.optimizer` names, for a net. Raises UserError if there is no such optimiser."""
     if config.name not in OPTIMIZERS:
         raise UserError(f"config.optimizer.name: no optimizer {config.name!r}; there are {', '.join(OPTIMIZERS)}")
-    return optax.with_extra_args_support(OPTIMIZERS[config.name](weight_decays(config, net)))
+    return OPTIMIZERS[config.name](weight_decays(config, net))
 
 
 def weight_decays(config: ConfigDict, net: spec.Net) -> Numbers:

@@ -45,11 +45,8 @@ def write(path: pathlib.Path, net_weights: Weights) -> None:
     names = others.torchvision_names if net_weights.model["net"] == "one_weird_trick" else weights.weight_names
     arrays = net_weights.arrays(weights.to_channels_first, names)
     state = collections.OrderedDict((name, torch.tensor(x)) for name, x in arrays.items())
-    # PyTorch stores the versions of modules in this attribute, and ignores other keys. OrderedDict does not declare it.
-    state._metadata = {  # type: ignore[attr-defined]
-        KEY: net_weights.description,
-        f"{KEY}.mean": torch.tensor(net_weights.mean),
-    }
+    # PyTorch stores the versions of modules in this attribute, and ignores other keys.
+    vars(state)["_metadata"] = {KEY: net_weights.description, f"{KEY}.mean": torch.tensor(net_weights.mean)}
     buffer = io.BytesIO()  # to a file, torch.save would raise RuntimeError on a full disk and store the file's name
     torch.save(state, buffer)
     with files.whole(path, "wb") as file:
