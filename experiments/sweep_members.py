@@ -54,8 +54,9 @@ class Member:
         if not path.exists():
             return "waiting"
         stored, defaults = files.read_json(path), json.loads(settings.defaults().to_json())
-        # Settings that were added since then had no other values than their defaults.
-        stored["config"] = dict(settings.flatten(defaults)) | stored.get("config", {})
+        if isinstance(stored.get("config"), dict):
+            # Settings that were added since then had no other values than their defaults.
+            stored["config"] = dict(settings.flatten(defaults)) | stored["config"]
         if changed := settings.changes(stored, self.description):
             raise UserError(f"{self.workdir}: holds a run of other settings ({changed}); use another --workdir")
         if self.result:

@@ -239,3 +239,6 @@ def test_a_member_that_was_begun_before_a_setting_was_added_is_recognised(tmp_pa
     files.write_json(member.workdir / "run.json", stored)
     with pytest.raises(UserError, match="config.augment.colour_noise is 0.5 there and 0.1 here"):
         _ = member.state
+    files.write_json(member.workdir / "run.json", stored | {"config": 3})
+    with pytest.raises(UserError, match="holds a run of other settings"):
+        _ = member.state
