@@ -27,6 +27,7 @@ def test_outputs_of_layers_without_a_number(renamed):
     assert [name for _, name in structure.operations(nets.without(renamed, "body"), renamed.layers[0])]
 
 
+@pytest.mark.slow
 def test_a_run_its_page_and_its_weights(renamed, config, tmp_path):
     config.model.net, config.num_epochs = "renamed", 0.7
     for field in ("block1", "block2", "block5", "norm_alpha", "conv3to5_stddev"):

@@ -155,6 +155,7 @@ def test_saving_does_not_see_the_steps_after_it(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["20", "30"]
 
 
+@pytest.mark.slow
 def test_a_plateau_survives_a_restart(config, tmp_path):
     config.schedule.name, config.schedule.patience, config.schedule.learning_rate = "plateau", 1, 1e-9
     config.log_every, config.eval_every, config.num_epochs = (
