@@ -32,7 +32,7 @@ def main():
     )
     args = parser.parse()
     kind = datasets.KINDS.get(args.dataset.partition(":")[0])
-    if not args.root and (not kind or kind.needs_root):
+    if not args.root and kind and kind.preparable and kind.needs_root:
         parser.error(f"--dataset={args.dataset} needs --root=DIR")
     if not 1 <= args.size <= 4096:
         parser.error("--size must be from 1 to 4096")

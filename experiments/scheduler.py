@@ -69,19 +69,19 @@ def run(members: list[Member], at_once: int) -> int:
 
     handlers = {number: signal.signal(number, forward) for number in interruption.SIGNALS}
     while running or waiting and not received:
-        while waiting and free and not received and not waiting[0].in_use:
-            member = waiting.pop(0)
-            if member.state == "finished":  # by the process that used its directory
+        while free and not received and (ready := next((m for m in waiting if not m.in_use), None)):
+            waiting.remove(ready)
+            if ready.state == "finished":  # by the process that used its directory
                 finished += 1
                 continue
             share = free.pop()
-            process = member.start(share.environment)
+            process = ready.start(share.environment)
             if LINUX:
                 os.sched_setaffinity(process.pid, share.cores)
-            running[member.workdir] = (member, process, share)
+            running[ready.workdir] = (ready, process, share)
             if received:  # since the process was started
                 process.send_signal(received[0][0])
-            print(f"{member.workdir.name}: started", flush=True)
+            print(f"{ready.workdir.name}: started", flush=True)
         for member, process, share in list(running.values()):
             if process.poll() is not None:
                 del running[member.workdir]

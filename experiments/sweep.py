@@ -18,7 +18,6 @@ Both write DIR/sweep.csv and DIR/sweep.md: means and standard deviations of the 
 import csv
 import json
 import pathlib
-import re
 import shutil
 import subprocess
 import sys
@@ -82,10 +81,10 @@ def main():
     parser.add_argument("--at_once", type=int, default=1, help="local: members that run at the same time (1)")
     parser.add_argument("--member", type=int, help="local: run only this one, by its number in `list`")
     parser.add_argument("--sbatch", action="append", default=[], metavar="FLAG", help="slurm: a flag for sbatch")
-    args, overrides = parser.parse_known_args()
-    for argument in overrides:
-        if not re.match(r"--config\.[\w.]+=", argument):
-            parser.error(f"unexpected argument {argument!r}; settings look like --config.batch_size=64")
+    args, overrides = parser.parse_with_overrides()
+    for flag, command in (("at_once", "local"), ("member", "local"), ("sbatch", "slurm")):
+        if args.command != command and getattr(args, flag) != parser.get_default(flag):
+            parser.error(f"--{flag}: is a flag of `{command}`, not of `{args.command}`")
     if args.at_once < 1:
         parser.error("--at_once must be above 0")
     args.workdir = args.workdir.expanduser().absolute()

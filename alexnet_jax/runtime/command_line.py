@@ -6,6 +6,7 @@ import ctypes
 import io
 import logging
 import os
+import re
 import signal
 import sys
 import warnings
@@ -30,10 +31,22 @@ class Parser(argparse.ArgumentParser):
 
     def parse(self) -> argparse.Namespace:
         """Parses sys.argv. A flag without a value, `--flag=`, is a mistake: its shell variable may be unset."""
-        for argument in sys.argv[1:]:
-            if argument.startswith("--") and argument.endswith("="):
-                self.error(f"{argument} has no value")
+        self._check_values()
         return self.parse_args()
+
+    def parse_with_overrides(self) -> tuple[argparse.Namespace, list[str]]:
+        """As `parse`; also returns the arguments of the form --config.FIELD=VALUE, whose value may be empty."""
+        self._check_values()
+        args, overrides = self.parse_known_args()
+        for argument in overrides:
+            if not re.match(r"--config\.[\w.]+=", argument):
+                self.error(f"unexpected argument {argument!r}; settings look like --config.batch_size=64")
+        return args, overrides
+
+    def _check_values(self):
+        for argument in sys.argv[1:]:
+            if re.fullmatch(r"--\w+=", argument):
+                self.error(f"{argument} has no value")
 
     def error(self, message: str) -> NoReturn:
         sys.exit(f"alexnet_jax: {message}; see --help")

@@ -197,6 +197,7 @@ def test_tfds_is_prepared(tmp_path, capsys):
         (["--dataset=folder", "--output=x"], "--dataset=folder needs --root=DIR"),
         (["--dataset=folder", "--output=", "--root=y"], "--output= has no value"),
         (["--dataset=mnist", "--output=x", "--root=y"], "--dataset=mnist: use tfds:NAME, folder or imagenet"),
+        (["--dataset=mnist", "--output=x"], "--dataset=mnist: use tfds:NAME, folder or imagenet"),
         (["--dataset=tfds:no_such_set", "--output=x"], "dataset 'tfds:no_such_set': no usable data set"),
         (["--dataset=folder", "--output=x", "--root=y", "--size=0"], "--size must be from 1 to 4096"),
         (["--dataset=folder", "--output=x", "--worker=2"], "unrecognized arguments: --worker=2"),

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -188,6 +189,22 @@ def test_a_member_that_is_killed_has_failed(command, tmp_path):
     assert process.returncode == 1
 
 
+def test_a_member_in_use_lets_others_start(command, tmp_path):
+    text = CONFIG.partition("def sweep")[0] + "def sweep():\n    yield {{'seed': 0}}\n    yield {{'seed': 1}}\n"
+    flags = [write_config(tmp_path, text), f"--workdir={tmp_path / 'runs'}"]
+    (tmp_path / "runs" / "seed=0").mkdir(parents=True)
+    with (
+        files.locked(tmp_path / "runs" / "seed=0" / "lock"),
+        subprocess.Popen(command("local", *flags), stdout=subprocess.PIPE, text=True) as process,
+    ):
+        guard = threading.Timer(60, process.kill)  # a sweep that waits prints no third line
+        guard.start()
+        lines = [process.stdout.readline() for _ in range(3)]
+        guard.cancel()
+        process.send_signal(signal.SIGINT)
+    assert lines[1:] == ["seed=0: waits for the process that uses its directory\n", "seed=1: started\n"]
+
+
 def test_the_script_lists_the_projects_own_sweep(tmp_path):
     flags = ["--config=configs/quickstart_sweep.py", f"--workdir={tmp_path}"]
     done = subprocess.run([sys.executable, sweep.__file__, "list", *flags], capture_output=True, text=True)
@@ -220,6 +237,8 @@ def test_a_mistake_in_a_sweep_ends_with_one_line(members, message, tmp_path, run
         (["--config=setup.cfg"], "--config=setup.cfg: is not a Python file"),
         (["--config=nope.py", "--at_once=0"], "--at_once must be above 0"),
         (["--config=nope.py", "--confg.seed=1"], "unexpected argument '--confg.seed=1'"),
+        (["--config="], "--config= has no value"),
+        (["--config=nope.py", "--sbatch=--time=1"], "--sbatch: is a flag of `slurm`, not of `local`"),
     ],
 )
 def test_a_mistake_in_the_flags_ends_with_one_line(arguments, message, tmp_path, run_command):
