@@ -12,7 +12,7 @@ import numpy as np
 from alexnet_jax import UserError, settings
 from alexnet_jax.analysis import ensemble
 from alexnet_jax.runtime import files, interruption, sharding
-from alexnet_jax.training import checkpoint, fidelity, optimizer, run_state, schedules
+from alexnet_jax.training import checkpoint, fidelity, optimizer, run_directory, run_state, schedules
 from alexnet_jax.weights.weights import Weights
 
 
@@ -46,6 +46,7 @@ def to_workdir(weights: Weights, workdir: str | os.PathLike) -> None:
             unfinished = pathlib.Path(temporary) / workdir.name
             unfinished.mkdir()
             files.write_json(unfinished / "config.json", json.loads(config.to_json()))
+            files.write_json(unfinished / "net.json", run_directory.record(config))
             np.save(unfinished / "mean.npy", weights.mean)
             with checkpoint.Checkpoints(unfinished / "checkpoints") as checkpoints:
                 state.save(checkpoints, {"class_names": list(weights.class_names), "train_images": 0})

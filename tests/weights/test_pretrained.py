@@ -271,6 +271,8 @@ def test_the_commands(config, tmp_path, run_command):
     two_devices = os.environ | {"JAX_NUM_CPU_DEVICES": "2"}
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=two_devices)
     assert f"two_gpu, written to {back}" in done.stdout
+    records = [json.loads((directory / "net.json").read_text()) for directory in (there, back)]
+    assert records[0]["layers"] == records[1]["layers"]
     root = f"--root={config.dataset.root}"
     run(evaluate, f"--workdir={there}")
     assert "--dataset: the net in" in run(evaluate, f"--workdir={back}", ok=False)
