@@ -38,15 +38,13 @@ def main():
 def evaluate(args: argparse.Namespace) -> None:
     """Evaluates the nets that the flags of `main` name; writes and prints the result."""
     trained = ensemble.load(args.workdir)
-    path = pathlib.Path(args.json) if args.json else trained.members[0].workdir / "evaluation.json"
+    path = pathlib.Path(args.json).expanduser() if args.json else trained.members[0].workdir / "evaluation.json"
     if not os.access(path.parent, os.W_OK) or path.exists() and not path.is_file():
         raise UserError(f"--json={path}: must be a file in a writable directory")
     name, root, split, source = inference.load_split(trained, args.dataset, args.root, args.split)
     nets = f"{len(trained.members)} nets" if len(trained.members) > 1 else f"step {trained.members[0].step}"
     print(f"{nets}, {len(source):,} {split} images of {name} {root}", flush=True)
-    classify = inference.make_classify(trained.nets, trained.mesh, trained.means, views=10)
-    batch_size = trained.batch_size(min(args.batch_size, len(source)))
-    outputs = inference.classify_all(classify, trained.params, trained.mesh, source, batch_size)
+    outputs = inference.classify_source(trained, source, 10, args.batch_size)
     result = {
         "workdirs": [str(member.workdir) for member in trained.members],
         "steps": [member.step for member in trained.members],
@@ -61,7 +59,7 @@ def evaluate(args: argparse.Namespace) -> None:
     try:
         files.write_json(path, result)
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}); set --json to another file") from error
+        raise UserError(f"{path}: cannot be written ({error.strerror or error}); set --json to another file") from error
     finally:
         print_table(result)
     print(f"\nwritten to {path}")

@@ -25,7 +25,7 @@ def main():
             with files.whole(path) as file:
                 file.write(page)
         except OSError as error:
-            raise UserError(f"{path}: cannot be written ({error.strerror})") from error
+            raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
         print(path)
 
 

@@ -103,6 +103,13 @@ def classify_all(
     return map_batches(functools.partial(classify, all_params), mesh, source, batch_size)
 
 
+def classify_source(trained: Ensemble, source: Source, views: int, batch_size: int = 128) -> Outputs:
+    """The outputs of `make_classify` by trained nets for every example of a source, `batch_size` at a time."""
+    classify = make_classify(trained.nets, trained.mesh, trained.means, views)
+    batch_size = trained.batch_size(min(batch_size, len(source)))
+    return classify_all(classify, trained.params, trained.mesh, source, batch_size)
+
+
 def errors(outputs: Outputs) -> dict[str, Any]:
     """Evaluates the outputs of `classify_all`.
 
@@ -154,33 +161,41 @@ def summary(result: dict[str, Any]) -> str:
     return f"loss {result['loss']:.4f}, {'; '.join(ways)}"
 
 
+def last_way(outputs: Outputs) -> str:
+    """The last of WAYS that the outputs have."""
+    return [way for way in WAYS if way in outputs][-1]
+
+
+def wrong(outputs: Outputs) -> np.ndarray:
+    """The indices of the examples that the last of WAYS classifies wrongly."""
+    return np.flatnonzero(outputs[last_way(outputs)]["classes"][:, 0] != outputs["label"])
+
+
 def by_class(outputs: Outputs, classes: Sequence[str]) -> list[dict[str, Any]]:
     """The `errors` of every class's examples, with `class` and `confused_with`.
 
     `confused_with` is the most frequent wrong prediction of the last of WAYS, and its count; None if all are right.
     """
-    ways = [way for way in WAYS if way in outputs]
     rows = []
     for label, class_name in enumerate(classes):
         of_class = jax.tree.map(lambda x, label=label: x[outputs["label"] == label], outputs)
         if len(of_class["label"]):
-            predicted = of_class[ways[-1]]["classes"][:, 0]
-            wrong, counts = np.unique(predicted[predicted != label], return_counts=True)
-            confused = [classes[wrong[counts.argmax()]], int(counts.max())] if len(wrong) else None
+            predicted = of_class[last_way(outputs)]["classes"][:, 0]
+            others, counts = np.unique(predicted[predicted != label], return_counts=True)
+            confused = [classes[others[counts.argmax()]], int(counts.max())] if len(others) else None
             rows.append({"class": class_name} | errors(of_class) | {"confused_with": confused})
     return rows
 
 
 def wrong_examples(outputs: Outputs, source: Source, classes: Sequence[str]) -> list[dict[str, Any]]:
     """The examples that the last of WAYS classifies wrongly: dicts of `image`, `class` and `predictions`."""
-    way = "ten_crop" if "ten_crop" in outputs else "center"
     return [
         {
             "image": source.name(int(i)),
             "class": classes[outputs["label"][i]],
-            "predictions": predictions(outputs[way], int(i), classes),
+            "predictions": predictions(outputs[last_way(outputs)], int(i), classes),
         }
-        for i in np.flatnonzero(outputs[way]["classes"][:, 0] != outputs["label"])
+        for i in wrong(outputs)
     ]
 
 

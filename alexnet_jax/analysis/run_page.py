@@ -22,9 +22,7 @@ def blocks(trained: Ensemble, images: str, source: Source) -> list[pages.Block]:
         curves = figures.png(figures.curves(metrics))
         training = [("heading", "Training"), ("picture", "curves", "Loss and top-1 error by epoch.", curves)]
     unfinished = " The training is not finished." if training and not (member.workdir / "result.json").exists() else ""
-    classify = inference.make_classify(trained.nets, trained.mesh, trained.means, views=10)
-    batch_size = trained.batch_size(min(128, len(source)))
-    outputs = inference.classify_all(classify, trained.params, trained.mesh, source, batch_size)
+    outputs = inference.classify_source(trained, source, views=10)
     result = inference.errors(outputs)
     caption = "A red line is an all-gather between the towers." if net.towers > 1 else "One column."
     page: list[pages.Block] = [
@@ -72,8 +70,7 @@ def worst_mistakes(
     outputs: inference.Outputs, source: Source, class_names: Sequence[str]
 ) -> list[tuple[np.ndarray, str, figures.Predictions]]:
     """Pixels, class and predictions of the wrong examples of highest loss, by ten views."""
-    by_views = outputs["ten_crop"]
-    wrong = np.flatnonzero(by_views["classes"][:, 0] != outputs["label"])
+    by_views, wrong = outputs["ten_crop"], inference.wrong(outputs)
     worst = wrong[np.argsort(-by_views["loss"][wrong], kind="stable")][:MISTAKES]
     return [
         (source[int(i)][0], class_names[outputs["label"][i]], inference.predictions(by_views, i, class_names))

@@ -16,13 +16,20 @@ class Statistics:
     """Statistics of the training images, RGB, 0–255.
 
     Attributes:
-      mean: float32, the mean image [S, S, 3] or, if the data set has none, the channel means [3].
+      mean: float32, the mean image [S, S, 3] or, if the data set has none of this size, the channel means [3].
       colour_std, colour_axes: standard deviations [3] along the principal axes of RGB, the columns of [3, 3]; float32.
     """
 
     mean: np.ndarray
     colour_std: np.ndarray
     colour_axes: np.ndarray
+
+    @classmethod
+    def of(cls, mean: np.ndarray, covariance: np.ndarray) -> "Statistics":
+        """The statistics of images with this mean and this covariance [3, 3] of RGB."""
+        variances, axes = np.linalg.eigh(covariance)
+        colour_std = np.sqrt(np.maximum(variances, 0))  # rounding can make a variance negative
+        return cls(*(x.astype(np.float32) for x in (mean, colour_std, axes)))
 
 
 # ImageNet's 256×256 training images, from the metadata that cuda-convnet2 published.

@@ -78,7 +78,7 @@ def prepare(
         "simplejpeg": simplejpeg.__version__,
     }
     try:
-        with claimed(output, description, plan) as complete:
+        with claimed(output, description) as complete:
             if complete:
                 print(f"{output} is complete already")
                 return
@@ -144,7 +144,7 @@ def fingerprint(splits: dict[str, sources.EncodedSource], class_names: tuple[str
 
 
 @contextlib.contextmanager
-def claimed(output: pathlib.Path, description: dict, plan: list[shards.Shard]) -> Iterator[bool]:
+def claimed(output: pathlib.Path, description: dict) -> Iterator[bool]:
     """Locks the output directory for this process. Yields whether the set that `description` identifies is complete.
 
     Raises:

@@ -140,5 +140,5 @@ def _statistics(images_NxSxSx3):
         products += pixels.T @ pixels
     count = len(images_NxSxSx3) * SIZE * SIZE
     mean = total / count
-    variances, axes = np.linalg.eigh(products / count - np.outer(mean, mean))
-    return {"mean": mean.tolist(), "colour_std": np.sqrt(variances).tolist(), "colour_axes": axes.tolist()}
+    statistics = Statistics.of(mean, products / count - np.outer(mean, mean))
+    return {name: values.tolist() for name, values in vars(statistics).items()}

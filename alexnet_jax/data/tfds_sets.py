@@ -128,12 +128,7 @@ class Prepared(Tfds):
         try:
             statistics = files.read_json(self.directory / "statistics.json")
             mean_image = np.load(self.directory / "mean_image.npy")
-            variances, axes = np.linalg.eigh(np.array(statistics["rgb_covariance"]))
             mean = mean_image if len(mean_image) == image_size else np.array(statistics["rgb_mean"])
+            return Statistics.of(mean, np.array(statistics["rgb_covariance"]))
         except (OSError, ValueError, KeyError) as error:
             raise UserError(f"{self.directory}: its statistics cannot be read ({error}); {REMEDY}") from error
-        return Statistics(
-            mean=mean.astype(np.float32),
-            colour_std=np.sqrt(np.maximum(variances, 0)).astype(np.float32),
-            colour_axes=axes.astype(np.float32),
-        )

@@ -30,7 +30,7 @@ class AlexNet(nnx.Module):
         self.net, self.local_towers = net, net.towers // devices
         for layer, in_channels, side, out_side in structure.sizes(net):
             out = layer.features if layer is net.last else layer.features * self.local_towers
-            product, kernel, bias = _product(net, layer, in_channels, side, out_side, out)
+            product, kernel, bias = _product(layer, in_channels, side, out_side, out)
             if hasattr(self, layer.name):
                 raise ValueError(f"a layer cannot be called {layer.name!r}, or two layers are")
             setattr(self, layer.name, Weights(product, kernel, bias, layer, rngs))
@@ -93,7 +93,7 @@ class Weights(nnx.Module):
         return outputs if len(outputs) == count else jnp.split(outputs[0], count, axis=-1)
 
 
-def _product(net, layer, in_channels, side, out_side, out):
+def _product(layer, in_channels, side, out_side, out):
     """What multiplies a layer's input with its kernel, and the shapes of kernel and biases."""
     if isinstance(layer, spec.Dense):
         return jnp.matmul, (in_channels * side * side, out), (out,)

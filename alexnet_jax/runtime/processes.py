@@ -6,6 +6,7 @@ must tell the others before it stops: if it left out a collective, they would wa
 
 import concurrent.futures
 import contextlib
+import functools
 import logging
 import os
 import pathlib
@@ -108,11 +109,15 @@ def highest(number: int) -> np.int32 | jax.Array:
     """The maximum of the processes' numbers, int32 []. It is computed asynchronously: int() waits for it."""
     if jax.process_count() == 1:
         return np.int32(number)
-    mesh = jax.make_mesh((jax.device_count(),), ("all",), (jax.sharding.AxisType.Auto,), devices=jax.devices())
-    numbers = jax.make_array_from_callback(
-        (jax.device_count(),), jax.NamedSharding(mesh, jax.P("all")), lambda _: np.full(1, number, np.int32)
+    return _max(
+        jax.make_array_from_callback((jax.device_count(),), _over_all_devices(), lambda _: np.full(1, number, np.int32))
     )
-    return _max(numbers)
+
+
+@functools.cache
+def _over_all_devices():
+    mesh = jax.make_mesh((jax.device_count(),), ("all",), (jax.sharding.AxisType.Auto,), devices=jax.devices())
+    return jax.NamedSharding(mesh, jax.P("all"))
 
 
 @jax.jit

@@ -16,7 +16,7 @@ from alexnet_jax.model import spec
 Numbers = Mapping[str, Mapping[str, float]]  # {layer: {'kernel', 'bias'}}
 
 
-def sgd(decays: Numbers, momentum: float = 0.9) -> optax.GradientTransformationExtraArgs:
+def sgd(decays: Numbers) -> optax.GradientTransformationExtraArgs:
     """v ← 0.9·v − ε·(decay·w + ∇) and w ← w + v; the state is the velocity v.
 
     Each gradient enters the velocity with the learning rate of its own step: unlike in `optax.sgd`, a lower rate scales
@@ -25,7 +25,7 @@ def sgd(decays: Numbers, momentum: float = 0.9) -> optax.GradientTransformationE
 
     def update(gradients, velocity, params, *, learning_rates):
         moved = jax.tree.map(
-            lambda v, g, w, decay, rate: jnp.where(rate > 0, momentum * v - rate * (g + decay * w), v),
+            lambda v, g, w, decay, rate: jnp.where(rate > 0, 0.9 * v - rate * (g + decay * w), v),
             velocity,
             gradients,
             params,

@@ -7,11 +7,11 @@ Like train_step.py, with batches of 128. Ours starts from uint8 images, and ten 
 net ten times.
 """
 
+from alexnet_jax.analysis.inference import WAYS
 from alexnet_jax.model import counts
 from experiments.benchmarks import contestants, harness, two_gpu_step
 
 BATCH_SIZE = 128
-WAYS = {"center": 1, "ten_crop": 10}  # views
 
 
 def main():

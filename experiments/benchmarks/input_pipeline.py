@@ -28,14 +28,13 @@ import tempfile
 import time
 from collections.abc import Callable
 
-from alexnet_jax.data.base import IMAGENET
-
 os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")  # NumPy in every process: one thread a core
 
 import numpy as np
 from PIL import Image
 
 from alexnet_jax.data import datasets, pipeline, preparation, shards
+from alexnet_jax.data.base import IMAGENET
 from experiments.benchmarks import harness
 
 try:

@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from alexnet_jax.analysis import ensemble
-from alexnet_jax.data import datasets
+from alexnet_jax.analysis import ensemble, inference
 from experiments import estimates, store
 from experiments.claims.claim import Claim, Settings, Summary, Sweep
 from experiments.claims.groups import curves, evaluate, over_seeds, per_net, runs_of, top1
@@ -20,8 +19,7 @@ NETS: dict[str, Settings] = {
 @per_net
 def measure(trained: ensemble.Ensemble, _) -> dict:
     """The evaluation of the training images by the centre view."""
-    (net,), (member,) = trained.nets, trained.members
-    source, _ = datasets.find(member.dataset, member.root).load("train", net.stored_size)
+    *_, source = inference.load_split(trained, split="train")
     return evaluate(trained, source)
 
 

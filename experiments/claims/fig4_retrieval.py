@@ -35,9 +35,7 @@ def measure(trained: ensemble.Ensemble, _) -> dict:
         "features": retrieval.nearest(*(retrieval.features(trained, split) for split in splits), NEIGHBOURS),
         "pixels": retrieval.nearest(*map(thumbnails, splits), NEIGHBOURS),
     }
-    classify = inference.make_classify(trained.nets, trained.mesh, trained.means, views=1)
-    batch_size = trained.batch_size(min(128, len(labels)))
-    outputs = inference.classify_all(classify, trained.params, trained.mesh, dataset.test, batch_size)
+    outputs = inference.classify_source(trained, dataset.test, views=1)
     return {
         "same_class": {way: float((train_labels[near[way]] == labels[:, None]).mean()) for way in WAYS},
         "both": float((near["features"][:, :, None] == near["pixels"][:, None]).any(2).mean()),

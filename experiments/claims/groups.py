@@ -82,9 +82,7 @@ def per_net(measure: Callable[[ensemble.Ensemble, sweep_members.Member], dict]) 
 
 def evaluate(trained: ensemble.Ensemble, source, views: int = 1) -> dict:
     """The errors of nets together on all images of a source."""
-    batch_size = trained.batch_size(min(128, len(source)))
-    evaluation = inference.make_evaluate(trained.nets, trained.mesh, trained.means, source, batch_size, views)
-    return evaluation(trained.params)
+    return inference.errors(inference.classify_source(trained, source, views))
 
 
 def error_table(groups: dict[str, list[store.Run]]) -> list[list[str]]:

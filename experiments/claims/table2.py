@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from alexnet_jax.analysis import ensemble
-from alexnet_jax.data import datasets
+from alexnet_jax.analysis import ensemble, inference
 from experiments import estimates, store, sweep_members
 from experiments.claims.claim import Claim, Summary, Sweep
 from experiments.claims.groups import evaluate, over_seeds
@@ -12,8 +11,7 @@ from experiments.claims.groups import evaluate, over_seeds
 def measure(finished: list[sweep_members.Member]) -> dict:
     """The evaluation of the test images by all nets together, and the names of their runs."""
     trained = ensemble.load([member.workdir for member in finished])
-    net, first = trained.nets[0], trained.members[0]
-    source = datasets.load(first.dataset, first.root, net.stored_size).test
+    *_, source = inference.load_split(trained)
     together = evaluate(trained, source, views=10)
     return {"members": [member.workdir.name for member in finished], "together": together}
 
