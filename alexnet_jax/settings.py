@@ -13,7 +13,7 @@ from alexnet_jax.runtime import files
 
 
 def defaults() -> ConfigDict:
-    """The paper's net and recipe. Where a field is None, `config.fidelity` decides: see training/fidelity.py."""
+    """The paper's net and recipe. The net or `config.fidelity` sets fields that are None: training/fidelity.py."""
     config = ConfigDict()
     config.seed = 0
     config.fidelity = "paper"  # the text of the paper; code: the nets of 2012 as they were run

@@ -47,8 +47,8 @@ CAFFE = changed(
     image_size=227,
 )
 
-# The 2012 code's nets for CIFAR-10 by their test errors; the first is called by its training time. It divides the
-# norms' scales by the number of values summed. The first two see whole images.
+# The 2012 code's nets for CIFAR-10 by their test errors; the first is called by its training time. The code
+# divides the norms' scales by the number of values summed. The first two see whole images.
 CIFAR10_80SEC = Net(
     towers=1,
     image_size=32,

@@ -65,7 +65,7 @@ def record(config: ConfigDict) -> Record:
 
 
 def read_record(workdir: pathlib.Path) -> Record:
-    """The `record` of a run by the version that began it; {} if that made none. Raises UserError if it is damaged."""
+    """The `record` of a run by the version that last ran it; {} if there is none. Raises UserError if damaged."""
     path = workdir / "net.json"
     if not path.exists():
         return {}
@@ -96,7 +96,8 @@ def corrections(recorded: Record, config: ConfigDict, training: bool = True) -> 
         return settings.changes(first, {name: now[name] for name in first})
     name, net = config.schedule.name, config.model.net
     notes = schedules.from_config(config).notes
-    # Of the schedules by hand only net 145's was right, and for biases that fall with the weights not even that.
+    # Of the schedules by hand only net 145's was right, and only where the rates of biases do not fall with those of
+    # weights.
     by_hand = notes is not None and notes is not lab_notes.NOTES["145"]
     if net in CORRECTED:
         corrected = f"net {net!r}"

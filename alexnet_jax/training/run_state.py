@@ -1,4 +1,4 @@
-"""What a run remembers from step to step, and how its checkpoints hold it."""
+"""The state of a run between two steps, and how checkpoints store it."""
 
 import dataclasses
 import functools

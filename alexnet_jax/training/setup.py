@@ -1,4 +1,4 @@
-"""Builds the objects of a config. After this, only `run_directory` reads the settings, to record them."""
+"""Builds the objects of a config. After this, its settings are only recorded, compared, and read for `init_from`."""
 
 import dataclasses
 from typing import Any
