@@ -138,6 +138,7 @@ def test_an_interrupted_sweep_does_every_member_once_and_makes_the_table(command
     assert changed.returncode == 1 and "holds a run of other settings" in changed.stderr
 
 
+@pytest.mark.slow
 @TRAINING_TOO
 def test_a_failed_member_is_reported_and_stops_no_other(command, tmp_path):
     text = (

@@ -261,8 +261,8 @@ def test_saves_leave_no_threads_behind(tmp_path):
         for step in range(1, 17):
             checkpoints.save(step, {"params": jnp.zeros(5000)}, {})
             numbers.append(threading.active_count())
-    # The libraries' pools grow and shrink by a thread or two; one thread left by each save would be twelve.
-    assert numbers[-1] - numbers[3] < 6, numbers
+    # The libraries' pools grow and shrink by some threads; one thread left by each save would be twelve.
+    assert max(numbers[-4:]) - max(numbers[:4]) < 6, numbers
 
 
 def test_checkpoints_of_other_data_are_refused_and_stay(two_checkpoints, tmp_path):

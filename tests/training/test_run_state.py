@@ -20,10 +20,8 @@ TRANSFORMATIONS = {
 }
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["Adam in bfloat16", *(pytest.param(name, marks=pytest.mark.slow) for name in ("Adam", "a chain", "a mask"))],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TRANSFORMATIONS)
 def test_whatever_optax_keeps_is_saved_and_restored_on_any_mesh(name, small_net, tmp_path):
     optimizer = TRANSFORMATIONS[name]
     first = run_state.init(small_net, mesh(1, 2), optimizer, 0, {})

@@ -197,6 +197,7 @@ def test_a_broken_image_ends_the_run_and_keeps_what_was_learned(config, tmp_path
     assert train.train_and_evaluate(config, tmp_path / "run")["step"] == 6
 
 
+@pytest.mark.slow
 def test_a_broken_validation_image_keeps_what_was_learned_too(config, tmp_path):
     config.save_every, config.num_epochs = 1000, 1.5
     victim = tmp_path / "images" / "val" / "class_1" / "000.png"
