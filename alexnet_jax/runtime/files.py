@@ -1,32 +1,228 @@
-"""Files that are written completely or not at all, and the lock of a directory."""
+"""The one place that opens files.
+
+What is read is a regular file of the expected content. What is written is complete or absent, and goes through no link:
+a directory may come from somebody else, and its links may lead anywhere. Whatever fails raises UserError, in one line.
+"""
 
 import contextlib
+import errno
 import fcntl
 import json
 import logging
 import os
 import pathlib
+import secrets
 import socket
+import stat
 from collections.abc import Iterator
 from typing import IO, Any
+
+import numpy as np
 
 from alexnet_jax import UserError
 
 log = logging.getLogger("alexnet_jax")
 
+UNFINISHED = ".alexnet_jax-"  # begins the names of temporary files
+RESTORE = "restore or remove it"
+APPEND = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+
+Path = str | os.PathLike
+
+
+def absolute(path: Path) -> pathlib.Path:
+    """The absolute path, with `~` expanded. Raises UserError if there is no such user, or no current directory."""
+    try:
+        return pathlib.Path(path).expanduser().absolute()
+    except RuntimeError as error:
+        raise UserError(f"{path}: {error}; write the directory's whole path") from error
+    except OSError as error:
+        raise UserError(f"{path}: the current directory does not exist any more; change to another") from error
+
 
 @contextlib.contextmanager
-def whole(path: pathlib.Path, mode: str = "w") -> Iterator[IO]:
-    """Opens a temporary file to write. It is renamed to `path` once it is complete and on the disk."""
-    temporary = path.with_name(path.name + ".tmp")
+def reading(path: Path, remedy: str = "") -> Iterator[IO[bytes]]:
+    """Opens a file to read its bytes. It refuses pipes and devices, which could make the program wait for ever.
+
+    Args:
+      remedy: what the message tells the user to do.
+
+    Raises:
+      UserError: the file cannot be opened or read, or is not a regular one.
+    """
+    with _explaining(path, "read", remedy), open(_open(path, os.O_RDONLY), "rb") as file:
+        yield file
+
+
+def read_bytes(path: Path, most: int = -1, remedy: str = "") -> bytes:
+    """The bytes of a file, or the first `most` of them. Raises as `reading`."""
+    with reading(path, remedy) as file:
+        return file.read(most)
+
+
+def read_text(path: Path, remedy: str = RESTORE) -> str:
+    """The text of a file. Raises as `reading`, and UserError if it is not UTF-8."""
     try:
-        with temporary.open(mode) as file:
+        return read_bytes(path, remedy=remedy).decode()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: cannot be read (not text in UTF-8){_advice(remedy)}") from error
+
+
+def read_json(path: Path, shape: Any = dict, remedy: str = RESTORE) -> Any:
+    """The value in a JSON file.
+
+    Args:
+      shape: see `check_shape`.
+
+    Raises:
+      UserError: as `read_text`; or the value has another shape.
+    """
+    text = read_text(path, remedy)
+    try:
+        return parse_json(text, shape)
+    except ValueError as error:
+        raise UserError(f"{path}: is not what this program wrote ({error}){_advice(remedy)}") from error
+
+
+def parse_json(text: str | bytes, shape: Any = dict) -> Any:
+    """The value in a JSON text. Raises ValueError if it is not JSON, or not of this shape; see `check_shape`."""
+    try:
+        value = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    check_shape(value, shape)
+    return value
+
+
+def check_shape(value: Any, shape: Any, name: str = "the whole") -> None:
+    """Raises ValueError if a value from a JSON file does not have a shape; its message names the place.
+
+    A shape is
+      a type or a union of types; `float` includes integers, and `object` is anything;
+      [shape] for a list of such values;
+      {name: shape, 'name?': shape} for a dict with these keys, some optional, and perhaps others;
+      {str: shape} for a dict with any keys.
+    """
+    if isinstance(shape, list):
+        check_shape(value, list, name)
+        for i, item in enumerate(value):
+            check_shape(item, shape[0], f"{name}[{i}]")
+    elif isinstance(shape, dict):
+        check_shape(value, dict, name)
+        for key, of_key in (dict.fromkeys(value, shape[str]) if str in shape else shape).items():
+            key, optional = (key.removesuffix("?"), key.endswith("?")) if str not in shape else (key, False)
+            if key in value:
+                check_shape(value[key], of_key, key if name == "the whole" else f"{name}.{key}")
+            elif not optional:
+                raise ValueError(f"{name} has no {key!r}")
+    elif (
+        not isinstance(value, shape | int if shape is float else shape)
+        or isinstance(value, bool)
+        and (shape in (int, float))
+    ):
+        raise ValueError(f"{name} is {type(value).__name__} instead of {getattr(shape, '__name__', shape)}")
+
+
+def read_array(path: Path, remedy: str = RESTORE) -> np.ndarray:
+    """The array in a .npy file. Raises as `reading`, and UserError if the file holds something else, or too little."""
+    with reading(path, remedy):
+        try:
+            # Mapped first: NumPy would allocate whatever the header promises before it reads.
+            return np.array(np.lib.format.open_memmap(path, mode="r"))
+        except (AttributeError, EOFError, MemoryError, OverflowError, TypeError, ValueError) as error:
+            raise UserError(f"{path}: is not a whole array ({error}){_advice(remedy)}") from error
+
+
+@contextlib.contextmanager
+def whole(path: Path, mode: str = "w", remedy: str = "") -> Iterator[IO]:
+    """Opens a temporary file to write. It is renamed to `path` once it is complete and on the disk.
+
+    If `path` is a link, the file replaces the link.
+
+    Args:
+      remedy: what the message tells the user to do.
+
+    Raises:
+      UserError: it cannot be written.
+    """
+    with _explaining(path, "written", remedy), temporary(pathlib.Path(path).parent) as unfinished:
+        with open(_open(unfinished, os.O_WRONLY), mode, encoding=None if "b" in mode else "utf-8") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        os.replace(unfinished, path)
+
+
+@contextlib.contextmanager
+def temporary(directory: Path) -> Iterator[pathlib.Path]:
+    """The path of a new, empty file with a random name. It is removed at the end, unless it was renamed.
+
+    Raises OSError if it cannot be made.
+    """
+    path = pathlib.Path(directory) / f"{UNFINISHED}{secrets.token_hex(8)}"
+    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o666))
+    try:
+        yield path
     finally:
-        temporary.unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
+
+
+def remove_unfinished(directory: Path) -> None:
+    """Removes the temporary files that killed processes left in a directory. Call it while it is locked."""
+    for path in pathlib.Path(directory).glob(f"{UNFINISHED}*"):
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+@contextlib.contextmanager
+def appending(path: Path, mode: str = "a", remedy: str = "") -> Iterator[IO]:
+    """Opens a file to append to, made if missing. Raises UserError if it cannot be written, or is a link."""
+    with _explaining(path, "written", remedy), open(_open(path, APPEND), mode) as file:
+        yield file
+
+
+def make_directory(path: Path, remedy: str = "") -> None:
+    """Makes a directory and its parents, if they do not exist. Raises UserError if it cannot be made."""
+    with _explaining(path, "written", remedy):
+        pathlib.Path(path).mkdir(parents=True, exist_ok=True)
+
+
+def check_no_link(path: Path) -> None:
+    """Raises UserError if a directory below a working directory is a link: what it leads to may be somebody else's."""
+    if os.path.islink(path):
+        raise UserError(f"{path}: is a link; remove it, or make its whole parent directory a link instead")
+
+
+def _open(path, flags):
+    """A file descriptor. Raises UserError if it is not of a regular file, or if a file to write has other names."""
+    try:
+        # A pipe without a writer would make open wait.
+        descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    except ValueError as error:  # a zero byte in the path
+        raise OSError(errno.EINVAL, str(error)) from error
+    status = os.fstat(descriptor)
+    is_file, names = stat.S_ISREG(status.st_mode), status.st_nlink
+    if is_file and (flags & os.O_ACCMODE == os.O_RDONLY or names <= 1):
+        return descriptor
+    os.close(descriptor)
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    raise UserError(f"{path}: is {'a link' if is_file else 'a pipe or a device'}, not a file of its own; use another")
+
+
+@contextlib.contextmanager
+def _explaining(path, verb, remedy):
+    try:
+        yield
+    except BrokenPipeError:  # of a print in the block
+        raise
+    except OSError as error:
+        cause = "is a link" if error.errno == errno.ELOOP else error.strerror or error
+        raise UserError(f"{path}: cannot be {verb} ({cause}){_advice(remedy)}") from error
+
+
+def _advice(remedy):
+    return f"; {remedy}" if remedy else ""
 
 
 @contextlib.contextmanager
@@ -41,10 +237,8 @@ def locked(path: pathlib.Path, resource: str = "") -> Iterator[None]:
     Raises:
       UserError: another process holds it, or it cannot be written.
     """
-    try:
-        file = path.open("a+b", buffering=0)
-    except OSError as error:
-        raise UserError(f"{path.parent}: cannot be written ({error.strerror})") from error
+    with _explaining(path, "written", ""):
+        file = open(_open(path, APPEND), "a+b", buffering=0)  # noqa: SIM115, open until the block ends
     with file:
         try:
             _lock(file, resource or path.parent, fcntl.LOCK_EX)
@@ -57,8 +251,9 @@ def locked(path: pathlib.Path, resource: str = "") -> Iterator[None]:
 
 def check_unlocked(path: pathlib.Path) -> None:
     """Raises UserError if another process holds the lock of `locked`."""
-    with contextlib.suppress(OSError), path.open("rb") as file:  # no such file, or a file system without locks
-        _lock(file, path.parent, fcntl.LOCK_SH)  # shared, because several processes may check at the same time
+    if path.is_file():
+        with reading(path) as file, contextlib.suppress(OSError):  # of a file system without locks
+            _lock(file, path.parent, fcntl.LOCK_SH)  # shared, because several processes may check at the same time
 
 
 def _lock(file, resource, mode):
@@ -66,22 +261,11 @@ def _lock(file, resource, mode):
         fcntl.flock(file, mode | fcntl.LOCK_NB)
     except BlockingIOError as error:
         file.seek(0)
-        owner = file.read().decode().strip()
+        owner = file.read(200).decode(errors="replace").strip()
         raise UserError(f"{resource}: in use by {owner}; wait for it, or use another") from error
 
 
-def write_json(path: pathlib.Path, value: dict[str, Any]) -> None:
-    """Writes a dict as JSON, completely or not at all."""
-    with whole(path) as file:
+def write_json(path: Path, value: dict[str, Any], remedy: str = "") -> None:
+    """Writes a dict as JSON. Raises as `whole`."""
+    with whole(path, remedy=remedy) as file:
         file.write(json.dumps(value, indent=2) + "\n")
-
-
-def read_json(path: pathlib.Path) -> dict[str, Any]:
-    """The dict in a JSON file. Raises UserError if it cannot be read or holds something else."""
-    try:
-        value = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); restore or remove it") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: is not what this program wrote; restore or remove it")
-    return value
