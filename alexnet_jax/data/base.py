@@ -3,12 +3,14 @@
 import dataclasses
 import os
 import pathlib
+import unicodedata
 from typing import NamedTuple
 
 import numpy as np
 
 from alexnet_jax import UserError
 from alexnet_jax.data import sources
+from alexnet_jax.runtime import files
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -55,19 +57,25 @@ class Split(NamedTuple):
 
     def relabelled(self, class_names: tuple[str, ...]) -> sources.Source:
         """The source with labels that index `class_names`. Raises UserError if the split has other classes."""
-        if tuple(self.class_names) == tuple(class_names):
+        own_names = [normalized(name) for name in self.class_names]
+        if own_names == [normalized(name) for name in class_names]:
             return self.source
-        if missing := sorted(set(self.class_names) - set(class_names)):
+        label_of = {normalized(name): label for label, name in enumerate(class_names)}
+        if missing := sorted(set(own_names) - label_of.keys()):
             shown = ", ".join(missing[:3]) + (", …" if missing[3:] else "")
             raise UserError(
                 f"{self.source.origin}: {len(missing)} of its classes ({shown}) are not among the {len(class_names)} "
                 "of the training images; use images of those classes under the same names"
             )
-        label_of = {name: label for label, name in enumerate(class_names)}
-        labels = [label_of[name] for name in self.class_names]
+        labels = [label_of[name] for name in own_names]
         if isinstance(self.source, sources.EncodedSource):
             return sources.RelabelledEncodedSource(self.source, labels)
         return sources.RelabelledSource(self.source, labels)
+
+
+def normalized(class_name: str) -> str:
+    """A class name in Unicode's form NFC, to compare names that file systems and programs store in different forms."""
+    return unicodedata.normalize("NFC", class_name)
 
 
 class Dataset:
@@ -101,13 +109,18 @@ class Dataset:
 
     @property
     def directory(self) -> pathlib.Path:
-        return pathlib.Path(self.root or self.default_root).expanduser()
+        return files.absolute(self.root or self.default_root)
 
     @property
     def absolute_root(self) -> str:
         """The root as an absolute path; '' for the default root of a kind that has no default directory."""
         root = self.root or self.default_root
-        return root and os.path.abspath(os.path.expanduser(root))
+        return root and os.path.abspath(files.absolute(root))
+
+    @property
+    def stored_size(self) -> int | None:
+        """Height and width of its images in pixels, if they are the same for all; otherwise None."""
+        return None
 
     @property
     def splits(self) -> tuple[str, ...]:

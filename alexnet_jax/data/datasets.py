@@ -4,9 +4,12 @@ A new kind is a subclass of `base.Dataset` and an entry of KINDS; docs/extending
 """
 
 import dataclasses
+import logging
 
 from alexnet_jax import UserError
 from alexnet_jax.data import archives, base, folders, sources, textures, tfds_sets
+
+log = logging.getLogger("alexnet_jax")
 
 # Keys are config.dataset.name, or the part before its colon.
 KINDS: dict[str, type[base.Dataset]] = {
@@ -38,8 +41,9 @@ class Data:
     """The images of a training.
 
     Attributes:
-      train, validation, test: sources; `test` is the validation split if the data set has no other.
-      test_split: the name of the split of `test`.
+      train, validation, test: sources; without a split of their own, `validation` is the test split, or `test` the
+        validation split.
+      validation_split, test_split: the names of their splits.
       class_names: a name for each label.
       statistics: of the training images.
       root: `Dataset.absolute_root`.
@@ -48,6 +52,7 @@ class Data:
     train: sources.Source
     validation: sources.Source
     test: sources.Source
+    validation_split: str
     test_split: str
     class_names: tuple[str, ...]
     statistics: base.Statistics
@@ -74,5 +79,20 @@ def load(name: str, root: str, image_size: int, stretch: bool = False) -> Data:
         split: dataset.load(split, image_size, stretch).relabelled(class_names)
         for split in dict.fromkeys([validation, test])
     }
-    statistics = dataset.statistics(image_size)
-    return Data(train, held_out[validation], held_out[test], test, class_names, statistics, dataset.absolute_root)
+    if dataset.stored_size not in (None, image_size):
+        log.info(
+            "%d images of %d×%d pixels are resized to the net's %d×%d; the mean of each channel is subtracted, not a "
+            "mean image",
+            sum(map(len, (train, *held_out.values()))),
+            *(dataset.stored_size, dataset.stored_size, image_size, image_size),
+        )
+    return Data(
+        train,
+        held_out[validation],
+        held_out[test],
+        validation,
+        test,
+        class_names,
+        dataset.statistics(image_size),
+        dataset.absolute_root,
+    )

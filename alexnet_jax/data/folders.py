@@ -1,63 +1,121 @@
 """Folders of images: train/CLASS/*, val/CLASS/* and optionally test/CLASS/*."""
 
+import functools
 import logging
 import os
+import pathlib
+from collections.abc import Sequence
 
 from alexnet_jax import UserError
 from alexnet_jax.data import sources
-from alexnet_jax.data.base import Dataset, Split
+from alexnet_jax.data.base import Dataset, Split, normalized
 
 log = logging.getLogger("alexnet_jax")
 
-DIRECTORIES = {"train": "train", "validation": "val", "test": "test"}
+# The names of a split's directory, in small or capital letters.
+DIRECTORIES = {
+    "train": ("train", "training"),
+    "validation": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing"),
+}
 
 
 class Folder(Dataset):
-    """Images of any format, in one directory per class. Labels number the classes in sorted order."""
+    """Images of any format, in one directory per class. Labels number the classes in sorted order.
+
+    Class names are in Unicode's form NFC: file systems store the same name in different forms.
+    """
 
     owns_root = True
     layout = "a folder of images holds train/CLASS/* and val/CLASS/*"
 
     @property
     def splits(self) -> tuple[str, ...]:
-        return tuple(split for split, name in DIRECTORIES.items() if (self.directory / name).is_dir())
+        return tuple(self.directories)
 
-    def load(self, split: str, image_size: int, stretch: bool = False) -> Split:
+    @functools.cached_property
+    def directories(self) -> dict[str, pathlib.Path]:
+        """The directory of each split. Raises UserError if the root cannot be read, or a split has two directories."""
         if not self.root or not self.directory.is_dir():
             raise UserError(
                 f"dataset root {self.root!r}: no such directory; set it (config.dataset.root, --root): {self.layout}"
             )
-        directory = self.directory / DIRECTORIES.get(split, split)
-        try:
-            if not directory.is_dir():
-                raise UserError(f"{directory}: no such directory; {self.layout}")
-            class_names = tuple(sorted(entry.name for entry in _visible(directory) if entry.is_dir()))
-            if not class_names:
-                raise UserError(f"{directory}: no class folders; {self.layout}")
-            files, others = [], []
-            for label, class_name in enumerate(class_names):
-                _check_class_name(directory, class_name)
-                entries = _visible(directory / class_name)
-                names = sorted(entry.name for entry in entries if entry.is_file())
-                others += [entry.path for entry in entries if not entry.is_file()]
-                if not names:
-                    raise UserError(f"{directory / class_name}: no images in this class folder; add some or remove it")
-                files += [(os.path.join(class_name, name), label) for name in names]
-        except OSError as error:
-            raise UserError(f"{error.filename}: cannot be read ({error.strerror})") from error
-        if others:
-            log.warning(
-                "%s: ignored %d entries of class folders that are not files, such as %s",
-                self.root,
-                len(others),
-                others[0],
-            )
-        return Split(sources.FileSource(str(directory), files, image_size, stretch), class_names)
+        entries = _visible(self.directory)
+        directories = {}
+        for split, names in DIRECTORIES.items():
+            found = [entry for entry in entries if entry.name.lower() in names and entry.is_dir()]
+            if len(found) > 1:
+                both = " and ".join(entry.name for entry in found)
+                raise UserError(f"{self.root}: holds {both}, which are both {split} images; rename or remove one")
+            if found:
+                directories[split] = pathlib.Path(found[0])
+        used = {path.name for path in directories.values()}
+        _warn_of_unused(self.root, [entry for entry in entries if entry.name not in used], "beside the splits")
+        return directories
+
+    def load(self, split: str, image_size: int, stretch: bool = False) -> Split:
+        split = next((name for name, directories in DIRECTORIES.items() if split in directories), split)
+        if split not in self.directories:
+            path = self.directory / DIRECTORIES.get(split, (split,))[0]
+            raise UserError(f"{path}: no such directory; {self.layout}")
+        directory = self.directories[split]
+        entries = _visible(directory)
+        folders = {normalized(entry.name): entry for entry in entries if entry.is_dir()}
+        if not folders:
+            raise UserError(f"{directory}: no class folders; {self.layout}")
+        files, unused = [], []
+        for entry in entries:
+            if not entry.is_dir():
+                unused.append(entry)
+            elif entry is not folders[normalized(entry.name)]:
+                raise UserError(
+                    f"{directory}: two class folders have the same name in different Unicode forms ({entry.name!a}, "
+                    f"{folders[normalized(entry.name)].name!a}); merge them"
+                )
+        _warn_of_unused(directory, unused, "beside the class folders")
+        inner = []
+        for label, class_name in enumerate(sorted(folders)):
+            folder = folders[class_name].name
+            _check_class_name(directory, folder)
+            entries = _visible(directory / folder)
+            names = sorted(entry.name for entry in entries if entry.is_file())
+            inner += [entry for entry in entries if not entry.is_file()]
+            if not names:
+                raise UserError(f"{directory / folder}: no images in this class folder; add some or remove it")
+            files += [(os.path.join(folder, name), label) for name in names]
+        _warn_of_unused(directory, inner, "inside class folders")
+        return Split(sources.FileSource(str(directory), files, image_size, stretch), tuple(sorted(folders)))
 
 
-def _visible(directory):
-    with os.scandir(directory) as entries:
-        return [entry for entry in entries if not entry.name.startswith(".")]
+def _visible(directory: pathlib.Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(directory) as entries:
+            return [entry for entry in entries if not entry.name.startswith(".")]
+    except OSError as error:
+        raise UserError(f"{error.filename}: cannot be read ({error.strerror})") from error
+
+
+def _warn_of_unused(directory: str | os.PathLike, entries: Sequence[os.DirEntry[str]], place: str) -> None:
+    """Logs how many files are not used, and where the first ones are."""
+    counts = {os.path.relpath(entry.path, directory): _count_files(entry) for entry in entries}
+    counts = {name: count for name, count in counts.items() if count}
+    if counts:
+        first = sorted(counts)[:3]
+        log.warning(
+            "%s: %s not used: %s",
+            directory,
+            f"{sum(counts.values()):,} files {place} are" if sum(counts.values()) != 1 else f"1 file {place} is",
+            ", ".join([f"{name} ({counts[name]:,})" if counts[name] != 1 else name for name in first])
+            + (", …" if counts.keys() - set(first) else ""),
+        )
+
+
+def _count_files(entry):
+    """How many files an entry is or holds. Links to directories are not followed: they may lead back."""
+    if not entry.is_dir(follow_symlinks=False):
+        return 1
+    unreadable: list[OSError] = []
+    return sum(len(names) for _, _, names in os.walk(entry.path, onerror=unreadable.append)) + len(unreadable)
 
 
 def _check_class_name(directory, class_name):

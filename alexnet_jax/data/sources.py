@@ -4,14 +4,16 @@
 """
 
 import dataclasses
+import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
 from alexnet_jax import UserError
 from alexnet_jax.data import images
+from alexnet_jax.runtime import files
 
 MOST_BYTES = 2**29  # of one file; bounds the memory for a huge file that is not an image
 
@@ -40,6 +42,11 @@ class Source(Protocol):
         """The name of image `i` in messages and lists."""
         ...
 
+    @property
+    def listing(self) -> Iterator[tuple[str, int, int]]:
+        """(name, label, bytes) of every image; or one tuple of a name, -1 and a number that identify all images."""
+        ...
+
 
 class ArraySource:
     """Images in one array [N, S, S, 3], uint8. Image i has the label i modulo the number of classes."""
@@ -59,6 +66,10 @@ class ArraySource:
     def name(self, i: int) -> str:
         return f"{self.origin}/{i}"
 
+    @property
+    def listing(self) -> Iterator[tuple[str, int, int]]:
+        yield self.origin, -1, len(self)
+
 
 class EncodedSource:
     """The base class of sources of encoded images, which can be prepared.
@@ -74,6 +85,10 @@ class EncodedSource:
     @property
     def manifest(self) -> Sequence[Any]:
         """Values whose reprs identify the images and labels of the source."""
+        raise NotImplementedError
+
+    @property
+    def listing(self) -> Iterator[tuple[str, int, int]]:
         raise NotImplementedError
 
     def __len__(self) -> int:
@@ -115,6 +130,10 @@ class FileSource(EncodedSource):
         except OSError as error:
             raise UserError(f"{error.filename}: cannot be read ({error.strerror})") from error
 
+    @property
+    def listing(self) -> Iterator[tuple[str, int, int]]:
+        yield from self.manifest
+
     def __len__(self) -> int:
         return len(self.files)
 
@@ -143,6 +162,10 @@ class ArchiveSource(EncodedSource):
     @property
     def manifest(self) -> Sequence[Any]:
         return self.members
+
+    @property
+    def listing(self) -> Iterator[tuple[str, int, int]]:
+        return ((name, label, size) for _, size, name, label in self.members)
 
     def __len__(self) -> int:
         return len(self.members)
@@ -181,6 +204,10 @@ class TfdsSource(EncodedSource):
     @property
     def manifest(self) -> Sequence[Any]:
         return self.identity, self.start, self.stop
+
+    @property
+    def listing(self) -> Iterator[tuple[str, int, int]]:
+        yield hashlib.sha256(repr(self.manifest).encode()).hexdigest(), -1, len(self)
 
     def __len__(self) -> int:
         return self.stop - self.start
@@ -226,6 +253,10 @@ class RelabelledSource:
     def name(self, i: int) -> str:
         return self.source.name(i)
 
+    @property
+    def listing(self) -> Iterator[tuple[str, int, int]]:
+        return _relabelled(self.source.listing, self.labels)
+
 
 class RelabelledEncodedSource(EncodedSource):
     """An encoded source whose label l becomes labels[l]."""
@@ -237,6 +268,10 @@ class RelabelledEncodedSource(EncodedSource):
     @property
     def manifest(self) -> Sequence[Any]:
         return self.labels, self.source.manifest
+
+    @property
+    def listing(self) -> Iterator[tuple[str, int, int]]:
+        return _relabelled(self.source.listing, self.labels)
 
     def __len__(self) -> int:
         return len(self.source)
@@ -255,10 +290,10 @@ class RelabelledEncodedSource(EncodedSource):
         return RelabelledEncodedSource(self.source.part(start, stop), self.labels)
 
 
+def _relabelled(listing, labels):
+    return ((name, label if label < 0 else labels[label], size) for name, label, size in listing)
+
+
 def read_file(path: str | os.PathLike) -> bytes:
     """The bytes of an image file, MOST_BYTES at most. Raises UserError if it cannot be read."""
-    try:
-        with open(path, "rb") as file:
-            return file.read(MOST_BYTES)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    return files.read_bytes(path, MOST_BYTES)

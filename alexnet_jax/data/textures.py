@@ -37,6 +37,10 @@ class Textures(Dataset):
     preparable = False
     splits = tuple(COUNTS)
 
+    @property
+    def stored_size(self) -> int:
+        return SIZE
+
     def load(self, split: str, image_size: int, stretch: bool = False) -> Split:
         pixels, _ = load(self.root)
         if split not in pixels:

@@ -68,11 +68,16 @@ class Tfds(Dataset):
                     f"{self.name}: the split {split!r} is empty or no such slice; they look like train[:10%]"
                 ) from error
             raise UserError(self.unreadable) from error
-        identity = info.full_name, [(s.name, s.num_bytes, s.shard_lengths) for s in info.splits.values()]
         source = sources.TfdsSource(
-            examples, f"{self.name}/{split}", identity, image_size, stretch, start=0, stop=len(examples)
+            examples, f"{self.name}/{split}", self.identity, image_size, stretch, start=0, stop=len(examples)
         )
         return Split(source, tuple(features["label"].names))
+
+    @property
+    def identity(self) -> Any:
+        """A value whose repr identifies the images and labels of the data set."""
+        info = self.builder.info
+        return info.full_name, [(s.name, s.num_bytes, s.shard_lengths) for s in info.splits.values()]
 
     @property
     def unreadable(self) -> str:
@@ -114,6 +119,19 @@ class Prepared(Tfds):
             raise UserError(f"{directory}: its dataset_info.json cannot be read; {REMEDY}") from error
 
     @property
+    def identity(self) -> Any:
+        path = self.directory / "prepare.json"
+        return super().identity, files.read_json(path, {"listing": str})["listing"] if path.exists() else ""
+
+    @property
+    def stored_size(self) -> int:
+        return len(self._mean_image)
+
+    @functools.cached_property
+    def _mean_image(self):
+        return files.read_array(self.directory / "mean_image.npy", REMEDY)
+
+    @property
     def unreadable(self) -> str:
         return f"{self.root}: the prepared set is damaged; {REMEDY}"
 
@@ -127,8 +145,7 @@ class Prepared(Tfds):
     def statistics(self, image_size: int) -> Statistics:
         try:
             statistics = files.read_json(self.directory / "statistics.json")
-            mean_image = np.load(self.directory / "mean_image.npy")
-            mean = mean_image if len(mean_image) == image_size else np.array(statistics["rgb_mean"])
+            mean = self._mean_image if self.stored_size == image_size else np.array(statistics["rgb_mean"])
             return Statistics.of(mean, np.array(statistics["rgb_covariance"]))
         except (OSError, ValueError, KeyError) as error:
             raise UserError(f"{self.directory}: its statistics cannot be read ({error}); {REMEDY}") from error

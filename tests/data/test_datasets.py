@@ -1,8 +1,10 @@
 """Textures, folders of images of every kind, and TFDS without TensorFlow."""
 
 import io
+import logging
 import os
 import sys
+import unicodedata
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from alexnet_jax import UserError
-from alexnet_jax.data import datasets, sources, textures
+from alexnet_jax.data import base, datasets, sources, textures
 from alexnet_jax.data.base import IMAGENET
 from tests.fixtures import image_files
 from tests.support import write_images
@@ -210,3 +212,71 @@ def test_imagenets_statistics_are_a_rotation_and_its_scales():
     np.testing.assert_allclose(axes.T @ axes, np.eye(3), atol=1e-5)
     # The much-copied figures are the variances of pixels in [0, 1], of other crops of the same images.
     np.testing.assert_allclose((std / 255) ** 2, [0.0045, 0.0188, 0.2175], rtol=0.35)
+
+
+def messages(caplog):
+    return [record.getMessage() for record in caplog.records]
+
+
+@pytest.mark.parametrize("name", ["val", "valid", "validation", "dev", "Val", "VALIDATION"])
+def test_the_usual_names_of_validation_folders_are_found(name, tmp_path):
+    write_images(tmp_path, {"train": (2, 1), name: (1, 2)})
+    dataset = datasets.find("folder", str(tmp_path))
+    assert dataset.splits == ("train", "validation") and dataset.held_out() == ("validation", "validation")
+    assert [len(dataset.load(split, 64).source) for split in ("validation", "val", "dev")] == [3, 3, 3]
+
+
+def test_two_folders_of_one_split_are_refused(tmp_path):
+    write_images(tmp_path, {"train": (2, 1), "val": (1, 2), "valid": (1, 1)})
+    with pytest.raises(
+        UserError, match="holds (val and valid|valid and val), which are both validation images; rename"
+    ):
+        datasets.load("folder", str(tmp_path), 64)
+
+
+def test_whatever_is_not_used_is_named_once_with_counts(tmp_path, caplog):
+    write_images(tmp_path, {"train": (2, 1), "val": (1, 2), "extra": (4, 3)})
+    (tmp_path / "labels.csv").write_text("")
+    (tmp_path / ".hidden").write_text("")
+    for i in range(3):
+        (tmp_path / "train" / f"loose{i}.png").write_bytes(b"")
+    write_images(tmp_path / "train" / "class_0", {"more": (20,)})
+    (tmp_path / "train" / "class_1" / "missing.png").symlink_to("nowhere")
+    os.mkfifo(tmp_path / "train" / "class_1" / "pipe")
+    (tmp_path / "train" / "class_0" / "more" / "again").symlink_to(tmp_path / "train" / "class_0")
+    data = datasets.load("folder", str(tmp_path), 64)
+    assert (len(data.train), len(data.validation)) == (3, 3)
+    train = tmp_path / "train"
+    assert messages(caplog) == [
+        f"{tmp_path}: 8 files beside the splits are not used: extra (7), labels.csv",
+        f"{train}: 3 files beside the class folders are not used: loose0.png, loose1.png, loose2.png",
+        f"{train}: 22 files inside class folders are not used: class_0/more (20), class_1/missing.png, class_1/pipe",
+    ]
+
+
+def test_class_folders_whose_names_differ_in_unicode_form_alone_are_refused(tmp_path):
+    write_images(tmp_path, {"train": (2, 1)})
+    for label, form in enumerate(("NFC", "NFD")):
+        (tmp_path / "train" / f"class_{label}").rename(tmp_path / "train" / unicodedata.normalize(form, "café"))
+    with pytest.raises(UserError, match=r"in different Unicode forms \('caf.*u0301', 'caf.xe9'|'caf.xe9', 'caf"):
+        datasets.find("folder", str(tmp_path)).load("train", 64)
+
+
+def test_a_class_in_another_unicode_form_is_the_same_class(tmp_path):
+    write_images(tmp_path, {"train": (2, 1), "val": (2, 1)})
+    for split, form in (("train", "NFC"), ("val", "NFD")):
+        (tmp_path / split / "class_0").rename(tmp_path / split / unicodedata.normalize(form, "été"))
+    data = datasets.load("folder", str(tmp_path), 64)
+    assert data.class_names == ("class_1", "été")
+    assert [label for _, label in data.validation] == [0, 1, 1]
+    labels = base.Split(data.train, tuple(unicodedata.normalize("NFD", name) for name in data.class_names))
+    assert labels.relabelled(data.class_names) is data.train
+
+
+def test_images_of_another_size_than_the_nets_are_said(few_textures, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    datasets.load("textures", str(tmp_path / "a"), 128)
+    assert messages(caplog) == []
+    datasets.load("textures", str(tmp_path / "a"), 72)
+    (message,) = messages(caplog)
+    assert message.startswith("80 images of 128×128 pixels are resized to the net's 72×72; the mean of each channel")
