@@ -10,8 +10,9 @@ import jax
 import numpy as np
 
 from alexnet_jax import UserError, settings
+from alexnet_jax.data.base import normalized
 from alexnet_jax.model import alexnet, nets, spec
-from alexnet_jax.runtime import sharding
+from alexnet_jax.runtime import files, sharding
 from alexnet_jax.training import checkpoint, fidelity, run_directory
 
 
@@ -28,6 +29,7 @@ class Member:
     class_names: tuple[str, ...]
     mean: np.ndarray  # subtracted from its images
     step: int
+    checksums: dict[str, Any]  # of its checkpoint; {} if an early version of the program saved it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +64,7 @@ def load(workdirs: Iterable[str | os.PathLike]) -> Ensemble:
     Raises:
       UserError: a directory holds no net, or the nets cannot form an ensemble.
     """
-    members = [read(pathlib.Path(workdir).expanduser().absolute()) for workdir in workdirs]
+    members = [read(files.absolute(workdir)) for workdir in workdirs]
     first = members[0]
     for other in members[1:]:
         images = [
@@ -77,7 +79,8 @@ def load(workdirs: Iterable[str | os.PathLike]) -> Ensemble:
     mesh = sharding.create_mesh(
         -1, min(member.devices for member in members), min(member.net.towers for member in members)
     )
-    return Ensemble(members, [restore(member, mesh) for member in members], mesh)
+    restored = [restore_newest(member, mesh) for member in members]
+    return Ensemble([member for member, _ in restored], [params for _, params in restored], mesh)
 
 
 def read(workdir: pathlib.Path) -> Member:
@@ -94,11 +97,8 @@ def read(workdir: pathlib.Path) -> Member:
     if not (workdir / "config.json").is_file():
         raise UserError(f"{workdir / 'config.json'}: is missing; run the command that made the directory again")
     config = fidelity.resolve(settings.read(workdir / "config.json"))
-    with checkpoint.Checkpoints(workdir / "checkpoints", write=False) as checkpoints:
-        step = checkpoints.latest_step
-        if not step:
-            raise UserError(f"{workdir}: has no checkpoint yet; wait for the first")
-        class_names = tuple(checkpoints.metadata(step)["data"]["class_names"])
+    step, metadata = _newest(workdir)
+    class_names = tuple(map(normalized, metadata["data"]["class_names"]))
     try:
         net = nets.from_config(config.model).with_classes(len(class_names))
         recorded = run_directory.read_record(workdir)
@@ -118,23 +118,51 @@ def read(workdir: pathlib.Path) -> Member:
             class_names,
             _read_mean(workdir / "mean.npy", net),
             step,
+            metadata.get("checksums", {}),
         )
     except (AttributeError, TypeError) as error:
         raise UserError(f"{workdir / 'config.json'}: is not what training wrote; restore it") from error
 
 
+def _newest(workdir):
+    """The step and the metadata of the newest checkpoint."""
+    failed = 0
+    while True:
+        with checkpoint.Checkpoints(workdir / "checkpoints", write=False) as checkpoints:
+            step = checkpoints.latest_step
+            if not step:
+                raise UserError(f"{workdir}: has no checkpoint yet; wait for the first")
+            try:
+                return step, checkpoints.metadata(step)
+            except checkpoint.UnreadableError:
+                if step == failed:
+                    raise
+                failed = step  # a training that runs may have removed it in the meantime
+
+
 def _read_mean(path, net):
-    try:
-        mean = np.load(path)
-        if mean.shape not in ((3,), (net.stored_size, net.stored_size, 3)):
-            raise ValueError(f"of shape {mean.shape}")
-        if not np.isfinite(mean).all():
-            raise ValueError("not finite")
-        return mean
-    except (AttributeError, EOFError, OSError, TypeError, ValueError) as error:
-        raise UserError(
-            f"{path}: is not a valid mean ({error}); remove it and run the command that made the directory again"
-        ) from error
+    remedy = "remove it and run the command that made the directory again"
+    mean = files.read_array(path, remedy)
+    if mean.shape not in ((3,), (net.stored_size, net.stored_size, 3)) or mean.dtype.kind != "f":
+        raise UserError(f"{path}: is not a valid mean (of shape {mean.shape}, {mean.dtype}); {remedy}")
+    if not np.isfinite(mean).all():
+        raise UserError(f"{path}: is not a valid mean (not finite); {remedy}")
+    return mean
+
+
+def restore_newest(member: Member, mesh: jax.sharding.Mesh) -> tuple[Member, alexnet.Params]:
+    """A member and its parameters on a mesh; of a newer checkpoint, if a training has replaced the member's.
+
+    Raises UserError if they cannot be read.
+    """
+    while True:
+        try:
+            return member, restore(member, mesh)
+        except checkpoint.UnreadableError:
+            newer = read(member.workdir)
+            if newer.step == member.step:
+                raise
+            member = newer
 
 
 def restore(member: Member, mesh: jax.sharding.Mesh) -> alexnet.Params:

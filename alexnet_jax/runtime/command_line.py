@@ -96,12 +96,16 @@ def keep_freed_memory() -> None:
 
 def set_up_jax(cpu_devices: int = 2) -> None:
     """Silences the libraries, sends the program's log to stderr, and sets up malloc and the CPU's virtual devices."""
+    import jax
     from absl import logging as absl_logging
 
     from alexnet_jax.data import images
     from alexnet_jax.runtime import sharding
 
     images.ignore_warnings()
+    jax.config.update(
+        "jax_enable_x64", False
+    )  # whatever JAX_ENABLE_X64 is: the nets and their random numbers are float32
     # Orbax logs every exception in each of its threads, and leaves coroutines that were never awaited.
     absl_logging.set_verbosity(absl_logging.FATAL)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)

@@ -185,7 +185,7 @@ def test_a_config_of_something_else_is_named(directory, tmp_path, run):
 def test_a_mean_of_something_else_is_named(directory, tmp_path):
     damaged = shutil.copytree(directory / "first", tmp_path / "damaged")
     for mean, why in (
-        (np.zeros((7, 7)), r"of shape \(7, 7\)"),
+        (np.zeros((7, 7)), r"of shape \(7, 7\), float64"),
         (np.full(3, np.nan, np.float32), "not finite"),
         (np.array(["a", "b", "c"]), ".*"),
     ):
