@@ -7,6 +7,7 @@ import logging
 import os
 import pathlib
 import shlex
+import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -18,11 +19,13 @@ from ml_collections import ConfigDict
 from alexnet_jax import UserError, settings
 from alexnet_jax.analysis import ensemble, figures, inference
 from alexnet_jax.data import pipeline
+from alexnet_jax.data.base import normalized
 from alexnet_jax.model import alexnet, counts, spec, structure
 from alexnet_jax.runtime import files, interruption, processes
 from alexnet_jax.training import (
     checkpoint,
     fidelity,
+    image_list,
     metrics,
     run_directory,
     run_state,
@@ -31,6 +34,10 @@ from alexnet_jax.training import (
 )
 
 log = logging.getLogger("alexnet_jax")
+
+_ERRORS = {"top1_error": float, "top5_error": float}
+# The shape of result.json; see `files.check_shape`.
+RESULT = {"step": int, "num_examples": int, "loss": float, "center": _ERRORS, "ten_crop": _ERRORS}
 
 
 def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike) -> dict[str, Any]:
@@ -52,23 +59,33 @@ def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike) -> dict[s
       UserError: a setting, a file or the data does not work, another run uses `workdir`, or the loss is not finite.
       interruption.Interrupted: there was a signal.
     """
-    workdir = pathlib.Path(workdir).expanduser().absolute()
     with processes.together():
+        workdir = files.absolute(workdir)
         config = fidelity.resolve(config)
         settings.check(config)
         if config.init_from:
-            config.init_from = str(pathlib.Path(config.init_from).expanduser().absolute())
+            config.init_from = str(files.absolute(config.init_from))
         training = setup.build(config)
         run_directory.check(config, workdir)
-        pretrained = starting_point(config, training.net) if not run_directory.has_begun(workdir) else None
+        has_begun = run_directory.has_begun(workdir)
+        images = image_list.describe(training.data)
+        if has_begun:
+            image_list.check_changes(images, workdir)
+        pretrained = starting_point(config, training.net) if not has_begun else None
     processes.check()
     processes.check_same_config({k: v for k, v in settings.flatten(config.to_dict()) if k != "dataset.root"})
+    image_list.check_same(images, training.data)
+    start = repr(pretrained and (pretrained.step, pretrained.class_names, pretrained.checksums))
+    processes.check_same(
+        zlib.crc32(start.encode()) >> 1, "config.init_from: the processes see different nets; give all the same one"
+    )
 
     with interruption.held(), processes.locked(workdir / "lock"):
         with checkpoint.Checkpoints(workdir / "checkpoints") as checkpoints:
             state = restore_or_start(training, checkpoints, pretrained, workdir)
             data = training.data
             run_directory.keep(config, data.root, data.statistics.mean, state.step, workdir)
+            image_list.keep(images, workdir)
             if state.step < training.total_steps:
                 (workdir / "result.json").unlink(missing_ok=True)  # of a shorter run
             describe(training, state.step)
@@ -230,7 +247,7 @@ def starting_point(config: ConfigDict, net: spec.Net) -> ensemble.Member | None:
 def fine_tune(member: ensemble.Member, training: setup.Training, params: alexnet.Params) -> alexnet.Params:
     """The parameters of a trained net, with the last layer of `params` if its classes are others."""
     trained = ensemble.restore(member, training.mesh)
-    if member.class_names != training.data.class_names:
+    if list(member.class_names) != [normalized(name) for name in training.data.class_names]:
         last = member.net.last.name
         trained[last] = params[last]
     return trained
@@ -244,6 +261,8 @@ def describe(training: setup.Training, start: int) -> None:
     log.info(
         "%d training, %d validation images of %d classes", len(data.train), len(data.validation), len(data.class_names)
     )
+    if data.validation_split == "test":
+        log.warning("no validation images: the test images take their place, also where a schedule observes the error")
     log.info("%d tower(s) on %s of %s devices", net.towers, dict(mesh.shape), mesh.devices.flat[0].device_kind)
     log.info("%s at step %d of %d", "continuing" if start else "starting", start, training.total_steps)
 
@@ -251,7 +270,7 @@ def describe(training: setup.Training, start: int) -> None:
 def finish(training: setup.Training, params: alexnet.Params, workdir: pathlib.Path) -> dict[str, Any]:
     """Evaluates the test split by one view and by ten, and writes `result.json` and the pictures; once per run."""
     t, path = training, workdir / "result.json"
-    result = files.read_json(path) if path.exists() else {}
+    result = files.read_json(path, RESULT) if path.exists() else {}
     if processes.highest(result.get("step") != t.total_steps):
         log.info("evaluating %d %s images, ten views each", len(t.data.test), t.data.test_split)
         evaluate = inference.make_evaluate(
@@ -270,14 +289,11 @@ def finish(training: setup.Training, params: alexnet.Params, workdir: pathlib.Pa
 def write_result(workdir: pathlib.Path, result: dict[str, Any], layer: str, kernels: Any, towers: int) -> None:
     """Writes `result.json`, the curves and, if the first `layer` is a convolution, a picture of its kernels.
 
-    Raises:
-      UserError: they cannot be written.
+    Raises UserError if they cannot be written.
     """
-    try:
-        if kernels.ndim == 4:  # height, width, RGB, maps
-            picture = figures.png(figures.conv1_kernels(kernels, towers))
-            (workdir / f"{layer}.png").write_bytes(picture)
-        (workdir / "curves.png").write_bytes(figures.png(figures.curves(workdir / "metrics.jsonl")))
-        files.write_json(workdir / "result.json", result)
-    except OSError as error:
-        raise UserError(f"{workdir}: cannot be written ({error.strerror or error})") from error
+    files.write_json(workdir / "result.json", result)
+    if kernels.ndim == 4:  # height, width, RGB, maps
+        with files.whole(workdir / f"{layer}.png", "wb") as file:
+            file.write(figures.png(figures.conv1_kernels(kernels, towers)))
+    with files.whole(workdir / "curves.png", "wb") as file:
+        file.write(figures.png(figures.curves(workdir / "metrics.jsonl")))

@@ -13,6 +13,9 @@ from alexnet_jax.runtime import sharding
 from alexnet_jax.training import fidelity, optimizer, run_state, schedules, step
 from configs import two_gpu
 
+# Metadata of a checkpoint.
+METADATA = {"data": {"class_names": ["some"], "train_images": 26}, "schedule": {}, "window": {"steps": 1}}
+
 
 def describe(net, kind="paper", **fields):
     """The net that the command line describes with these fields of `config.model`."""

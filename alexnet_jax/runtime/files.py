@@ -25,7 +25,6 @@ log = logging.getLogger("alexnet_jax")
 
 UNFINISHED = ".alexnet_jax-"  # begins the names of temporary files
 RESTORE = "restore or remove it"
-APPEND = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
 
 Path = str | os.PathLike
 
@@ -174,11 +173,11 @@ def remove_unfinished(directory: Path) -> None:
             path.unlink()
 
 
-@contextlib.contextmanager
-def appending(path: Path, mode: str = "a", remedy: str = "") -> Iterator[IO]:
-    """Opens a file to append to, made if missing. Raises UserError if it cannot be written, or is a link."""
-    with _explaining(path, "written", remedy), open(_open(path, APPEND), mode) as file:
-        yield file
+def append(path: Path, mode: str = "a", buffering: int = -1) -> IO:
+    """Opens a file to append to, made if missing. Raises UserError if it cannot be opened, or is a link."""
+    with _explaining(path, "written", ""):
+        descriptor = _open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW)
+        return open(descriptor, mode, buffering, encoding=None if "b" in mode else "utf-8")
 
 
 def make_directory(path: Path, remedy: str = "") -> None:
@@ -237,9 +236,7 @@ def locked(path: pathlib.Path, resource: str = "") -> Iterator[None]:
     Raises:
       UserError: another process holds it, or it cannot be written.
     """
-    with _explaining(path, "written", ""):
-        file = open(_open(path, APPEND), "a+b", buffering=0)  # noqa: SIM115, open until the block ends
-    with file:
+    with append(path, "a+b", buffering=0) as file:
         try:
             _lock(file, resource or path.parent, fcntl.LOCK_EX)
             file.truncate(0)

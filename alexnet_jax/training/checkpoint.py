@@ -3,8 +3,10 @@
 import contextlib
 import logging
 import os
+import pathlib
 import re
 import shutil
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -14,7 +16,8 @@ from jax import lax
 from orbax.checkpoint import v1 as ocp
 
 from alexnet_jax import UserError
-from alexnet_jax.runtime import processes
+from alexnet_jax.data.base import normalized
+from alexnet_jax.runtime import files, processes
 
 log = logging.getLogger("alexnet_jax")
 
@@ -24,6 +27,15 @@ _ADVICE = "; restore or remove it"
 
 Trees = dict[str, Any]  # {'params', 'opt_state'}
 Metadata = dict[str, Any]
+
+# The shape of the metadata of a run; see `files.check_shape`.
+METADATA = {
+    "data": {"class_names": [str], "train_images": int},
+    "schedule": dict,
+    "window": {str: float},
+    "evaluated?": int,
+    "checksums?": {str: dict},
+}
 
 
 class UnreadableError(UserError):
@@ -52,8 +64,10 @@ class Checkpoints:
                 cleanup_tmp_directories=self._write,
                 context=context,
             )
-        except (OSError, ValueError) as error:
-            raise UserError(f"{directory}: cannot hold checkpoints ({error})") from error
+        except (AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError) as error:
+            for path in sorted(pathlib.Path(directory).glob("*/_CHECKPOINT_METADATA")):  # orbax reads them all
+                files.read_json(path, remedy="remove the directory of this checkpoint")
+            raise UserError(f"{directory}: cannot hold checkpoints ({_cause(error)})") from error
 
     def __enter__(self):
         return self
@@ -100,11 +114,10 @@ class Checkpoints:
         """The metadata that the checkpoint of `step` was saved with. Raises UserError if it cannot be read."""
         with self._reading(step):
             metadata = self._checkpointer.metadata(step).custom_metadata
-            if not metadata:
-                raise ValueError("no metadata")
+            files.check_shape(metadata, METADATA, "its metadata")
             return metadata
 
-    def restore(self, like: Trees, data: Metadata | None = None) -> tuple[int, Metadata, Trees]:
+    def restore(self, like: Trees, class_names: Sequence[str] = ()) -> tuple[int, Metadata, Trees]:
         """The newest checkpoint that can be read, as step, metadata and trees; 0, {} and `like` if there is none.
 
         Corrupt checkpoints that are newer are moved aside, to damaged_STEP; if none can be read, all stay where they
@@ -113,10 +126,11 @@ class Checkpoints:
 
         Args:
           like: trees with the shapes and shardings to restore to, on any mesh.
-          data: the value that `data` must have in the metadata.
+          class_names: those that the data must have had, if they are given.
 
         Raises:
-          UserError: no checkpoint can be read, it is of other data or another net, or the processes see different ones.
+          UserError: no checkpoint can be read, it is of other classes or another net, or the processes see different
+            ones.
         """
         directory, damaged = self._checkpointer.directory, {}
         step, metadata, trees = 0, {}, like
@@ -124,7 +138,7 @@ class Checkpoints:
             steps = sorted((checkpoint.step for checkpoint in self._checkpointer.checkpoints), reverse=True)
             for candidate in steps:
                 try:
-                    metadata, trees = self._read(candidate, like, data)
+                    metadata, trees = self._read(candidate, like, class_names)
                     step = candidate
                     break
                 except UnreadableError as error:
@@ -141,14 +155,11 @@ class Checkpoints:
             self._open(directory)  # otherwise it would still list them
         return step, metadata, _donatable(jax.tree.map(_divided, trees, like)) if step else like
 
-    def _read(self, step, like, data):
+    def _read(self, step, like, class_names):
         metadata = self.metadata(step)
         checksums = metadata.pop("checksums", {})
-        if data and metadata.get("data") != data:
-            raise UserError(
-                f"{self._checkpointer.directory.parent} was trained on other classes or another number of images; "
-                "use a new --workdir"
-            )
+        if class_names and list(map(normalized, metadata["data"]["class_names"])) != list(map(normalized, class_names)):
+            raise UserError(f"{self._checkpointer.directory.parent} was trained on other classes; use a new --workdir")
         trees = self._load(step, jax.tree.map(lambda x: np.empty(x.shape, x.dtype), like), checksums)
         return metadata, trees
 
@@ -202,7 +213,7 @@ class Checkpoints:
     def _reading(self, step):
         try:
             yield
-        except (OSError, LookupError, ValueError) as error:
+        except (OSError, LookupError, RecursionError, TypeError, ValueError) as error:
             raise UnreadableError(
                 f"{self._checkpointer.directory / str(step)}: cannot be read ({_cause(error)}){_ADVICE}"
             ) from error

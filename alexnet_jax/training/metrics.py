@@ -5,6 +5,7 @@ import json
 import logging
 import math
 import pathlib
+import secrets
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -24,6 +25,8 @@ from alexnet_jax.runtime import files, processes, progress
 
 log = logging.getLogger("alexnet_jax")
 
+# The shape of a line of metrics.jsonl; see `files.check_shape`.
+LINE = {"step": int, "epoch": float, "split": str, "loss": float, "top1_error": float}
 DIVERGED = "nothing was saved since the last checkpoint; try a lower --config.schedule.learning_rate in a new --workdir"
 
 
@@ -43,15 +46,15 @@ def read(path: pathlib.Path) -> list[dict[str, Any]]:
       UserError: the file cannot be read, or holds something else.
     """
     lines: list[dict[str, Any]] = []
-    try:
-        for text in path.read_text().splitlines(keepends=True):
-            if text.endswith("\n"):
-                line = json.loads(text)
-                line["step"], line["epoch"], line["split"], line["loss"], line["top1_error"]
-                lines.append(line)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        where = "" if isinstance(error, OSError) else f"line {len(lines) + 1}: "
-        raise UserError(f"{path}: cannot be read ({where}{error}); restore or remove it") from error
+    for text in files.read_text(path).splitlines(keepends=True):
+        if text.endswith("\n"):
+            try:
+                line = files.parse_json(text, LINE)
+                if not all(math.isfinite(line[name]) for name in ("step", "epoch", "loss", "top1_error")):
+                    raise ValueError("not finite")
+            except (OverflowError, ValueError) as error:
+                raise UserError(f"{path}: cannot be read (line {len(lines) + 1}: {error}); {files.RESTORE}") from error
+            lines.append(line)
     return lines
 
 
@@ -73,9 +76,10 @@ class Writer:
             if jax.process_index() == 0:
                 path = self._workdir / "metrics.jsonl"
                 _drop_after(path, step, evaluated)
-                self._file = path.open("a")
-                # tensorboardX's SummaryWriter hangs when the disk is full: it writes in a thread.
-                self._board = event_file_writer.EventsWriter(str(self._workdir / "events"))
+                self._file = files.append(path)
+                # tensorboardX's SummaryWriter hangs when the disk is full: it writes in a thread. The suffix is random,
+                # so that there can be no link of this name.
+                self._board = event_file_writer.EventsWriter(str(self._workdir / "events"), f".{secrets.token_hex(8)}")
                 restart = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
                 self._board.write_event(event_pb2.Event(step=step + 1, session_log=restart))
 

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from alexnet_jax import UserError, settings
 from alexnet_jax.model import nets
 from alexnet_jax.runtime import files, processes
-from alexnet_jax.training import fidelity, lab_notes, schedules
+from alexnet_jax.training import fidelity, lab_notes, metrics, schedules
 
 # Settings that may change between two runs on one directory: the steps already taken do not depend on them.
 MAY_CHANGE = {"num_epochs", "mesh.data", "mesh.model", "dataset.root", "log_every", "save_every"}
@@ -47,10 +47,10 @@ def check(config: ConfigDict, workdir: pathlib.Path) -> None:
                 f"{workdir} holds a run of another version of this net or schedule ({corrected}); use another "
                 "--workdir, or continue with the version that began it"
             )
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--workdir={workdir}: cannot be written ({error.strerror})") from error
+    files.make_directory(workdir)
+    files.check_no_link(workdir / "checkpoints")
+    if (workdir / "metrics.jsonl").exists():
+        metrics.read(workdir / "metrics.jsonl")  # reports damage before anything is written
 
 
 def record(config: ConfigDict) -> Record:
@@ -69,14 +69,10 @@ def read_record(workdir: pathlib.Path) -> Record:
     path = workdir / "net.json"
     if not path.exists():
         return {}
-    try:
-        fields = json.loads(path.read_text())
-        layers, notes = fields["layers"], fields.get("notes", {})
-        if list(layers) == fields["order"] and all(isinstance(part, dict) for part in (*layers.values(), notes)):
-            return fields
-    except (AttributeError, OSError, LookupError, TypeError, ValueError):
-        pass
-    raise UserError(f"{path}: is not what training wrote; restore it")
+    fields = files.read_json(path, {"layers": {str: dict}, "order": [str], "notes?": dict}, "restore it")
+    if list(fields["layers"]) != fields["order"]:
+        raise UserError(f"{path}: is not what this program wrote (layers or order); restore it")
+    return fields
 
 
 def corrections(recorded: Record, config: ConfigDict, training: bool = True) -> str:
@@ -129,22 +125,18 @@ def keep(config: ConfigDict, absolute_root: str, mean: np.ndarray, start: int, w
     """
     path = workdir / "mean.npy"
     with processes.together():
-        try:
-            if start and path.exists() and not np.array_equal(np.load(path), mean):
+        if start and path.exists():
+            remedy = "remove it, and the same command writes it again"
+            if not np.array_equal(files.read_array(path, remedy), mean):
                 raise UserError(f"{workdir} was trained on images with another mean; use a new --workdir")
-            if jax.process_index() == 0:
-                fields = json.loads(config.to_json())
-                fields["dataset"]["root"] = absolute_root
-                files.write_json(workdir / "config.json", fields)
-                files.write_json(workdir / "net.json", record(config))
-                with files.whole(path, "wb") as file:
-                    np.save(file, mean)
-        except (EOFError, ValueError) as error:
-            raise UserError(
-                f"{path}: cannot be read ({error}); remove it, and the same command writes it again"
-            ) from error
-        except OSError as error:
-            raise UserError(f"--workdir={workdir}: cannot be written ({error.strerror or error})") from error
+        if jax.process_index() == 0:
+            files.remove_unfinished(workdir)
+            fields = json.loads(config.to_json())
+            fields["dataset"]["root"] = absolute_root
+            files.write_json(workdir / "config.json", fields)
+            files.write_json(workdir / "net.json", record(config))
+            with files.whole(path, "wb") as file:
+                np.save(file, mean)
     with processes.together():
         if path.name not in os.listdir(workdir):
             raise UserError(f"--workdir={workdir}: must be one directory, which all processes share")

@@ -8,8 +8,9 @@ from typing import Any
 import jax
 import optax
 
+from alexnet_jax import UserError
 from alexnet_jax.model import alexnet, spec
-from alexnet_jax.runtime import sharding
+from alexnet_jax.runtime import files, sharding
 from alexnet_jax.training import checkpoint
 
 
@@ -43,11 +44,16 @@ class RunState:
 
     def restored(self, checkpoints: checkpoint.Checkpoints, data: dict[str, Any]) -> "RunState":
         """The state of the newest checkpoint, or this one if there is none. Raises as `Checkpoints.restore`."""
-        step, metadata, trees = checkpoints.restore(self.trees, data)
+        step, metadata, trees = checkpoints.restore(self.trees, data["class_names"])
         if not step:
             return self
         schedule = metadata["schedule"]
         evaluated = schedule.pop("evaluated", 0)  # where earlier versions kept it
+        try:
+            files.check_shape(schedule, {name: type(value) for name, value in self.schedule.items()}, "schedule")
+            files.check_shape(evaluated, int, "evaluated")
+        except ValueError as error:
+            raise UserError(f"step {step}: its metadata are not what training wrote ({error}); restore it") from error
         return RunState(
             **trees,
             schedule=schedule,

@@ -43,7 +43,7 @@ class Training:
 
     @property
     def images(self) -> dict[str, Any]:
-        """The description of the data in a checkpoint. A run can only continue on data with the same description."""
+        """The description of the data in a checkpoint. A run can only continue on data with the same classes."""
         return {"class_names": list(self.data.class_names), "train_images": len(self.data.train)}
 
 

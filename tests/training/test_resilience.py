@@ -20,6 +20,7 @@ import pytest
 from alexnet_jax import UserError, settings, train
 from alexnet_jax.runtime import files, interruption
 from alexnet_jax.training import checkpoint, metrics
+from tests.support import METADATA
 from tests.training.test_train import final_params
 
 KILLS = pathlib.Path(__file__).parents[2] / "experiments" / "kills.py"
@@ -168,7 +169,7 @@ def two_checkpoints(tmp_path_factory):
     directory = tmp_path_factory.mktemp("checkpoints") / "whole"
     with checkpoint.Checkpoints(directory) as checkpoints:
         for step in (1, 2):
-            checkpoints.save(step, {"params": {"conv1": jnp.arange(5000.0) + step}}, {"data": "some"})
+            checkpoints.save(step, {"params": {"conv1": jnp.arange(5000.0) + step}}, METADATA)
     return directory
 
 
@@ -184,9 +185,10 @@ for directory in sys.argv[2:]:
     found = {}
     with checkpoint.Checkpoints(pathlib.Path(directory)) as checkpoints:
         try:
-            step, notes, state = checkpoints.restore({"params": {"conv1": jnp.zeros(5000)}}, sys.argv[1])
+            step, notes, state = checkpoints.restore({"params": {"conv1": jnp.zeros(5000)}}, [sys.argv[1]])
             right = bool((state["params"]["conv1"] == jnp.arange(5000.0) + step).all())
-            found = {"step": step, "right": right and notes == {"data": "some"}, "latest": checkpoints.latest_step}
+            right = right and notes["window"] == {"steps": 1}
+            found = {"step": step, "right": right, "latest": checkpoints.latest_step}
             checkpoints.save(3, state, notes)  # and the run goes on
         except UserError as error:
             found = {"error": str(error)}

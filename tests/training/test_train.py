@@ -20,7 +20,7 @@ from alexnet_jax.model import nets
 from alexnet_jax.runtime import files, sharding
 from alexnet_jax.training import checkpoint, fidelity, metrics, run_state
 from configs import imagenette, two_gpu
-from tests.support import compiled_step, first_state, loss_of, mesh, rates_of
+from tests.support import METADATA, compiled_step, first_state, loss_of, mesh, rates_of
 
 
 def lines(workdir):
@@ -146,12 +146,12 @@ def test_saving_does_not_see_the_steps_after_it(tmp_path):
         for i in range(1, 40):
             x = step(x)
             if i % 10 == 0:
-                checkpoints.save(i, {"x": x}, {"drops": i})
+                checkpoints.save(i, {"x": x}, METADATA | {"schedule": {"drops": i}})
     with checkpoint.Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.latest_step == 30
         _, notes, state = checkpoints.restore({"x": x})
         assert (state["x"] == 30).all()
-        assert notes == {"drops": 30}
+        assert notes["schedule"] == {"drops": 30}
     assert sorted(os.listdir(tmp_path)) == ["20", "30"]
 
 
@@ -212,12 +212,14 @@ def test_a_broken_validation_image_keeps_what_was_learned_too(config, tmp_path):
     assert result["step"] == 5
 
 
-def test_a_directory_of_other_data_is_refused(config, tmp_path):
+def test_a_directory_of_other_classes_is_refused(config, tmp_path):
     config.num_epochs = 0.5
     train.train_and_evaluate(config, tmp_path / "run")
-    (tmp_path / "images" / "train" / "class_1" / "000.png").unlink()
+    for split in ("train", "val"):
+        (tmp_path / "images" / split / "class_1").rename(tmp_path / "images" / split / "dogs")
+    (tmp_path / "run" / "images.tsv.gz").unlink()  # as of an earlier version of the program
     config.num_epochs = 1.0
-    with pytest.raises(UserError, match="was trained on other classes or another number of images"):
+    with pytest.raises(UserError, match="was trained on other classes; use a new --workdir"):
         train.train_and_evaluate(config, tmp_path / "run")
 
 
