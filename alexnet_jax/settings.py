@@ -86,6 +86,9 @@ NOT_BELOW_0 = (
 def check(config: ConfigDict) -> None:
     """Raises UserError for numbers out of range; names are checked where the things that they name are built."""
     flat = dict(flatten(config.to_dict()))
+    for name, default in flatten(defaults().to_dict()):
+        if default is not None and flat[name] is None:
+            raise UserError(f"config.{name}: has no value; use one like {default!r}")
     for name in ABOVE_0:
         if not 0 < flat[name] < math.inf:
             raise UserError(f"config.{name}={flat[name]}: must be a number above 0")

@@ -116,7 +116,7 @@ def _end_with_parent():
 
 def check_net(workdir: pathlib.Path) -> None:
     """Raises UserError if a run was finished with another version of its net or schedule."""
-    config = fidelity.resolve(settings.read(workdir / "config.json"))
+    config = fidelity.read(workdir / "config.json")
     if corrected := run_directory.corrections(run_directory.read_record(workdir), config):
         raise UserError(
             f"{workdir}: was finished with another version of this net or schedule ({corrected}); use another "

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from alexnet_jax import UserError, settings
+from alexnet_jax import UserError
 from alexnet_jax.data.base import normalized
 from alexnet_jax.model import alexnet, nets, spec
 from alexnet_jax.runtime import files, sharding
@@ -96,7 +96,7 @@ def read(workdir: pathlib.Path) -> Member:
         )
     if not (workdir / "config.json").is_file():
         raise UserError(f"{workdir / 'config.json'}: is missing; run the command that made the directory again")
-    config = fidelity.resolve(settings.read(workdir / "config.json"))
+    config = fidelity.read(workdir / "config.json")
     step, metadata = _newest(workdir)
     class_names = tuple(map(normalized, metadata["data"]["class_names"]))
     try:

@@ -4,11 +4,12 @@
 run.
 """
 
+import pathlib
 from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-from alexnet_jax import UserError
+from alexnet_jax import UserError, settings
 from alexnet_jax.model import nets
 from alexnet_jax.training import lab_notes
 
@@ -62,6 +63,17 @@ DIFFERENCES = (
     Difference("num_epochs", 90.0, float(lab_notes.NOTES["145"].end), "length of the training", "5; notes"),
 )
 BY_NOTES = {"augment.noise_off_at": "noise_off", "num_epochs": "end"}  # values that differ between the nets of 2012
+
+
+def read(path: pathlib.Path) -> ConfigDict:
+    """The resolved config in a config.json. Raises UserError, which names the file, as `settings.read` and `check`."""
+    config = settings.read(path)
+    try:
+        config = resolve(config)
+        settings.check(config)
+    except UserError as error:
+        raise UserError(f"{path}: {error}; restore it") from error
+    return config
 
 
 def resolve(config: ConfigDict) -> ConfigDict:

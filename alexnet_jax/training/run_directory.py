@@ -39,7 +39,7 @@ def check(config: ConfigDict, workdir: pathlib.Path) -> None:
         if path.exists():
             fixed_length = schedules.from_config(config).depends_on_length
             may_change = MAY_CHANGE - {"num_epochs"} if fixed_length else MAY_CHANGE
-            stored = fidelity.resolve(settings.read(path))
+            stored = fidelity.read(path)
             if changed := settings.changes(json.loads(stored.to_json()), json.loads(config.to_json()), may_change):
                 raise UserError(f"{workdir} holds a run of another config ({changed}); use another --workdir")
         if corrected := corrections(read_record(workdir), config):
