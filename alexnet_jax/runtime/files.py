@@ -187,9 +187,9 @@ def make_directory(path: Path, remedy: str = "") -> None:
 
 
 def check_no_link(path: Path) -> None:
-    """Raises UserError if a directory below a working directory is a link: what it leads to may be somebody else's."""
+    """Raises UserError if a part of a working directory is a link: what it leads to may belong to another run."""
     if os.path.islink(path):
-        raise UserError(f"{path}: is a link; remove it, or make its whole parent directory a link instead")
+        raise UserError(f"{path}: is a link; remove it, or make the whole working directory a link")
 
 
 def _open(path, flags):

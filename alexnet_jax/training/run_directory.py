@@ -48,7 +48,8 @@ def check(config: ConfigDict, workdir: pathlib.Path) -> None:
                 "--workdir, or continue with the version that began it"
             )
     files.make_directory(workdir)
-    files.check_no_link(workdir / "checkpoints")
+    for path in (workdir / "checkpoints", *(workdir / "checkpoints").glob("*")):
+        files.check_no_link(path)
     if (workdir / "metrics.jsonl").exists():
         metrics.read(workdir / "metrics.jsonl")  # reports damage before anything is written
 

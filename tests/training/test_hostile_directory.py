@@ -61,10 +61,12 @@ def test_checkpoints_of_another_run_are_not_touched_through_a_link(config, tmp_p
     train.train_and_evaluate(config, tmp_path / "run")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "checkpoints").symlink_to(tmp_path / "run" / "checkpoints")
-    with pytest.raises(
-        UserError, match="other/checkpoints: is a link; remove it, or make its whole parent directory a"
-    ):
+    with pytest.raises(UserError, match="other/checkpoints: is a link; remove it"):
         train.train_and_evaluate(config, tmp_path / "other")
+    (tmp_path / "third" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "third" / "checkpoints" / "1").symlink_to(tmp_path / "run" / "checkpoints" / "1")
+    with pytest.raises(UserError, match="third/checkpoints/1: is a link"):
+        train.train_and_evaluate(config, tmp_path / "third")
     (tmp_path / "link").symlink_to(tmp_path / "run")  # a user's own link to a whole run
     assert train.train_and_evaluate(config, tmp_path / "link")["step"] == 1
 
