@@ -22,6 +22,7 @@ WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints, metrics and r
 DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Join the processes of a Slurm, TPU, Open MPI or Kubernetes job.")
 COORDINATOR = flags.DEFINE_string("coordinator_address", None, "HOST:PORT of process 0, for processes started by hand.")
 NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many were started by hand.", lower_bound=1)
+START_TIMEOUT = flags.DEFINE_float("start_timeout", 60, "Seconds for all processes to start.", lower_bound=1)
 PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.", lower_bound=0)
 
 
@@ -42,7 +43,7 @@ def main(argv):
         if several:
             # Before the processes connect: a run that uses this directory may use this address too.
             files.check_unlocked(pathlib.Path(workdir).expanduser() / "lock")
-            processes.join(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
+            processes.join(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value, START_TIMEOUT.value)
         with processes.ending_together():
             train.train_and_evaluate(CONFIG.value, workdir)
 

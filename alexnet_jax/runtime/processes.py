@@ -11,7 +11,6 @@ import logging
 import os
 import pathlib
 import signal
-import socket
 import time
 import zlib
 from collections.abc import Iterator, Mapping
@@ -23,12 +22,12 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from alexnet_jax import UserError
-from alexnet_jax.runtime import files, interruption, sharding
+from alexnet_jax.runtime import files, interruption, rendezvous, sharding
 
 log = logging.getLogger("alexnet_jax")
 
 HEARTBEAT_TIMEOUT = 30  # seconds without a heartbeat, after which a process counts as dead and the others end
-START_TIMEOUT = 300  # seconds for all processes to start
+START_TIMEOUT = 60.0  # seconds for all processes to start
 EXIT_DELAY = 2  # seconds that process 0 leaves the others to print their messages: JAX aborts them when it exits
 _FAILED = 1000  # above all signal numbers
 
@@ -36,19 +35,26 @@ Batch = dict[str, np.ndarray]
 
 
 def join(
-    coordinator_address: str | None = None, num_processes: int | None = None, process_id: int | None = None
+    coordinator_address: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+    timeout: float = START_TIMEOUT,
 ) -> None:
     """Connects to the other processes. Call it before anything asks JAX for devices.
 
-    Without arguments, JAX asks the scheduler that started the processes: Slurm, a TPU pod, Open MPI or Kubernetes.
+    Without an address, JAX asks the scheduler that started the processes: Slurm, a TPU pod, Open MPI or Kubernetes.
+
+    Args:
+      timeout: seconds for all processes to come.
 
     Raises:
       UserError: there is no scheduler, or the processes did not connect.
+      interruption.Interrupted: there was a signal.
     """
+    wait = rendezvous.Wait(timeout)
     if coordinator_address is not None:
-        _check_address(coordinator_address, process_id)
-        if num_processes is not None and process_id == 0:
-            log.info("waiting for %d other processes at %s", num_processes - 1, coordinator_address)
+        assert num_processes is not None and process_id is not None
+        rendezvous.meet(coordinator_address, num_processes, process_id, wait)
     # JAX's handler of SIGTERM would replace ours.
     jax.config.update("jax_enable_preemption_service", False)
     # In a thread: JAX waits for the others outside Python, where this process could not react to a signal.
@@ -58,22 +64,17 @@ def join(
         num_processes,
         process_id,
         cluster_detection_method="deactivate" if coordinator_address else None,
-        initialization_timeout=START_TIMEOUT + 60,
+        initialization_timeout=int(timeout) + 60,  # `wait` ends first
         heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT,
         shutdown_timeout_seconds=HEARTBEAT_TIMEOUT,
     )
-    began = time.monotonic()
-    while not concurrent.futures.wait([connection], timeout=0.1).done:
-        if interruption.received():
-            _print_error("interrupted before the processes were connected")
-            os._exit(128 + interruption.received())
-        if time.monotonic() - began > START_TIMEOUT:
-            flag = f"--coordinator_address={coordinator_address}: " if coordinator_address else ""
-            _print_error(
-                f"{flag}the processes did not connect within {START_TIMEOUT} s; check that each was started, with the "
-                "same address"
-            )
-            os._exit(1)
+    try:
+        while not concurrent.futures.wait([connection], rendezvous.TURN).done:
+            wait.turn("the other processes" + f" at {coordinator_address}" * bool(coordinator_address))
+    except (UserError, KeyboardInterrupt) as error:  # the interpreter's normal exit would wait for the thread
+        number = getattr(error, "number", None)
+        _print_error("interrupted before the processes were connected" if number else str(error))
+        os._exit(128 + number if number else 1)
     try:
         connection.result()
     except (ImportError, OSError, RuntimeError, ValueError) as error:
@@ -87,18 +88,6 @@ def join(
         raise UserError(f"the processes did not connect ({first_line}); {hint}") from error
     if jax.process_index() > 0:
         log.setLevel(logging.ERROR)
-
-
-def _check_address(address, process_id):
-    """Raises UserError for an address at which JAX would wait in vain or crash."""
-    host, _, port = address.rpartition(":")
-    try:
-        socket.getaddrinfo(host.strip("[]"), port)
-        if process_id == 0:
-            with socket.create_server(("", int(port))):
-                pass
-    except OSError as error:
-        raise UserError(f"--coordinator_address={address}: {error.strerror}; use another") from error
 
 
 def _print_error(message):
