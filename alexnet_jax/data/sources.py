@@ -5,6 +5,7 @@
 
 import dataclasses
 import hashlib
+import math
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
@@ -15,6 +16,7 @@ from alexnet_jax import UserError
 from alexnet_jax.data import images
 from alexnet_jax.runtime import files
 
+REMEDY = "set config.dataset.root to a new directory, and the images are drawn again"
 MOST_BYTES = 2**29  # of one file; bounds the memory for a huge file that is not an image
 
 
@@ -49,16 +51,31 @@ class Source(Protocol):
 
 
 class ArraySource:
-    """Images in one array [N, S, S, 3], uint8. Image i has the label i modulo the number of classes."""
+    """Images in a .npy file, uint8 [N, S, S, 3]. Image i has the label i modulo the number of classes.
 
-    def __init__(self, pixels: np.ndarray, origin: str, num_classes: int, image_size: int):
-        self.pixels, self.origin, self.num_classes, self.image_size = pixels, origin, num_classes, image_size
+    They are read one by one. If the file shrinks, a read fails; a file mapped to memory would kill the process.
+    """
+
+    def __init__(self, path: str | os.PathLike, origin: str, num_classes: int, image_size: int):
+        """Raises UserError if the file holds something else."""
+        self.path, self.origin, self.num_classes, self.image_size = path, origin, num_classes, image_size
+        self._shape = files.read_array_shape(path, np.dtype(np.uint8), REMEDY)
+        if len(self._shape) != 4 or self._shape[1:] != (self._shape[1], self._shape[1], 3):
+            raise UserError(f"{path}: holds an array of shape {self._shape}, not images; {REMEDY}")
+        self._end = os.path.getsize(path)
 
     def __len__(self) -> int:
-        return len(self.pixels)
+        return self._shape[0]
 
     def __getitem__(self, i: int) -> tuple[np.ndarray, int]:
-        image = self.pixels[i]
+        if not 0 <= i < len(self):
+            raise IndexError(i)
+        count = math.prod(self._shape[1:])
+        with files.reading(self.path, REMEDY) as file:
+            data = os.pread(file.fileno(), count, self._end - (len(self) - i) * count)
+        if len(data) < count:
+            raise UserError(f"{self.path}: has become shorter; {REMEDY}")
+        image = np.frombuffer(data, np.uint8).reshape(self._shape[1:])
         if len(image) != self.image_size:
             image = images.square(image, self.image_size)
         return image, i % self.num_classes
@@ -200,6 +217,7 @@ class TfdsSource(EncodedSource):
     stretch: bool
     start: int
     stop: int
+    num_classes: int
 
     @property
     def manifest(self) -> Sequence[Any]:
@@ -228,9 +246,14 @@ class TfdsSource(EncodedSource):
 
     def read(self, i: int) -> tuple[bytes, int]:
         example = self._example(i)
-        if example["label"] < 0:
+        data, label = example.get("image"), example.get("label")
+        if not isinstance(data, bytes) or not isinstance(label, (int, np.integer)) or label >= self.num_classes:
+            raise UserError(
+                f"{self.describe(i)}: not an image with a label (did its file change?); build the set again"
+            )
+        if label < 0:
             raise SecretLabelsError(f"{self.origin}: its labels are secret; use another split")
-        return example["image"], int(example["label"])
+        return data, int(label)
 
     def part(self, start: int, stop: int) -> EncodedSource:
         return dataclasses.replace(self, start=self.start + start, stop=self.start + stop)

@@ -4,6 +4,7 @@ A class is a texture in a pair of opponent colours. A mirrored image belongs to 
 phase, outline, background, brightness and noise of an image depend only on (SEED, split, index).
 """
 
+import functools
 import json
 import os
 import pathlib
@@ -16,6 +17,7 @@ from tqdm import tqdm
 from alexnet_jax import UserError
 from alexnet_jax.data import sources
 from alexnet_jax.data.base import Dataset, Split, Statistics
+from alexnet_jax.runtime import files
 
 VERSION = 1  # of the images that `draw` makes
 SIZE = 128
@@ -42,40 +44,36 @@ class Textures(Dataset):
         return SIZE
 
     def load(self, split: str, image_size: int, stretch: bool = False) -> Split:
-        pixels, _ = load(self.root)
-        if split not in pixels:
-            raise UserError(f"textures have no split {split!r}, but {', '.join(pixels)}")
-        return Split(sources.ArraySource(pixels[split], split, len(CLASS_NAMES), image_size), CLASS_NAMES)
+        if split not in self.splits:
+            raise UserError(f"textures have no split {split!r}, but {', '.join(self.splits)}")
+        path = self.drawn / f"{split}.npy"
+        return Split(sources.ArraySource(path, split, len(CLASS_NAMES), image_size), CLASS_NAMES)
 
     def statistics(self, image_size: int) -> Statistics:
-        return load(self.root)[1]
+        path = self.drawn / "statistics.json"
+        shapes = {"mean": (3,), "colour_std": (3,), "colour_axes": (3, 3)}
+        arrays = {name: np.array(x, object) for name, x in files.read_json(path, remedy=sources.REMEDY).items()}
+        if {name: array.shape for name, array in arrays.items()} != shapes:
+            raise UserError(f"{path}: is not what this program wrote; {sources.REMEDY}")
+        return Statistics(**{name: array.astype(np.float32) for name, array in arrays.items()})
+
+    @functools.cached_property
+    def drawn(self) -> pathlib.Path:
+        """The directory with the images, which are drawn if they are missing. Raises UserError if it cannot be made."""
+        directory = files.absolute(self.root) if self.root else _cache() / "alexnet_jax" / f"textures-{VERSION}"
+        try:
+            if not directory.exists():
+                _write(directory)
+        except OSError as error:
+            raise UserError(
+                f"{directory}: cannot make the textures here ({error.strerror or error}); set --config.dataset.root to "
+                "a new directory"
+            ) from error
+        return directory
 
 
-def load(root: str = "") -> tuple[dict[str, np.ndarray], Statistics]:
-    """The images of every split and the statistics of the training split; draws them if they are missing.
-
-    Args:
-      root: the directory of the images; '' for the default of `Textures`.
-
-    Returns:
-      {split: uint8 [N, 128, 128, 3], memory-mapped}; example i has label i % 20.
-
-    Raises:
-      UserError: the directory cannot be written, or holds something else.
-    """
-    cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
-    directory = pathlib.Path(root).expanduser() if root else cache / "alexnet_jax" / f"textures-{VERSION}"
-    try:
-        if not directory.exists():
-            _write(directory)
-        images = {split: np.load(directory / f"{split}.npy", mmap_mode="r") for split in COUNTS}
-        statistics = json.loads((directory / "statistics.json").read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{directory}: cannot make or read the textures here ({error}); set --config.dataset.root to a new "
-            "directory"
-        ) from error
-    return images, Statistics(**{name: np.array(value, np.float32) for name, value in statistics.items()})
+def _cache():
+    return files.absolute(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
 
 
 def draw(split: str, i: int) -> np.ndarray:

@@ -69,7 +69,14 @@ class Tfds(Dataset):
                 ) from error
             raise UserError(self.unreadable) from error
         source = sources.TfdsSource(
-            examples, f"{self.name}/{split}", self.identity, image_size, stretch, start=0, stop=len(examples)
+            examples,
+            f"{self.name}/{split}",
+            self.identity,
+            image_size,
+            stretch,
+            0,
+            len(examples),
+            features["label"].num_classes,
         )
         return Split(source, tuple(features["label"].names))
 

@@ -14,6 +14,7 @@ import pathlib
 import secrets
 import socket
 import stat
+import tokenize
 from collections.abc import Iterator
 from typing import IO, Any
 
@@ -27,6 +28,20 @@ UNFINISHED = ".alexnet_jax-"  # begins the names of temporary files
 RESTORE = "restore or remove it"
 
 Path = str | os.PathLike
+
+# The exceptions that NumPy raises for a file that is not an array.
+_NO_ARRAY = (
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OverflowError,
+    RecursionError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    tokenize.TokenError,
+)
 
 
 def absolute(path: Path) -> pathlib.Path:
@@ -124,11 +139,23 @@ def check_shape(value: Any, shape: Any, name: str = "the whole") -> None:
 
 def read_array(path: Path, remedy: str = RESTORE) -> np.ndarray:
     """The array in a .npy file. Raises as `reading`, and UserError if the file holds something else, or too little."""
+    return np.array(_map_array(path, remedy))
+
+
+def read_array_shape(path: Path, dtype: np.dtype, remedy: str = RESTORE) -> tuple[int, ...]:
+    """The shape of the array in a .npy file, in C order at the end of the file. Raises UserError if it is not one."""
+    array = _map_array(path, remedy)
+    if array.dtype != dtype or not array.flags.c_contiguous or array.offset + array.nbytes != os.path.getsize(path):
+        raise UserError(f"{path}: is not a whole array of {dtype}{_advice(remedy)}")
+    return array.shape
+
+
+def _map_array(path, remedy):
     with reading(path, remedy):
         try:
-            # Mapped first: NumPy would allocate whatever the header promises before it reads.
-            return np.array(np.lib.format.open_memmap(path, mode="r"))
-        except (AttributeError, EOFError, MemoryError, OverflowError, TypeError, ValueError) as error:
+            # Reading instead would first allocate whatever the header promises.
+            return np.lib.format.open_memmap(path, mode="r")
+        except _NO_ARRAY as error:
             raise UserError(f"{path}: is not a whole array ({error}){_advice(remedy)}") from error
 
 

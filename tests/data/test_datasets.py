@@ -127,7 +127,10 @@ def test_interrupted_drawing_leaves_nothing(few_textures, tmp_path, monkeypatch)
 
 def test_a_directory_that_holds_something_else_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot make or read the textures here"):
+    with pytest.raises(
+        UserError,
+        match="train.npy: cannot be read .No such file or directory.; set config.dataset.root to a new directory",
+    ):
         datasets.load("textures", str(tmp_path), 128)
 
 
@@ -280,3 +283,60 @@ def test_images_of_another_size_than_the_nets_are_said(few_textures, tmp_path, c
     datasets.load("textures", str(tmp_path / "a"), 72)
     (message,) = messages(caplog)
     assert message.startswith("80 images of 128×128 pixels are resized to the net's 72×72; the mean of each channel")
+
+
+@pytest.mark.parametrize("how", ["shorter", "empty", "removed"])
+def test_textures_that_change_while_they_are_read_are_named(how, few_textures, tmp_path):
+    source = datasets.load("textures", str(tmp_path / "a"), 128).train
+    path = tmp_path / "a" / "train.npy"
+    if how == "removed":
+        path.unlink()
+    else:
+        os.truncate(path, path.stat().st_size - 1 if how == "shorter" else 0)
+    message = r"a/train.npy: (has become shorter|cannot be read .*); set config.dataset.root to a new directory"
+    with pytest.raises(UserError, match=message):
+        source[39]
+    assert how != "shorter" or (source[38][0] == textures.draw("train", 38)).all()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [np.zeros((4, 8, 8, 3)), np.zeros((4, 8, 9, 3), np.uint8), np.zeros(4, np.uint8), np.zeros((4, 8, 8, 3), "u1,u1")],
+)
+def test_textures_of_another_kind_are_named(content, few_textures, tmp_path):
+    datasets.load("textures", str(tmp_path / "a"), 128)
+    np.save(tmp_path / "a" / "test.npy", content)
+    with pytest.raises(UserError, match=r"a/test.npy: .*; set config.dataset.root to a new"):
+        datasets.load("textures", str(tmp_path / "a"), 128)
+    with (tmp_path / "a" / "test.npy").open("ab") as file:
+        file.write(b"more")
+    with pytest.raises(UserError, match=r"a/test.npy: .*; set config.dataset.root to a new"):
+        datasets.load("textures", str(tmp_path / "a"), 128)
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", '{"mean": 3}', "[" * 10**5, '{"mean": [1, 2]}', '{"mean": [[1], 2, 3]}'])
+def test_statistics_of_textures_of_another_shape_are_named(text, few_textures, tmp_path):
+    datasets.load("textures", str(tmp_path / "a"), 128)
+    (tmp_path / "a" / "statistics.json").write_text(text)
+    with pytest.raises(
+        UserError, match=r"a/statistics.json: is not what this program wrote.*; set config.dataset.root to a new"
+    ):
+        datasets.load("textures", str(tmp_path / "a"), 128)
+
+
+@pytest.mark.parametrize(
+    "example",
+    [
+        {"image": None, "label": None},
+        {"image": b"x", "label": None},
+        {"image": b"x", "label": 2},
+        {"image": b"x", "label": 1.0},
+        {"image": b"x"},
+        {"image": "text", "label": 1},
+        {},
+    ],
+)
+def test_a_record_that_is_no_example_is_named(example):
+    source = sources.TfdsSource([example], "set/train", None, 64, False, 0, 1, num_classes=2)
+    with pytest.raises(UserError, match="set/train, example 0: not an image with a label"):
+        source.read(0)
