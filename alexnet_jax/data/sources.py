@@ -191,12 +191,12 @@ class ArchiveSource(EncodedSource):
         return self.members[i][2]
 
     def read(self, i: int) -> tuple[bytes, int]:
-        offset, size, _, label = self.members[i]
-        try:
-            with open(self.origin, "rb") as archive:
-                return os.pread(archive.fileno(), min(size, MOST_BYTES), offset), label
-        except OSError as error:
-            raise UserError(f"{self.origin}: cannot be read ({error.strerror})") from error
+        offset, size, name, label = self.members[i]
+        with files.reading(self.origin) as archive:
+            data = os.pread(archive.fileno(), min(size, MOST_BYTES), offset)
+        if len(data) < min(size, MOST_BYTES):
+            raise UserError(f"{self.origin}: has become shorter, and ends before {name}; restore it")
+        return data, label
 
     def part(self, start: int, stop: int) -> EncodedSource:
         return dataclasses.replace(self, members=self.members[start:stop])

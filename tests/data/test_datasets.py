@@ -14,7 +14,7 @@ from PIL import Image
 from alexnet_jax import UserError
 from alexnet_jax.data import base, datasets, sources, textures
 from alexnet_jax.data.base import IMAGENET
-from tests.fixtures import image_files
+from tests.fixtures import image_files, imagenet_archives
 from tests.support import write_images
 
 
@@ -340,3 +340,13 @@ def test_a_record_that_is_no_example_is_named(example):
     source = sources.TfdsSource([example], "set/train", None, 64, False, 0, 1, num_classes=2)
     with pytest.raises(UserError, match="set/train, example 0: not an image with a label"):
         source.read(0)
+
+
+def test_an_archive_that_becomes_shorter_is_named(tmp_path):
+    root = imagenet_archives.write_archives(tmp_path)
+    source, _ = datasets.find("imagenet", str(root)).load("validation", 64)
+    offset, size, name, _ = source.members[-1]
+    assert len(source.read(len(source) - 1)[0]) == size
+    os.truncate(root / "ILSVRC2012_img_val.tar", offset + size - 1)
+    with pytest.raises(UserError, match=f"ILSVRC2012_img_val.tar: has become shorter, and ends before {name}; restore"):
+        source.read(len(source) - 1)
