@@ -4,8 +4,9 @@
   python -m alexnet_jax.pretrained --workdir=DIR --write=FILE
 
 Reads torchvision's `alexnet` (.pth), the ONNX model zoo's bvlcalexnet and caffenet (.onnx), bvlc_alexnet.npy, and the
-files that it writes itself: .safetensors, .onnx and .pth. --read makes a directory for alexnet_jax.evaluate,
-alexnet_jax.predict and --config.init_from, with the mean and the scale of pixels that the weights were trained with.
+files that it writes itself: .safetensors, .onnx and .pth. The content of a file decides, not its name. --read makes a
+directory for alexnet_jax.evaluate, alexnet_jax.predict and --config.init_from, with the mean and the scale of pixels
+that the weights were trained with.
 """
 
 from alexnet_jax.model import counts

@@ -64,8 +64,10 @@ def reading(path: Path, remedy: str = "") -> Iterator[IO[bytes]]:
     Raises:
       UserError: the file cannot be opened or read, or is not a regular one.
     """
-    with _explaining(path, "read", remedy), open(_open(path, os.O_RDONLY), "rb") as file:
-        yield file
+    with _explaining(path, "read", remedy):
+        descriptor = _open(path, os.O_RDONLY)
+        with open(path, "rb", opener=lambda *_: descriptor) as file:  # file.name is the path
+            yield file
 
 
 def read_bytes(path: Path, most: int = -1, remedy: str = "") -> bytes:

@@ -1,6 +1,7 @@
 """ONNX files: our own, those of the ONNX model zoo, and exports of torchvision's AlexNet."""
 
-import pathlib
+import os
+from typing import IO, Any
 
 import numpy as np
 
@@ -10,34 +11,58 @@ from alexnet_jax.runtime import files
 from alexnet_jax.weights import others, weights
 from alexnet_jax.weights.weights import KEY, Weights
 
+FLOATS = ("FLOAT", "FLOAT16", "BFLOAT16", "DOUBLE")
+MOST = 2_000_000_000  # bytes of arrays in a file: a message of protobuf has less than 2 GiB
 
-def read(path: pathlib.Path) -> Weights:
+
+def read(file: IO[bytes]) -> Weights:
     """The weights in an .onnx file. Raises UserError if it is of another net; see also `formats.read`."""
     onnx = weights.import_module("onnx")
-    try:
-        model = onnx.load(path)
-    except onnx.checker.ValidationError as error:  # the weights are in separate files
-        raise UserError(str(error).partition("\n")[0][:200]) from error
-    arrays = {name: onnx.numpy_helper.to_array(tensor) for name, tensor in _tensors(model.graph).items()}
+    model = onnx.load_model_from_string(file.read())
+    tensors, directory = _tensors(model.graph), os.path.dirname(file.name)
     for prop in model.metadata_props:
         if prop.key == KEY:
-            mean = arrays.get("mean", np.zeros(0))
+            mean = _array(tensors["mean"], directory) if "mean" in tensors else np.zeros(0)
             mean = mean.transpose(1, 2, 0) if mean.size > 3 else mean.reshape(-1)
-            arrays = {key: x for key, x in arrays.items() if key.endswith((".weight", ".bias"))}
+            arrays = {key: _array(x, directory) for key, x in tensors.items() if key.endswith((".weight", ".bias"))}
             names = weights.weight_names
             return weights.from_description(prop.value, mean, arrays, names, weights.from_channels_first)
-    return _read_others(model.graph, arrays)
+    return _read_others(model.graph, tensors, directory)
 
 
 def _tensors(graph):
     tensors = {tensor.name: tensor for tensor in graph.initializer}
     for node in graph.node:  # simplifiers turn weights into constants
-        if node.op_type == "Constant" and node.attribute[0].name == "value":
-            tensors[node.output[0]] = node.attribute[0].t
+        if node.op_type == "Constant":
+            values = [attribute.t for attribute in node.attribute if attribute.name == "value"]
+            tensors |= dict(zip(node.output, values, strict=False))
     return tensors
 
 
-def _read_others(graph, arrays):
+def _array(tensor: Any, directory: str) -> np.ndarray:
+    # Others' files may have the numbers in further files, as PyTorch's exporter writes them.
+    import onnx
+
+    kind = onnx.TensorProto.DataType.Name(tensor.data_type)
+    if kind not in FLOATS:
+        raise UserError(f"{tensor.name} holds {kind}, not floating-point numbers")
+    if tensor.data_location != onnx.TensorProto.EXTERNAL:
+        return onnx.numpy_helper.to_array(tensor)
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    directory = os.path.realpath(directory)
+    path = os.path.normpath(os.path.join(directory, entries["location"]))
+    if os.path.realpath(path) != path or os.path.commonpath([path, directory]) != directory:
+        raise UserError(f"its weights are in {path}, which is elsewhere or a link; put that file beside it")
+    start = int(entries.get("offset", 0))
+    end = start + int(entries["length"]) if "length" in entries else None
+    if start < 0 or end is not None and end < start:
+        raise ValueError(f"{tensor.name} is at the bytes {start} to {end} of {path}")
+    with files.reading(path) as file:  # mapped: read_params checks the shape before it reads
+        numbers = np.asarray(np.memmap(file, np.uint8, "r"))[start:end]
+    return numbers.view(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)).reshape(tensor.dims)
+
+
+def _read_others(graph, tensors, directory):
     # The tensors of other programs have numbers as names. The order of the nodes identifies the layers, and the first
     # norm and pool identify the net.
     weighted = [node for node in graph.node if node.op_type in ("Conv", "Gemm") and len(node.input) == 3]
@@ -48,10 +73,10 @@ def _read_others(graph, arrays):
     norm, pool = (operators.index(op) if op in operators else None for op in ("LRN", "MaxPool"))
     names = others.torchvision_names if norm is None else weights.dotted
     named = {
-        names(layer.name, leaf): arrays[name]
+        names(layer.name, leaf): _array(tensors[name], directory)
         for layer, node in zip(alexnet.layers, weighted, strict=True)
         for leaf, name in zip(("kernel", "bias"), node.input[1:], strict=True)
-        if name in arrays
+        if name in tensors
     }
     if norm is None:
         return others.read_torchvision(named)
@@ -59,13 +84,14 @@ def _read_others(graph, arrays):
     return others.read_caffe(net, named, names, weights.from_channels_first)
 
 
-def write(path: pathlib.Path, net_weights: Weights) -> None:
-    """Writes the net as a graph. Raises OSError, or UserError if ONNX cannot express the net or is not installed."""
+def write(file: IO[bytes], net_weights: Weights) -> None:
+    """Writes the net as a graph. Raises UserError if ONNX cannot express the net, or is not installed."""
     onnx = weights.import_module("onnx")
     from alexnet_jax.weights import onnx_graph
 
     arrays = net_weights.arrays(weights.to_channels_first, weights.weight_names)
+    if sum(x.nbytes for x in arrays.values()) > MOST:
+        raise UserError(f"ONNX files hold at most {MOST / 1e9:g} GB; write .safetensors")
     model = onnx_graph.build(net_weights.net, arrays, net_weights.mean)
     onnx.helper.set_model_props(model, {KEY: net_weights.description})
-    with files.whole(path, "wb") as file:
-        file.write(model.SerializeToString(deterministic=True))
+    file.write(model.SerializeToString(deterministic=True))

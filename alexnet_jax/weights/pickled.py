@@ -1,58 +1,51 @@
-"""Reads pickled dicts of arrays from .npy files without running code from the pickle."""
+"""Reads the arrays in pickles: .npy files of objects, and all files of PyTorch."""
 
+import os
 import pathlib
-import pickle
-from typing import Any
+import signal
+import subprocess
+import sys
+from typing import IO
 
 import numpy as np
 
+from alexnet_jax.weights import safetensors_file
 
-def read_dict(path: pathlib.Path) -> dict[str, list["Pickled"]]:
-    """The dict that `np.save` wrote to a file, with a `Pickled` in place of every array.
+# The limits. For AlexNet's 244 MB they are 84 s of computing and 4 GB; a core of 2 GHz takes 3 s, with PyTorch's
+# import, and 1.2 GB.
+SECONDS, BYTES_PER_SECOND = 60, 10_000_000
+MEMORY, MEMORY_PER_BYTE = 2_000_000_000, 8
+PATIENCE = 10  # seconds on the clock for each second of computing: a slow disk takes no computing
+
+
+def read(file: IO[bytes], kind: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """The arrays in a pickle, and the texts beside them, as `unpickling` finds them in a process of its own.
+
+    Args:
+      kind: 'npy' or 'pth'.
 
     Raises:
-      pickle.UnpicklingError, or another exception of NumPy or the unpickler: the file holds something else.
+      ValueError: the pickle holds something else; or its reader crashes, or takes too much time or memory.
     """
-    with path.open("rb") as file:
-        np.lib.format.read_magic(file)
-        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-        if shape or not dtype.hasobject:
-            raise ValueError(f"an array of {dtype} instead of a dict from layers to weights and biases")
-        (contents,) = _ArraysOnly(file, encoding="latin1").load().state[4]
-        return contents
-
-
-class Pickled:
-    """The arguments and the state from which the pickle would construct an array or a dtype."""
-
-    def __init__(self, *args: Any):
-        self.args = args
-
-    def __setstate__(self, state: Any) -> None:
-        self.state = state
-
-    def array(self) -> np.ndarray:
-        """The NumPy array. Raises ValueError if its numbers are not floating-point."""
-        _, shape, dtype, is_fortran, data = self.state
-        if dtype.args[0] not in ("f2", "f4", "f8"):
-            raise ValueError(f"an array of {dtype.args[0]}, not of floating-point numbers")
-        data = data.encode("latin1") if isinstance(data, str) else data
-        flat = np.frombuffer(data, np.dtype(dtype.args[0]).newbyteorder(dtype.state[1]))
-        return flat.reshape(shape, order="F" if is_fortran else "C")
-
-
-class _ArraysOnly(pickle.Unpickler):
-    """Reads plain Python values, and arrays as `Pickled`. It refuses every other class or function.
-
-    It does not call NumPy's constructors: they would take memory addresses from the file.
-    """
-
-    def find_class(self, module: str, name: str) -> Any:
-        match module.replace("._core", ".core"), name:
-            case ("numpy.core.multiarray", "_reconstruct") | ("numpy", "dtype"):
-                return Pickled
-            case "numpy", "ndarray":
-                return None
-            case "_codecs", "encode":  # bytes, in the protocols of Python 2
-                return lambda text, encoding: text.encode("latin1")
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+    size = os.fstat(file.fileno()).st_size
+    seconds, memory = SECONDS + size // BYTES_PER_SECOND, MEMORY + MEMORY_PER_BYTE * size
+    # Without the current directory among those that it imports from, and without warnings.
+    program = [sys.executable, "-P", "-W", "ignore", str(pathlib.Path(__file__).with_name("unpickling.py"))]
+    one_thread = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # the stack of each would count as memory
+    try:
+        done = subprocess.run(
+            [*program, kind, str(seconds), str(memory)],
+            stdin=file,
+            capture_output=True,
+            timeout=PATIENCE * seconds,
+            env=os.environ | one_thread,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ValueError(f"reading it takes more than {PATIENCE * seconds} s") from error
+    if done.returncode == -signal.SIGXCPU:
+        raise ValueError(f"reading it takes more than {seconds} s of computing")
+    if done.returncode < 0:
+        raise ValueError(f"its reader was ended by {signal.Signals(-done.returncode).name}")
+    if done.returncode:
+        raise ValueError(done.stderr.decode(errors="replace").strip().rpartition("\n")[2])
+    return safetensors_file.parse(done.stdout)

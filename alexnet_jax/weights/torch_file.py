@@ -1,46 +1,36 @@
 """Reads and writes state dicts of PyTorch: our own, and torchvision's."""
 
 import collections
+import importlib.util
 import io
-import pathlib
-import pickle
-import warnings
+from typing import IO
+
+import numpy as np
 
 from alexnet_jax import UserError
-from alexnet_jax.runtime import files
-from alexnet_jax.weights import others, weights
+from alexnet_jax.weights import others, pickled, weights
 from alexnet_jax.weights.weights import KEY, Weights
 
-NO_STATE_DICT = "not a state dict, or damaged; no code in it was run; make one by torch.save(module.state_dict(), FILE)"
+
+def read(file: IO[bytes]) -> Weights:
+    """The weights in a .pth file. Raises UserError or ValueError if it holds something else; see `formats.read`."""
+    if file.read(262).endswith(b"ustar"):
+        raise UserError("a tar archive; unpack it, or, if PyTorch before 0.2 wrote it, save it by a newer version")
+    if not importlib.util.find_spec("torch"):
+        raise UserError(weights.NEEDS.format("torch"))
+    state, texts = pickled.read(file, "pth")
+    if KEY in texts:
+        mean = state.pop(f"{KEY}.mean", np.zeros(0))
+        names = others.torchvision_names if "features.0.weight" in state else weights.weight_names
+        return weights.from_description(texts[KEY], mean, state, names, weights.from_channels_first)
+    arrays = {key.replace("module.", ""): x for key, x in state.items()}  # DataParallel prefixes keys with "module."
+    if len(arrays) < len(state):
+        raise UserError("has keys that differ only in DataParallel's prefix; save one of the state dicts")
+    return others.read_torchvision(arrays)
 
 
-def read(path: pathlib.Path) -> Weights:
-    """The weights in a .pth file. Raises UserError if it holds something else; see `formats.read` for other errors."""
-    torch = weights.import_module("torch")
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError) as error:  # its message advises to run the file's code
-        raise UserError(NO_STATE_DICT) from error
-    if isinstance(state, dict):
-        state = state.get("state_dict", state)  # as PyTorch's ImageNet example saves it
-    if not isinstance(state, dict) or not all(isinstance(x, torch.Tensor) for x in state.values()):
-        raise UserError(NO_STATE_DICT)
-    arrays = {
-        # DataParallel prefixes keys with "module.".
-        key.replace("module.", ""): (x.float() if x.is_floating_point() else x).detach().numpy()
-        for key, x in state.items()
-    }
-    ours = getattr(state, "_metadata", None) or {}
-    if KEY not in ours:
-        return others.read_torchvision(arrays)
-    names = others.torchvision_names if "features.0.weight" in arrays else weights.weight_names
-    mean = ours[f"{KEY}.mean"].numpy()
-    return weights.from_description(ours[KEY], mean, arrays, names, weights.from_channels_first)
-
-
-def write(path: pathlib.Path, net_weights: Weights) -> None:
-    """Writes a state dict, with torchvision's names for its net. Raises OSError, or UserError without PyTorch."""
+def write(file: IO[bytes], net_weights: Weights) -> None:
+    """Writes a state dict, with torchvision's names for its net. Raises UserError without PyTorch."""
     torch = weights.import_module("torch")
     names = others.torchvision_names if net_weights.model["net"] == "one_weird_trick" else weights.weight_names
     arrays = net_weights.arrays(weights.to_channels_first, names)
@@ -49,5 +39,4 @@ def write(path: pathlib.Path, net_weights: Weights) -> None:
     vars(state)["_metadata"] = {KEY: net_weights.description, f"{KEY}.mean": torch.tensor(net_weights.mean)}
     buffer = io.BytesIO()  # to a file, torch.save would raise RuntimeError on a full disk and store the file's name
     torch.save(state, buffer)
-    with files.whole(path, "wb") as file:
-        file.write(buffer.getbuffer())
+    file.write(buffer.getbuffer())

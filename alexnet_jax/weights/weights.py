@@ -15,9 +15,11 @@ from ml_collections import ConfigDict
 from alexnet_jax import UserError, settings
 from alexnet_jax.data.class_names import imagenet_names
 from alexnet_jax.model import alexnet, nets, spec, structure
+from alexnet_jax.runtime import files
 from alexnet_jax.training import fidelity
 
 KEY = "alexnet_jax"  # of `Weights.description` in the metadata of files
+NEEDS = "needs {0}; pip install -e '.[{0}]'"  # a message about one of the package's extras
 
 Convert = Callable[[spec.Net, str, str, Any], Any]  # from (net, layer, 'kernel' or 'bias', array) to another layout
 Names = Callable[[str, str], str]  # from (layer, 'kernel' or 'bias') to a key
@@ -127,22 +129,32 @@ def read_params(
     shapes = alexnet.shapes(net)
     keys = {names(layer, leaf): (layer, leaf) for layer in shapes for leaf in ("kernel", "bias")}
     if missing := keys.keys() - arrays.keys():
-        raise UserError(f"has no {', '.join(sorted(missing))}; is it from another net?")
+        raise UserError(f"has no {_listed(missing)}; is it from another net?")
     if extra := arrays.keys() - keys.keys():
-        raise UserError(f"also holds {', '.join(sorted(extra))}, which the net does not have; is it from another net?")
+        raise UserError(f"also holds {_listed(extra)}, which the net does not have; is it from another net?")
+    for key, (layer, leaf) in keys.items():
+        shape = jax.eval_shape(functools.partial(back, net, layer, leaf), shapes[layer][leaf]).shape
+        if arrays[key].shape != shape:
+            raise UserError(f"{key} has the shape {arrays[key].shape} instead of {shape}; is it from another net?")
     params: dict[str, dict[str, np.ndarray]] = {layer: {} for layer in shapes}
     for key, (layer, leaf) in keys.items():
-        x = np.asarray(arrays[key])
-        shape = jax.eval_shape(functools.partial(back, net, layer, leaf), shapes[layer][leaf]).shape
-        if x.shape != shape:
-            raise UserError(f"{key} has the shape {x.shape} instead of {shape}; is it from another net?")
-        if not jnp.issubdtype(x.dtype, jnp.floating):
-            raise UserError(f"{key} holds {x.dtype}, not floating-point numbers")
-        x = x.astype(np.float32)
-        if not np.isfinite(x).all():
-            raise UserError(f"{key} holds numbers that are not finite; the net is unusable")
-        params[layer][leaf] = np.ascontiguousarray(convert(net, layer, leaf, x))
+        params[layer][leaf] = np.ascontiguousarray(convert(net, layer, leaf, _float32(key, arrays[key])))
     return params
+
+
+def _float32(key, x):
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise UserError(f"{key} holds {x.dtype}, not floating-point numbers")
+    with np.errstate(over="ignore"):  # of float64
+        x = x.astype(np.float32)
+    if not np.isfinite(x).all():
+        raise UserError(f"{key} holds numbers that are not finite; the net is unusable")
+    return x
+
+
+def _listed(keys):
+    listed = sorted(keys)
+    return ", ".join(listed[:16]) + (f" and {len(listed) - 16} more" if len(listed) > 16 else "")
 
 
 def class_names(number: int) -> tuple[str, ...]:
@@ -159,19 +171,17 @@ def from_description(
     Raises:
       UserError, TypeError, ValueError: the description is damaged, or another version wrote it.
     """
-    fields = json.loads(description)
+    fields = files.parse_json(description, {"model": dict, "class_names": [str], "step": int})
     if unknown := fields["model"].keys() - settings.defaults().model.keys():
         raise UserError(f"was written by another version of this program: its net has {', '.join(sorted(unknown))}")
-    if not isinstance(fields["class_names"], list):
-        raise TypeError("its class names are not a list")
     model = build_model(**fields["model"] | {"input_std": tuple(fields["model"]["input_std"])})  # JSON has no tuples
-    classes, step = tuple(map(str, fields["class_names"])), int(fields["step"])
-    net, mean = build_net(model, len(classes)), np.asarray(mean, np.float32)
-    if mean.shape not in ((3,), (net.stored_size, net.stored_size, 3)) or not np.isfinite(mean).all():
-        raise ValueError(f"its mean, of shape {mean.shape}, is not a finite mean image")
+    classes, step = tuple(fields["class_names"]), fields["step"]
+    net = build_net(model, len(classes))
+    if mean.shape not in ((3,), (net.stored_size, net.stored_size, 3)):
+        raise ValueError(f"its mean, of shape {mean.shape}, is not that of the net's images")
     if step < 1:
         raise ValueError(f"its step is {step}")
-    return Weights(model, read_params(net, arrays, names, convert), mean, classes, step)
+    return Weights(model, read_params(net, arrays, names, convert), _float32("mean", mean), classes, step)
 
 
 def import_module(name: str) -> Any:
@@ -179,4 +189,4 @@ def import_module(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise UserError(f"needs {name}; pip install -e '.[{name}]'") from error
+        raise UserError(NEEDS.format(name)) from error

@@ -56,7 +56,8 @@ def test_a_torch_pickle_is_never_run(tmp_path):
     (tmp_path / "text.pth").write_text("hello")
     (tmp_path / "empty.pth").write_bytes(b"")
     for name in ("new", "plain", "short", "list", "epoch", "scalar", "sparse", "text", "empty"):
-        with pytest.raises(UserError, match=rf"{name}.pth: (not an intact .pth file|not a state dict|has no)") as error:
+        message = rf"{name}.pth: (not an intact .pth file|its content is in none of the formats|has no)"
+        with pytest.raises(UserError, match=message) as error:
             pretrained.read(tmp_path / f"{name}.pth")
         assert "\n" not in str(error.value)
     assert not trap.exists()
@@ -96,9 +97,13 @@ def test_arrays_that_are_not_the_nets_are_named(tmp_path):
         (cut, about, r"fc7.kernel has the shape \(5, 256\) instead of \(256, 256\)"),
         (integers, about, "fc8.bias holds int32"),
         (not_finite, about, "conv1.bias holds numbers that are not finite"),
-        (dict(whole, mean=whole["mean"][:9]), about, "is not a finite mean image"),
-        (dict(whole, mean=whole["mean"] * np.nan), about, "is not a finite mean image"),
-        (whole, {KEY: "{}"}, "not an intact .safetensors file of weights .'model'"),
+        (
+            dict(whole, mean=whole["mean"][:9]),
+            about,
+            r"its mean, of shape \(9, 107, 3\), is not that of the net's images",
+        ),
+        (dict(whole, mean=whole["mean"] * np.nan), about, "mean holds numbers that are not finite"),
+        (whole, {KEY: "{}"}, "not an intact .safetensors file of weights .the whole has no 'model'"),
         (whole, {KEY: "[" * 100_000}, "not an intact .safetensors file of weights"),
         (whole, {KEY: "no JSON"}, "not an intact .safetensors file of weights"),
         (whole, None, "not written by this program"),
@@ -115,7 +120,7 @@ def test_arrays_that_are_not_the_nets_are_named(tmp_path):
             '"norm_beta": 0.5',
             "was written by another version of this program: its net has norm_beta",
         ),
-        ('"class_names": [', '"class_names": "abc", "x": [', "its class names are not a list"),
+        ('"class_names": [', '"class_names": "abc", "x": [', "class_names is str instead of list"),
     ]
     damages += [(whole, {KEY: weights.description.replace(a, b)}, message) for a, b, message in changes]
     for arrays, metadata, message in damages:
@@ -169,7 +174,8 @@ def test_arrays_without_layers_are_refused(tmp_path):
 
 def test_places_that_do_not_work_are_named(tmp_path):
     weights = some_weights("one_gpu")
-    with pytest.raises(UserError, match="no such format; use .pth, .onnx, .npy, .safetensors"):
+    (tmp_path / "net.caffemodel").write_bytes(b"\n\x07AlexNet")
+    with pytest.raises(UserError, match="none of the formats .* can be read: .safetensors, .onnx, .pth, .npy"):
         pretrained.read(tmp_path / "net.caffemodel")
     with pytest.raises(UserError, match="cannot be read .No such file"):
         pretrained.read(tmp_path / "net.npy")
@@ -185,6 +191,6 @@ def test_places_that_do_not_work_are_named(tmp_path):
 
 def test_pytorch_is_asked_for_where_it_is_missing(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "torch", None)
-    (tmp_path / "net.pth").write_text("x")
+    (tmp_path / "net.pth").write_bytes(b"PK\x03\x04")
     with pytest.raises(UserError, match=r"needs torch; pip install -e '.\[torch\]'"):
         pretrained.read(tmp_path / "net.pth")
