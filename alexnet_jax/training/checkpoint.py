@@ -58,6 +58,7 @@ class Checkpoints:
         context = ocp.Context()
         context.asynchronous.timeout_secs = SAVE_TIMEOUT
         try:
+            str(directory).encode()  # TensorStore takes no other names than UTF-8
             self._checkpointer = ocp.training.Checkpointer(
                 directory,
                 preservation_policy=ocp.training.preservation_policies.LatestN(2),

@@ -18,16 +18,23 @@ from alexnet_jax.weights.weights import Weights
 
 def from_workdir(workdir: str | os.PathLike) -> Weights:
     """The weights of the newest checkpoint of a run, whatever mesh it was trained on. Raises as `ensemble.read`."""
-    member = ensemble.read(pathlib.Path(workdir).expanduser().absolute())
+    member = ensemble.read(files.absolute(workdir))
     one_device = sharding.create_mesh(data=1, model=1, towers=1)
     params = jax.tree.map(np.asarray, ensemble.restore(member, one_device))
     return Weights(member.model, params, member.mean, member.class_names, member.step)
 
 
 def to_workdir(weights: Weights, workdir: str | os.PathLike) -> None:
-    """Writes the directory of a run. Raises UserError if the directory is not empty or cannot be written."""
-    workdir = pathlib.Path(workdir).expanduser().absolute()
-    if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
+    """Writes the directory of a run. Raises UserError if it is not empty, is a link, or cannot be written."""
+    workdir = files.absolute(workdir)
+    files.check_no_link(workdir)
+    try:
+        in_use = any(workdir.iterdir())
+    except FileNotFoundError:
+        in_use = False
+    except OSError as error:
+        raise UserError(f"--workdir={workdir}: cannot be used ({error.strerror}); use another") from error
+    if in_use:
         raise UserError(f"--workdir={workdir}: exists already; use another")
     config = settings.defaults()
     config.model.update(weights.model)
@@ -47,7 +54,8 @@ def to_workdir(weights: Weights, workdir: str | os.PathLike) -> None:
             unfinished.mkdir()
             files.write_json(unfinished / "config.json", json.loads(config.to_json()))
             files.write_json(unfinished / "net.json", run_directory.record(config))
-            np.save(unfinished / "mean.npy", weights.mean)
+            with files.whole(unfinished / "mean.npy", "wb") as file:
+                np.save(file, weights.mean)
             with checkpoint.Checkpoints(unfinished / "checkpoints") as checkpoints:
                 state.save(checkpoints, {"class_names": list(weights.class_names), "train_images": 0})
             interruption.check()

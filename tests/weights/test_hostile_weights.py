@@ -614,3 +614,33 @@ def test_an_export_to_a_bad_place_leaves_nothing(whole, tmp_path, monkeypatch):
         with pytest.raises(UserError, match="no such format to write"):
             pretrained.write(name, whole)
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_run_is_written_through_no_link(whole, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "real").mkdir()
+    (tmp_path / "file").write_text("mine")
+    for link, target in (("dangling", "nowhere"), ("loop", "loop"), ("link", "real")):
+        os.symlink(target, link)
+    before = sorted(tmp_path.iterdir())
+    for name, message in {
+        "dangling": "is a link",
+        "loop": "is a link",
+        "link": "is a link",
+        "file": "Not a directory",
+        "file/run": "Not a directory",
+        "x" * 300: "File name too long",
+        "~nosuchuser/run": "~nosuchuser/run: ",
+        "n\udcff": "cannot hold checkpoints",
+        "/dev/null": "Not a directory",
+    }.items():
+        with pytest.raises(UserError, match=message):
+            pretrained.to_workdir(whole, name)
+        with pytest.raises(UserError):
+            pretrained.from_workdir(name)
+    assert sorted(tmp_path.iterdir()) == before and not list((tmp_path / "real").iterdir())
+    pretrained.to_workdir(whole, "link/run")  # a parent may be a link
+    assert_same(pretrained.from_workdir(tmp_path / "real" / "run"), whole)
+    (tmp_path / "empty").mkdir()
+    pretrained.to_workdir(whole, "empty")
+    assert_same(pretrained.from_workdir("empty"), whole)
