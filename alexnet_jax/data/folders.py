@@ -36,7 +36,7 @@ class Folder(Dataset):
     @functools.cached_property
     def directories(self) -> dict[str, pathlib.Path]:
         """The directory of each split. Raises UserError if the root cannot be read, or a split has two directories."""
-        if not self.root or not self.directory.is_dir():
+        if not self.root or not os.path.isdir(self.directory):
             raise UserError(
                 f"dataset root {self.root!r}: no such directory; set it (config.dataset.root, --root): {self.layout}"
             )

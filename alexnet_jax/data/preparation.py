@@ -3,7 +3,6 @@
 import concurrent.futures
 import contextlib
 import csv
-import functools
 import hashlib
 import math
 import multiprocessing
@@ -11,6 +10,7 @@ import os
 import pathlib
 import shutil
 import signal
+import tempfile
 from collections.abc import Iterator
 
 import cv2
@@ -20,7 +20,7 @@ import simplejpeg
 
 from alexnet_jax import UserError
 from alexnet_jax.data import datasets, images, shards, sources, tfds_sets
-from alexnet_jax.runtime import files, progress
+from alexnet_jax.runtime import files, progress, text
 
 IMAGES_PER_SHARD = 256  # at least: a reader keeps every shard open, so a split has at most MOST_SHARDS of them
 MOST_SHARDS = {"train": 256, "validation": 16, "test": 16}
@@ -54,11 +54,15 @@ def prepare(
     Raises:
       UserError: the source or the output does not work. Finished shards are kept.
     """
-    output = pathlib.Path(output).expanduser().absolute()
+    output = files.absolute(output)
+    try:
+        str(output).encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"--output={output}: its name is not UTF-8, which ArrayRecord needs; use another") from error
     kind = datasets.KINDS.get(dataset.partition(":")[0])
-    if kind and kind.owns_root and output.resolve().is_relative_to(pathlib.Path(root).expanduser().resolve()):
+    if kind and kind.owns_root and _real(output).is_relative_to(_real(root)):
         raise UserError(f"--output={output}: is inside --root={root}; use another directory")
-    print(f"looking for the images of {dataset} {root}", flush=True)
+    text.print_line(f"looking for the images of {dataset} {root}")
     splits, class_names = find(dataset, os.fspath(root), size)
     name = f"{dataset.removeprefix('tfds:').partition(':')[0].partition('/')[0]}_{size}"
     plan = [
@@ -77,23 +81,25 @@ def prepare(
         "pillow": PIL.__version__,
         "simplejpeg": simplejpeg.__version__,
     }
-    try:
-        with claimed(output, description) as complete:
-            if complete:
-                print(f"{output} is complete already")
-                return
-            done = [shard for shard in plan if shard.done]
-            missing = [shard for shard in plan if shard not in done]
-            undecodable = list_undecodable(done, output)
-            check_space(plan, missing, len(class_names))
-            total = sum(len(shard.source) for shard in plan)
-            check_undecodable(len(undecodable), total, max_undecodable, output)
-            run(missing, total, len(undecodable), workers or available_cores(), max_undecodable)
-            finish(plan, class_names)
-    except BrokenPipeError:  # of a print, not of the output
-        raise
-    except OSError as error:
-        raise UserError(f"--output={output}: cannot be written ({error.strerror or error}); {shards.REMEDY}") from error
+    with (
+        files.explaining(f"--output={output}", "written", shards.REMEDY),
+        claimed(output, description) as complete,
+    ):
+        if complete:
+            text.print_line(f"{output} is complete already")
+            return
+        done = [shard for shard in plan if shard.done]
+        missing = [shard for shard in plan if shard not in done]
+        undecodable = list_undecodable(done, output)
+        check_space(plan, missing, len(class_names))
+        total = sum(len(shard.source) for shard in plan)
+        check_undecodable(len(undecodable), total, max_undecodable, output)
+        run(missing, total, len(undecodable), workers or available_cores(), max_undecodable)
+        finish(plan, class_names)
+
+
+def _real(path):
+    return pathlib.Path(os.path.realpath(files.absolute(path)))
 
 
 def find(name: str, root: str, size: int) -> tuple[dict[str, sources.EncodedSource], tuple[str, ...]]:
@@ -110,11 +116,11 @@ def find(name: str, root: str, size: int) -> tuple[dict[str, sources.EncodedSour
             try:
                 source.read(0)
             except sources.SecretLabelsError:
-                print(f"leaving out {split}: its labels are secret")
+                text.print_line(f"leaving out {split}: its labels are secret")
             else:
                 splits[split] = source
         elif split != "train":
-            print(f"leaving out {split}: neither train nor validation nor test")
+            text.print_line(f"leaving out {split}: neither train nor validation nor test")
     dataset.held_out()  # raises if the data set has neither validation nor test images
     return splits, class_names
 
@@ -150,27 +156,33 @@ def claimed(output: pathlib.Path, description: dict) -> Iterator[bool]:
     Raises:
       UserError: the directory holds something else, or another process uses it.
     """
-    path = output / "prepare.json"
-    if path.exists():
+    path, statistics = output / "prepare.json", output / "statistics.json"
+    work = shards.work_directory(output)
+    files.check_no_link(work)
+    if files.exists(path):
         check_same(path, description)
-        if (output / "statistics.json").exists():
+        if files.exists(statistics):
             tfds_sets.Prepared("prepared", str(output)).check()
-            shutil.rmtree(shards.work_directory(output), ignore_errors=True)
+            shutil.rmtree(work, ignore_errors=True)
             yield True
             return
-    elif output.exists() and {path.name for path in output.iterdir()} - {".prepare", "prepare.json.tmp"}:
+    elif files.exists(output) and any(
+        name not in (".prepare", "prepare.json.tmp") and not name.startswith(files.UNFINISHED)
+        for name in os.listdir(output)
+    ):
         raise UserError(f"--output={output}: is not empty; use another directory")
-    work = shards.work_directory(output)
     work.mkdir(parents=True, exist_ok=True)
     with files.locked(work / "lock", f"--output={output}"):
-        if path.exists():  # another process may have finished it before the lock was taken
+        if files.exists(path):  # another process may have finished it before the lock was taken
             check_same(path, description)
-        if (output / "statistics.json").exists():
+        if files.exists(statistics):
             yield True
             return
-        for temporary in work.glob("*.tmp"):  # left by a killed run
+        files.remove_unfinished(output)
+        files.remove_unfinished(work)
+        for temporary in work.glob("*.tmp"):  # as earlier versions called them
             temporary.unlink(missing_ok=True)
-        files.write_json(path, description)
+        files.write_json(path, description, shards.REMEDY)
         yield False
 
 
@@ -197,8 +209,10 @@ def check_space(plan: list[shards.Shard], missing: list[shards.Shard], num_class
     free = shutil.disk_usage(output).free
     counts = {split: sum(len(s.source) for s in plan if s.split == split) for split in ("train", "validation", "test")}
     split_counts = ", ".join(f"{count:,} {split}" for split, count in counts.items() if count)
-    print(f"{split_counts} images of {num_classes} classes; {len(plan) - len(missing)} of {len(plan)} shards done")
-    print(f"{output}: about {gigabytes(needed)} to write, {gigabytes(free)} free", flush=True)
+    text.print_line(
+        f"{split_counts} images of {num_classes} classes; {len(plan) - len(missing)} of {len(plan)} shards done"
+    )
+    text.print_line(f"{output}: about {gigabytes(needed)} to write, {gigabytes(free)} free")
     if needed > free:
         raise UserError(
             f"--output={output}: needs about {gigabytes(needed)} and has {gigabytes(free)}; free some space"
@@ -226,7 +240,7 @@ def run(plan: list[shards.Shard], total: int, failed_before: int, workers: int, 
     count = sum(len(shard.source) for shard in plan)
     peak_memory = 0
     pool = concurrent.futures.ProcessPoolExecutor(min(workers, len(plan)), context, shards.start_worker, (counters,))
-    with progress.Progress(count, "image", "preparing", functools.partial(print, flush=True)) as bar:
+    with progress.Progress(count, "image", "preparing", text.print_line) as bar:
         try:
             # Ctrl-C also reaches the workers, perhaps while they start. Only the parent must react to it.
             handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -243,7 +257,7 @@ def run(plan: list[shards.Shard], total: int, failed_before: int, workers: int, 
         finally:
             counters[2] = True
             pool.shutdown(cancel_futures=True)
-    print(f"a worker took at most {peak_memory / 1e6:.0f} MB of memory")
+    text.print_line(f"a worker took at most {peak_memory / 1e6:.0f} MB of memory")
 
 
 def check_undecodable(count: int, total: int, greatest_part: float, output: pathlib.Path) -> None:
@@ -258,7 +272,7 @@ def check_undecodable(count: int, total: int, greatest_part: float, output: path
 def list_undecodable(plan: list[shards.Shard], output: pathlib.Path) -> list[list[str]]:
     """Writes `undecodable.tsv` of finished shards, and returns its rows: (split, file name, reason)."""
     rows = [row for shard in plan for row in shard.read_summary("undecodable")[0].tolist()]
-    with (output / "undecodable.tsv").open("w", encoding="utf-8") as file:
+    with files.whole(output / "undecodable.tsv", remedy=shards.REMEDY) as file:
         writer = csv.writer(file, "excel-tab", lineterminator="\n")
         writer.writerows([("split", "file_name", "reason"), *rows])
     return rows
@@ -290,20 +304,26 @@ def finish(plan: list[shards.Shard], class_names: tuple[str, ...]) -> None:
                 shard_total, shard_products = shard.read_summary("total", "products")
                 total += shard_total
                 products += shard_products
-    tfds.folder_dataset.write_metadata(
-        data_dir=output,
-        features={
-            "image": tfds.features.Image(shape=(size, size, 3), encoding_format="jpeg"),
-            "label": tfds.features.ClassLabel(names=class_names),
-            "file_name": tfds.features.Text(),
-        },
-        split_infos=infos,
-        version="1.0.0",
-        filename_template=template.replace(split=None),
-        check_data=False,
+    features = {
+        "image": tfds.features.Image(shape=(size, size, 3), encoding_format="jpeg"),
+        "label": tfds.features.ClassLabel(names=class_names),
+        "file_name": tfds.features.Text(),
+    }
+    info = tfds.core.DatasetInfo(
+        builder=tfds.core.DatasetIdentity(name, tfds.core.Version("1.0.0"), os.fspath(output), module_name=""),
+        features=tfds.features.FeaturesDict(features),
         description=f"{name}: shorter side {size}, centre crop, JPEG quality {shards.JPEG_QUALITY}",
     )
-    np.save(output / "mean_image.npy", total / train)
+    info.set_file_format("array_record")
+    info.set_splits(tfds.core.splits.SplitDict(infos))
+    with tempfile.TemporaryDirectory(dir=shards.work_directory(output)) as fresh:  # TFDS would write through links
+        info.write_to_directory(fresh)
+        metadata = os.listdir(fresh)
+        for file_name in metadata:
+            os.replace(os.path.join(fresh, file_name), output / file_name)
+    with files.whole(output / "mean_image.npy", "wb", shards.REMEDY) as file:
+        np.save(file, total / train)
+    written = ["prepare.json", "undecodable.tsv", "mean_image.npy", *metadata, *(shard.path.name for shard in plan)]
     # Python's integers keep the sums exact up to the division.
     pixels, sums, products = train * size * size, total.sum((0, 1)).astype(object), products.astype(object)
     covariance = (pixels * products - np.outer(sums, sums)) / pixels**2
@@ -311,9 +331,11 @@ def finish(plan: list[shards.Shard], class_names: tuple[str, ...]) -> None:
         "num_images": train,
         "rgb_mean": (sums / pixels).tolist(),
         "rgb_covariance": covariance.tolist(),
-        "bytes": {path.name: path.stat().st_size for path in sorted(output.iterdir()) if path.is_file()},
+        "bytes": {file_name: (output / file_name).stat().st_size for file_name in sorted(written)},
     }
-    files.write_json(output / "statistics.json", statistics)
+    files.write_json(output / "statistics.json", statistics, shards.REMEDY)
     shutil.rmtree(shards.work_directory(output))
     size_on_disk = sum(path.stat().st_size for path in output.iterdir())
-    print(f"{output}: complete, {gigabytes(size_on_disk)}; {len(undecodable)} images left out (see undecodable.tsv)")
+    text.print_line(
+        f"{output}: complete, {gigabytes(size_on_disk)}; {len(undecodable)} images left out (see undecodable.tsv)"
+    )

@@ -1,5 +1,6 @@
 """Shards of a prepared data set: a worker decodes, resizes and encodes the images of one, and sums their pixels."""
 
+import contextlib
 import csv
 import dataclasses
 import multiprocessing
@@ -7,9 +8,9 @@ import os
 import pathlib
 import re
 import resource
+import stat
 import sys
 import threading
-import zipfile
 from multiprocessing.sharedctypes import SynchronizedArray
 
 import numpy as np
@@ -54,17 +55,36 @@ class Shard:
         return work_directory(self.output) / f"{self.split}-{self.index:05}.npz"
 
     def read_summary(self, *names: str) -> list[np.ndarray]:
-        """Arrays of the summary by name: the fields of `Sums`, `undecodable` and `bytes_on_disk`."""
-        with np.load(self.summary) as summary:
-            return [summary[name] for name in names]
+        """Arrays of the summary by name: the fields of `Sums`, `bytes_on_disk`, and `undecodable` [N, 3] of str.
+
+        Raises UserError if the summary is missing or damaged, or an array is not one that this shard can have.
+        """
+        with files.reading(self.summary) as file:
+            try:
+                with np.load(file) as summary:
+                    if any(member.compress_type for member in summary.zip.infolist()):
+                        raise ValueError("compressed, unlike those of this program")  # it could fill the memory
+                    arrays = {name: summary[name] for name in ("count", *names)}
+                left_out = len(self.source) - int(arrays["count"])
+                expected = vars(Sums(self.size)) | {"bytes_on_disk": 0, "undecodable": np.zeros((left_out, 3), str)}
+                for name, array in arrays.items():
+                    if (array.shape, array.dtype.kind) != (
+                        np.shape(expected[name]),
+                        np.array(expected[name]).dtype.kind,
+                    ):
+                        raise ValueError(f"{name} is {array.dtype} {list(array.shape)}")
+            except Exception as error:  # NumPy and zipfile raise whatever their parts raise
+                raise UserError(f"{self.summary}: is not the summary of a shard ({error}); remove it") from error
+        return [arrays[name] for name in names]
 
     @property
     def done(self) -> bool:
         """Whether the shard and its summary are complete."""
         try:
             (bytes_on_disk,) = self.read_summary("bytes_on_disk")
-            return self.path.stat().st_size == bytes_on_disk
-        except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile):
+            status = self.path.lstat()
+            return stat.S_ISREG(status.st_mode) and status.st_size == int(bytes_on_disk)
+        except (OSError, UserError):
             return False
 
 
@@ -102,13 +122,10 @@ def make_shard(shard: Shard) -> int:
     Raises:
       UserError: an image cannot be read, or the shard cannot be written.
     """
-    from array_record.python import array_record_module
-
-    temporary = work_directory(shard.output) / f"{shard.split}-{shard.index:05}-{os.getpid()}.tmp"
     undecodable, sums = [], Sums(shard.size)
-    try:
-        writer = array_record_module.ArrayRecordWriter(str(temporary), "group_size:1,uncompressed")
-        try:
+    work = work_directory(shard.output)
+    with files.explaining(f"--output={shard.output}", "written", REMEDY), files.temporary(work) as unfinished:
+        with _array_record(unfinished) as writer:
             for i in range(len(shard.source)):
                 if _counters[2]:
                     raise UserError("stopped")
@@ -119,7 +136,7 @@ def make_shard(shard: Shard) -> int:
                 except UserError as error:
                     reason = str(error).removeprefix(f"{name}: ").partition("; ")[0]
                     undecodable.append((shard.split, name, reason))
-                    with (shard.output / "undecodable.tsv").open("a", encoding="utf-8") as file:
+                    with files.append(shard.output / "undecodable.tsv") as file:
                         csv.writer(file, "excel-tab", lineterminator="\n").writerow(undecodable[-1])
                     with _counters.get_lock():
                         _counters[1] += 1
@@ -129,22 +146,29 @@ def make_shard(shard: Shard) -> int:
                     sums.add(data, len(record), pixels=shard.split == "train")
                 with _counters.get_lock():
                     _counters[0] += 1
-        finally:
-            writer.close()
-        bytes_on_disk = temporary.stat().st_size
-        with temporary.open("rb") as file:
+        bytes_on_disk = unfinished.stat().st_size
+        with unfinished.open("rb") as file:
             os.fsync(file.fileno())
-        os.replace(temporary, shard.path)
-        with files.whole(shard.summary, "wb") as file:
+        os.replace(unfinished, shard.path)
+        with files.whole(shard.summary, "wb", REMEDY) as file:
             rows = np.array(undecodable, str).reshape(-1, 3)
             np.savez(file, bytes_on_disk=bytes_on_disk, undecodable=rows, **vars(sums))
-    except RuntimeError as error:  # of ArrayRecord
-        raise UserError(
-            f"--output={shard.output}: cannot be written ({str(error).partition(';')[0]}); {REMEDY}"
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
     return peak_memory()
+
+
+@contextlib.contextmanager
+def _array_record(path):
+    """A writer of an ArrayRecord file. Raises OSError if the file cannot be written."""
+    from array_record.python import array_record_module
+
+    try:
+        writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1,uncompressed")
+        try:
+            yield writer
+        finally:
+            writer.close()
+    except RuntimeError as error:  # of ArrayRecord
+        raise OSError(str(error).partition(";")[0]) from error
 
 
 def peak_memory() -> int:

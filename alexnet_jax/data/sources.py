@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
+from google.protobuf import message
 
 from alexnet_jax import UserError
 from alexnet_jax.data import images
@@ -208,9 +209,9 @@ class SecretLabelsError(UserError):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TfdsSource(EncodedSource):
-    """Examples `start` to `stop` of a TFDS data source: encoded `image`, `label` and optionally `file_name`."""
+    """Records `start` to `stop` of a TFDS set, of `tf.train.Example`: `image`, `label` and optionally `file_name`."""
 
-    examples: Any
+    records: Sequence[bytes]
     origin: str
     identity: Any  # identifies the files of the data set
     image_size: int
@@ -233,27 +234,29 @@ class TfdsSource(EncodedSource):
     def describe(self, i: int) -> str:
         return f"{self.origin}, example {self.start + i}"
 
-    def _example(self, i):
+    def _features(self, i: int) -> Any:
+        from tensorflow_datasets.proto import tf_example_pb2
+
         try:
-            return self.examples[self.start + i]
-        except (OSError, RuntimeError, TypeError, ValueError) as error:
-            first_line = str(error).splitlines()[0][:200]
+            return tf_example_pb2.Example.FromString(self.records[self.start + i]).features.feature
+        except (OSError, RuntimeError, ValueError, message.DecodeError) as error:
+            first_line = str(error).partition("\n")[0][:200]
             raise UserError(f"{self.describe(i)}: cannot be read ({first_line}); build the set again") from error
 
     def name(self, i: int) -> str:
-        file_name = self._example(i).get("file_name", f"{self.origin}/{self.start + i}")
-        return file_name.decode() if isinstance(file_name, bytes) else str(file_name)
+        names = self._features(i)["file_name"].bytes_list.value
+        return names[0].decode(errors="replace") if names else f"{self.origin}/{self.start + i}"
 
     def read(self, i: int) -> tuple[bytes, int]:
-        example = self._example(i)
-        data, label = example.get("image"), example.get("label")
-        if not isinstance(data, bytes) or not isinstance(label, (int, np.integer)) or label >= self.num_classes:
+        features = self._features(i)
+        data, labels = features["image"].bytes_list.value, features["label"].int64_list.value
+        if len(data) != 1 or len(labels) != 1 or labels[0] >= self.num_classes:
             raise UserError(
                 f"{self.describe(i)}: not an image with a label (did its file change?); build the set again"
             )
-        if label < 0:
+        if labels[0] < 0:
             raise SecretLabelsError(f"{self.origin}: its labels are secret; use another split")
-        return data, int(label)
+        return data[0], labels[0]
 
     def part(self, start: int, stop: int) -> EncodedSource:
         return dataclasses.replace(self, start=self.start + start, stop=self.start + stop)

@@ -1,36 +1,46 @@
 """Data sets of TensorFlow Datasets (TFDS) stored as ArrayRecord: stock ones, and those that `preparation` writes."""
 
 import functools
-import os
+import pathlib
 from typing import Any
 
 import numpy as np
-from google.protobuf import json_format
 
 from alexnet_jax import UserError
 from alexnet_jax.data import sources
 from alexnet_jax.data.base import Dataset, Split, Statistics
 from alexnet_jax.runtime import files
 
-REMEDY = "prepare the set again in another directory"
+MOST_SQUARED = 256**2  # of pixels, and so of their mean and covariance
 
 
 class Tfds(Dataset):
-    """A stock data set, 'tfds:NAME', in a TFDS data directory."""
+    """A stock data set, 'tfds:NAME', in a TFDS data directory.
 
+    Attributes:
+      remedy: what a message about a damaged file tells the user to do.
+    """
+
+    remedy = "build the set again"
     takes_name = True
     needs_root = False
     test_is_final = False
 
     @functools.cached_property
     def builder(self) -> Any:
-        """The TFDS builder. Raises UserError if the data set does not exist."""
-        import tensorflow_datasets as tfds  # slow to import, and other kinds do not need it
+        """The TFDS builder. Raises UserError if the data set does not exist, or is damaged."""
+        from alexnet_jax.data import tfds_directory  # TFDS is slow to import, and other kinds do not need it
 
-        try:
-            return tfds.builder(self.short_name, data_dir=os.path.expanduser(self.root) or None)
-        except (tfds.core.DatasetNotFoundError, AssertionError, ImportError, ValueError) as error:
-            raise UserError(f"dataset {self.name!r}: no usable data set; {self.how_to_get}") from error
+        directory = tfds_directory.find(self.short_name, self.directory)
+        if not directory:
+            raise UserError(f"dataset {self.name!r}: no usable data set in {self.directory}; {self.how_to_get}")
+        return tfds_directory.builder(directory, self.remedy)
+
+    @property
+    def directory(self) -> pathlib.Path:
+        import tensorflow_datasets as tfds
+
+        return files.absolute(self.root or tfds.core.constants.DATA_DIR)
 
     @property
     def short_name(self) -> str:
@@ -54,31 +64,42 @@ class Tfds(Dataset):
     def load(self, split: str, image_size: int, stretch: bool = False) -> Split:
         import tensorflow_datasets as tfds
 
+        from alexnet_jax.data import tfds_directory
+
         info = self.builder.info
-        features = info.features or {}
-        if not {"image", "label"} <= set(features) or not isinstance(features["label"], tfds.features.ClassLabel):
+        features = dict(info.features.items()) if isinstance(info.features, tfds.features.FeaturesDict) else {}
+        image, label = features.get("image"), features.get("label")
+        if not isinstance(image, tfds.features.Image) or not isinstance(label, tfds.features.ClassLabel):
             raise UserError(f"dataset {self.name!r}: has no `image` with a `label` that is a class")
-        if info.splits and split.partition("[")[0] not in info.splits:
+        names = tuple(label.names)
+        if not 0 < len(set(names)) == label.num_classes:
+            raise UserError(
+                f"{info.data_dir}/label.labels.txt: has {len(set(names))} different names for "
+                f"{label.num_classes} classes; {self.remedy}"
+            )
+        name = split.partition("[")[0]
+        if info.splits and name not in info.splits:
             raise UserError(f"{self.name} has no split {split!r}, but {', '.join(info.splits)}")
         try:
-            examples = self.builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
-        except (AssertionError, NotImplementedError, ValueError, OSError, RuntimeError) as error:
+            records = self.builder.as_data_source(split, file_format="array_record").data_source
+        except (AssertionError, KeyError, NotImplementedError, ValueError, OSError, RuntimeError) as error:
             if "[" in split:
                 raise UserError(
                     f"{self.name}: the split {split!r} is empty or no such slice; they look like train[:10%]"
                 ) from error
             raise UserError(self.unreadable) from error
+        tfds_directory.check_shards(self.builder.info.splits[name], self.remedy)
         source = sources.TfdsSource(
-            examples,
+            records,
             f"{self.name}/{split}",
             self.identity,
             image_size,
             stretch,
             0,
-            len(examples),
-            features["label"].num_classes,
+            len(records),
+            len(names),
         )
-        return Split(source, tuple(features["label"].names))
+        return Split(source, names)
 
     @property
     def identity(self) -> Any:
@@ -90,6 +111,8 @@ class Tfds(Dataset):
     def unreadable(self) -> str:
         """The message about files that cannot be opened."""
         info = self.builder.info
+        if info.splits and info.file_format.value == "array_record":
+            return f"{self.name}: the data set in {self.builder.data_dir} is damaged; {self.remedy}"
         stored = f"is stored as {info.file_format.value}, not as ArrayRecord," if info.splits else "has not been built"
         return f"{self.name} {stored} in {self.builder.data_dir}: {self.how_to_get}"
 
@@ -97,19 +120,24 @@ class Tfds(Dataset):
 class Prepared(Tfds):
     """A data set that `alexnet_jax.prepare` wrote: square images, their mean image and the covariance of RGB."""
 
+    remedy = "prepare the set again in another directory"
     takes_name = False
     default_root = "imagenet256"
     preparable = False
     cropped = True
     test_is_final = True
 
+    @property
+    def directory(self) -> pathlib.Path:
+        return files.absolute(self.root or self.default_root)
+
     @functools.cached_property
     def builder(self) -> Any:
-        import tensorflow_datasets as tfds
+        from alexnet_jax.data import tfds_directory
 
         directory = self.directory
-        if not (directory / "statistics.json").is_file():
-            if (directory / "train").is_dir() or (directory / "val").is_dir():
+        if not files.exists(directory / "statistics.json"):
+            if files.exists(directory / "train") or files.exists(directory / "val"):
                 raise UserError(
                     f"dataset root {directory}: is a folder of images; prepare it (python -m alexnet_jax.prepare "
                     f"--dataset=folder --root={directory} --output=DIR), or name the dataset folder, not prepared"
@@ -120,39 +148,47 @@ class Prepared(Tfds):
                 "python -m alexnet_jax.main --config=configs/quickstart.py --workdir=/tmp/quickstart"
             )
         self.check()
-        try:
-            return tfds.builder_from_directory(directory)
-        except (json_format.ParseError, OSError, ValueError) as error:
-            raise UserError(f"{directory}: its dataset_info.json cannot be read; {REMEDY}") from error
+        return tfds_directory.builder(directory, self.remedy)
 
     @property
     def identity(self) -> Any:
         path = self.directory / "prepare.json"
-        return super().identity, files.read_json(path, {"listing": str})["listing"] if path.exists() else ""
+        return super().identity, files.read_json(path, {"listing": str})["listing"] if files.exists(path) else ""
 
     @property
     def stored_size(self) -> int:
         return len(self._mean_image)
 
     @functools.cached_property
-    def _mean_image(self):
-        return files.read_array(self.directory / "mean_image.npy", REMEDY)
+    def _mean_image(self) -> np.ndarray:
+        path = self.directory / "mean_image.npy"
+        mean = files.read_array(path, self.remedy)
+        if (
+            mean.ndim != 3
+            or mean.shape != (len(mean), len(mean), 3)
+            or mean.dtype.kind != "f"
+            or not np.isfinite(mean).all()
+        ):
+            raise UserError(f"{path}: is not a mean image, but {mean.dtype} {list(mean.shape)}; {self.remedy}")
+        return mean
 
-    @property
-    def unreadable(self) -> str:
-        return f"{self.root}: the prepared set is damaged; {REMEDY}"
+    @functools.cached_property
+    def _statistics(self) -> dict[str, Any]:
+        path = self.directory / "statistics.json"
+        shape = {"rgb_mean": [float], "rgb_covariance": [[float]], "bytes?": {str: int}}
+        statistics = files.read_json(path, shape, self.remedy)
+        rows = [statistics["rgb_mean"], *statistics["rgb_covariance"]]
+        if [len(row) for row in rows] != [3] * 4 or not all(abs(x) <= MOST_SQUARED for row in rows for x in row):
+            raise UserError(f"{path}: holds no mean and covariance of three colours; {self.remedy}")
+        return statistics
 
     def check(self) -> None:
         """Raises UserError if a file of the set is missing or its length has changed since it was written."""
-        for name, length in files.read_json(self.directory / "statistics.json").get("bytes", {}).items():
-            path = self.directory / name
+        for name, length in self._statistics.get("bytes", {}).items():
+            path = self.directory / pathlib.Path(name).name
             if not path.is_file() or path.stat().st_size != length:
-                raise UserError(f"{path}: is missing or damaged; {REMEDY}")
+                raise UserError(f"{path}: is missing or damaged; {self.remedy}")
 
     def statistics(self, image_size: int) -> Statistics:
-        try:
-            statistics = files.read_json(self.directory / "statistics.json")
-            mean = self._mean_image if self.stored_size == image_size else np.array(statistics["rgb_mean"])
-            return Statistics.of(mean, np.array(statistics["rgb_covariance"]))
-        except (OSError, ValueError, KeyError) as error:
-            raise UserError(f"{self.directory}: its statistics cannot be read ({error}); {REMEDY}") from error
+        mean = self._mean_image if self.stored_size == image_size else np.array(self._statistics["rgb_mean"])
+        return Statistics.of(mean, np.array(self._statistics["rgb_covariance"]))

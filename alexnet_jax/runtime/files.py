@@ -26,6 +26,7 @@ log = logging.getLogger("alexnet_jax")
 
 UNFINISHED = ".alexnet_jax-"  # begins the names of temporary files
 RESTORE = "restore or remove it"
+MOST_TEXT = 2**28  # bytes of a text file; bounds the memory for a huge file that is none
 
 Path = str | os.PathLike
 
@@ -46,12 +47,39 @@ _NO_ARRAY = (
 
 def absolute(path: Path) -> pathlib.Path:
     """The absolute path, with `~` expanded. Raises UserError if there is no such user, or no current directory."""
+    if "\0" in os.fspath(path):
+        raise UserError(f"{path}: no path holds a zero byte; use another")
     try:
         return pathlib.Path(path).expanduser().absolute()
     except RuntimeError as error:
         raise UserError(f"{path}: {error}; write the directory's whole path") from error
     except OSError as error:
         raise UserError(f"{path}: the current directory does not exist any more; change to another") from error
+
+
+@contextlib.contextmanager
+def explaining(path: Path, verb: str, remedy: str = "") -> Iterator[None]:
+    """Turns an OSError of its block into a UserError: "PATH: cannot be VERB (CAUSE); REMEDY"."""
+    try:
+        yield
+    except BrokenPipeError:  # of a print in the block
+        raise
+    except OSError as error:
+        is_link = error.errno == errno.ELOOP and verb == "written"
+        cause = "is a link" if is_link else error.strerror or error
+        raise UserError(f"{path}: cannot be {verb} ({cause}){_advice(remedy)}") from error
+
+
+def exists(path: Path) -> bool:
+    """Whether there is a file or directory of this name. Raises UserError if that cannot be known."""
+    with explaining(path, "read", ""):
+        try:
+            os.stat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except ValueError as error:  # a zero byte in the path
+            raise OSError(errno.EINVAL, str(error)) from error
+        return True
 
 
 @contextlib.contextmanager
@@ -64,7 +92,7 @@ def reading(path: Path, remedy: str = "") -> Iterator[IO[bytes]]:
     Raises:
       UserError: the file cannot be opened or read, or is not a regular one.
     """
-    with _explaining(path, "read", remedy):
+    with explaining(path, "read", remedy):
         descriptor = _open(path, os.O_RDONLY)
         with open(path, "rb", opener=lambda *_: descriptor) as file:  # file.name is the path
             yield file
@@ -78,8 +106,11 @@ def read_bytes(path: Path, most: int = -1, remedy: str = "") -> bytes:
 
 def read_text(path: Path, remedy: str = RESTORE) -> str:
     """The text of a file. Raises as `reading`, and UserError if it is not UTF-8."""
+    data = read_bytes(path, MOST_TEXT + 1, remedy)
+    if len(data) > MOST_TEXT:
+        raise UserError(f"{path}: cannot be read (more than {MOST_TEXT:,} bytes){_advice(remedy)}")
     try:
-        return read_bytes(path, remedy=remedy).decode()
+        return data.decode()
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: cannot be read (not text in UTF-8){_advice(remedy)}") from error
 
@@ -173,7 +204,7 @@ def whole(path: Path, mode: str = "w", remedy: str = "") -> Iterator[IO]:
     Raises:
       UserError: it cannot be written.
     """
-    with _explaining(path, "written", remedy), temporary(pathlib.Path(path).parent) as unfinished:
+    with explaining(path, "written", remedy), temporary(pathlib.Path(path).parent) as unfinished:
         with open(_open(unfinished, os.O_WRONLY), mode, encoding=None if "b" in mode else "utf-8") as file:
             yield file
             file.flush()
@@ -204,14 +235,14 @@ def remove_unfinished(directory: Path) -> None:
 
 def append(path: Path, mode: str = "a", buffering: int = -1) -> IO:
     """Opens a file to append to, made if missing. Raises UserError if it cannot be opened, or is a link."""
-    with _explaining(path, "written", ""):
+    with explaining(path, "written", ""):
         descriptor = _open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW)
         return open(descriptor, mode, buffering, encoding=None if "b" in mode else "utf-8")
 
 
 def make_directory(path: Path, remedy: str = "") -> None:
     """Makes a directory and its parents, if they do not exist. Raises UserError if it cannot be made."""
-    with _explaining(path, "written", remedy):
+    with explaining(path, "written", remedy):
         pathlib.Path(path).mkdir(parents=True, exist_ok=True)
 
 
@@ -236,17 +267,6 @@ def _open(path, flags):
     if stat.S_ISDIR(status.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     raise UserError(f"{path}: is {'a link' if is_file else 'a pipe or a device'}, not a file of its own; use another")
-
-
-@contextlib.contextmanager
-def _explaining(path, verb, remedy):
-    try:
-        yield
-    except BrokenPipeError:  # of a print in the block
-        raise
-    except OSError as error:
-        cause = "is a link" if error.errno == errno.ELOOP else error.strerror or error
-        raise UserError(f"{path}: cannot be {verb} ({cause}){_advice(remedy)}") from error
 
 
 def _advice(remedy):
