@@ -533,7 +533,7 @@ PLACES = {
     "x" * 300: "cannot be read .File name too long",
     "~nosuchuser/net": "~nosuchuser/net.*: ",
     "n\udcff": "cannot be read .No such file",
-    "a\0b": "cannot be read",
+    "a\0b": "no path holds a zero byte",
     "loop": "cannot be read",
     "file/net": "cannot be read .Not a directory",
     "dangling": "cannot be read .No such file",
