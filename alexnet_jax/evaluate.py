@@ -8,15 +8,20 @@ The softmax probabilities of the views are averaged, and so are those of several
 
 import argparse
 import os
-import pathlib
 from typing import Any
 
 from alexnet_jax import UserError
+from alexnet_jax.runtime import command_line
+
+if __name__ == "__main__":
+    command_line.start()
+
 from alexnet_jax.analysis import ensemble, inference
 from alexnet_jax.data.class_names import readable
-from alexnet_jax.runtime import command_line, files
+from alexnet_jax.runtime import files, text
 
 
+@command_line.one_line_errors("nothing was written")
 def main():
     parser = command_line.Parser("alexnet_jax.evaluate", __doc__)
     parser.add_argument(
@@ -31,19 +36,18 @@ def main():
     if args.batch_size < 1:
         parser.error("--batch_size must be above 0")
     command_line.set_up_jax()
-    with command_line.one_line_errors("nothing was written"):
-        evaluate(args)
+    evaluate(args)
 
 
 def evaluate(args: argparse.Namespace) -> None:
     """Evaluates the nets that the flags of `main` name; writes and prints the result."""
     trained = ensemble.load(args.workdir)
-    path = pathlib.Path(args.json).expanduser() if args.json else trained.members[0].workdir / "evaluation.json"
+    path = files.absolute(args.json) if args.json else trained.members[0].workdir / "evaluation.json"
     if not os.access(path.parent, os.W_OK) or path.exists() and not path.is_file():
         raise UserError(f"--json={path}: must be a file in a writable directory")
     name, root, split, source = inference.load_split(trained, args.dataset, args.root, args.split)
     nets = f"{len(trained.members)} nets" if len(trained.members) > 1 else f"step {trained.members[0].step}"
-    print(f"{nets}, {len(source):,} {split} images of {name} {root}", flush=True)
+    text.print_line(f"{nets}, {len(source):,} {split} images of {name} {root}".rstrip())
     outputs = inference.classify_source(trained, source, 10, args.batch_size)
     result = {
         "workdirs": [str(member.workdir) for member in trained.members],
@@ -57,12 +61,11 @@ def evaluate(args: argparse.Namespace) -> None:
     if args.wrong:
         result["wrong"] = inference.wrong_examples(outputs, source, trained.class_names)
     try:
-        files.write_json(path, result)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror or error}); set --json to another file") from error
+        files.write_json(path, result, remedy="set --json to another file")
     finally:
         print_table(result)
-    print(f"\nwritten to {path}")
+    print()
+    text.print_line(f"written to {path}")
 
 
 def print_table(result: dict[str, Any]) -> None:
@@ -77,12 +80,13 @@ def print_table(result: dict[str, Any]) -> None:
             r, confused = row["ten_crop"], row["confused_with"]
             taken_for = f" ← {confused[1]}× {readable(confused[0])}" if confused else ""
             name = readable(row["class"])
-            print(f"{row['num_examples']:6} {r['top1_error']:8.2%} {r['top5_error']:8.2%}  {name}{taken_for}")
+            text.print_line(f"{row['num_examples']:6} {r['top1_error']:8.2%} {r['top5_error']:8.2%}  {name}{taken_for}")
     if "wrong" in result:
         print(f"\n{len(result['wrong'])} wrong by ten views: image, class, predicted class")
         for row in result["wrong"]:
             best = row["predictions"][0]
-            print(f"{row['image']}\t{readable(row['class'])}\t{best['name']} {best['probability']:.1%}")
+            cells = (row["image"], readable(row["class"]), f"{best['name']} {best['probability']:.1%}")
+            print("\t".join(map(text.printable, cells)))
 
 
 if __name__ == "__main__":

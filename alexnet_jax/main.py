@@ -8,17 +8,26 @@ To train one net by several processes, run the same command in each: with --dist
 otherwise with --coordinator_address, --num_processes and --process_id. They share --workdir.
 """
 
-import os
-import pathlib
+import contextlib
+import difflib
+import re
 import sys
+
+from alexnet_jax.runtime import command_line
+
+if __name__ == "__main__":
+    command_line.start()
 
 from absl import app, flags
 from ml_collections import config_flags
 
-from alexnet_jax.runtime import command_line, interruption
+from alexnet_jax import UserError
+from alexnet_jax.runtime import interruption
 
-CONFIG = config_flags.DEFINE_config_file("config", help_string="A file from configs/.")
-WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints, metrics and results go; made if missing.")
+CONFIG: flags.FlagHolder = config_flags.DEFINE_config_file("config", help_string="A file from configs/.")
+WORKDIR: flags.FlagHolder = flags.DEFINE_string(
+    "workdir", None, "Where checkpoints, metrics and results go; made if missing."
+)
 DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Join the processes of a Slurm, TPU, Open MPI or Kubernetes job.")
 COORDINATOR = flags.DEFINE_string("coordinator_address", None, "HOST:PORT of process 0, for processes started by hand.")
 NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many were started by hand.", lower_bound=1)
@@ -26,58 +35,96 @@ START_TIMEOUT = flags.DEFINE_float("start_timeout", 60, "Seconds for all process
 PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.", lower_bound=0)
 
 
-def main(argv):
-    if argv[1:]:
-        sys.exit(f"alexnet_jax: unexpected argument {argv[1]!r}; settings look like --config.batch_size=64")
-    several, workdir = DISTRIBUTED.value or COORDINATOR.value, WORKDIR.value
-    assert workdir  # by parse_flags
-    with (
-        command_line.one_line_errors("run the same command again to continue from the last checkpoint"),
-        interruption.held(),
-    ):
-        command_line.set_up_jax(cpu_devices=1 if several else 2)  # a device for each tower
-        # Imported here, so that --help need not wait for JAX.
-        from alexnet_jax import train
-        from alexnet_jax.runtime import files, processes
+class ConfigFile(flags.ArgumentParser):
+    """Parses --config=FILE into the ConfigDict that the file's get_config() returns."""
 
+    def parse(self, argument):
+        from alexnet_jax import settings
+        from alexnet_jax.runtime import config_file
+
+        config = config_file.run(argument, lambda module, *word: module.get_config(*word))
+        settings.check_fields(config, argument)
+        return config.lock()
+
+
+flags.FLAGS["config"].parser = ConfigFile()
+TYPES = {bool: "true or false", int: "a whole number", float: "a number"}
+
+
+def main(argv):
+    # Imported here, so that --help need not wait for JAX.
+    from alexnet_jax import train
+    from alexnet_jax.runtime import files, processes
+
+    several = DISTRIBUTED.value or COORDINATOR.value
+    with command_line.one_line_errors("run the same command again to continue"), contextlib.ExitStack() as stack:
+        if argv[1:]:
+            raise UserError(f"unexpected argument {argv[1]!r}; settings look like --config.batch_size=64")
+        workdir = files.absolute(WORKDIR.value)
+        command_line.set_up_jax(cpu_devices=1 if several else 2, start_jax=not several)  # a device for each tower
         if several:
+            stack.enter_context(interruption.held())  # each process tells the others
             # Before the processes connect: a run that uses this directory may use this address too.
-            files.check_unlocked(pathlib.Path(workdir).expanduser() / "lock")
+            files.check_unlocked(workdir / "lock")
             processes.join(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value, START_TIMEOUT.value)
         with processes.ending_together():
             train.train_and_evaluate(CONFIG.value, workdir)
 
 
+@command_line.one_line_errors("nothing was done yet")
 def parse_flags(argv: list[str]) -> list[str]:
     """Parses flags by absl, and reports a mistake in one line. Returns the positional arguments."""
+    for flag in ("config", "workdir"):
+        if len([argument for argument in argv if re.match(f"--?{flag}(=|$)", argument)]) > 1:
+            raise UserError(f"--{flag} is given twice; use it once")
     try:
         positional = flags.FLAGS(argv)
-    except (KeyError, AttributeError) as error:  # from ml_collections, with its suggestion
-        message = error.args[0].args[0] if isinstance(error.args[0], Exception) else error.args[0]
-        sys.exit(f"alexnet_jax: the config has no such field: {' '.join(message.split())}")
-    except OSError:  # overrides of a config file that does not exist
-        named = [argument for argument in argv if argument.startswith("--config=")]
-        sys.exit(f"alexnet_jax: {' '.join(named)}: no such file; the project's own are in configs/")
-    except (flags.Error, SyntaxError, TypeError, ValueError) as error:
-        message = str(error)
-        if "Traceback" in message:  # of an exception in a config file
-            message = f"{' '.join(a for a in argv if a.startswith('--config='))}: {message.strip().splitlines()[-1]}"
-        sys.exit(f"alexnet_jax: {' '.join(message.split())}")
+    except SystemExit:
+        sys.exit(0)  # absl ends --help with 1
+    except (KeyError, AttributeError) as error:
+        raise UserError(unknown_field(argv) or " ".join(str(error).split())) from error
+    except (flags.Error, TypeError, ValueError) as error:
+        raise UserError(wrong_value(str(error))) from error
     if CONFIG.value is None or not WORKDIR.value:
-        sys.exit("alexnet_jax: needs --config=FILE and --workdir=DIR; see --help")
+        raise UserError("needs --config=FILE and --workdir=DIR; see --help")
     address, number, process_id = COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value
     if (address, number, process_id) != (None, None, None):
         if address is None or number is None or process_id is None or DISTRIBUTED.value:
-            sys.exit("alexnet_jax: use --coordinator_address, --num_processes and --process_id, or --distributed alone")
+            raise UserError("use --coordinator_address, --num_processes and --process_id, or --distributed alone")
         if process_id >= number:
-            sys.exit(f"alexnet_jax: --process_id={process_id}: must be below --num_processes")
+            raise UserError(f"--process_id={process_id}: must be below --num_processes")
         host, _, port = address.rpartition(":")
         if not host or not port.isdigit() or int(port) > 65535:
-            sys.exit(f"alexnet_jax: --coordinator_address={address}: must be HOST:PORT")
-    path = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0]
-    if not os.path.isfile(path):
-        sys.exit(f"alexnet_jax: --config={path}: no such file; the project's own are in configs/")
+            raise UserError(f"--coordinator_address={address}: must be HOST:PORT")
     return positional
+
+
+def unknown_field(argv: list[str]) -> str:
+    """Explains the first --config.FIELD that the config does not have; '' if it has all."""
+    from alexnet_jax import settings
+
+    known = [name for name, _ in settings.flatten(settings.defaults().to_dict())]
+    given = [match[1] for argument in argv if (match := re.match(r"--?(?:no)?config\.([^=]*)", argument))]
+    name = next((name for name in given if not any(f"{one}.".startswith(f"{name}.") for one in known)), None)
+    if not name:
+        return ""
+    section = name.rpartition(".")[0]
+    if near := difflib.get_close_matches(name, known, 1, 0.8):
+        return f"--config.{name}: the config has no such field; did you mean {near[0]}?"
+    beside = [one for one in known if one.rpartition(".")[0] == section]
+    return f"--config.{name}: the config has no such field; there are {', '.join(beside or known)}"
+
+
+def wrong_value(message: str) -> str:
+    """absl's message about a flag, with the type of the field in place of Python's words if it is one of the config."""
+    field = re.match(r"flag --config\.([\w.]+)=(.*?): ", message, re.S)
+    if not field:
+        return " ".join(message.split())
+    *sections, name = field[1].split(".")
+    config = CONFIG.value
+    for section in sections:
+        config = config[section]
+    return f"--config.{field[1]}={field[2]}: must be {TYPES.get(config.get_type(name), 'a section, set by its fields')}"
 
 
 if __name__ == "__main__":

@@ -8,10 +8,16 @@ Images may have any format and size. The probabilities of several nets (--workdi
 import json
 import sys
 
-from alexnet_jax.analysis import ensemble, prediction
 from alexnet_jax.runtime import command_line
 
+if __name__ == "__main__":
+    command_line.start()
 
+from alexnet_jax.analysis import ensemble, prediction
+from alexnet_jax.runtime import text
+
+
+@command_line.one_line_errors("the images above are complete")
 def main():
     parser = command_line.Parser("alexnet_jax.predict", __doc__)
     parser.add_argument(
@@ -22,17 +28,16 @@ def main():
     args = parser.parse()
     command_line.set_up_jax()
     failed = False
-    with command_line.one_line_errors("the images above are complete"):
-        for answer in prediction.predict(ensemble.load(args.workdir), args.image):
-            if "error" in answer:
-                failed = True
-                print(f"alexnet_jax: {answer['error']}", file=sys.stderr)
-            if args.json:
-                print(json.dumps(answer), flush=True)
-            elif "error" not in answer:
-                print(answer["image"])
-                for best in answer["predictions"]:
-                    print(f"  {best['probability']:6.1%}  {best['name']}", flush=True)
+    for answer in prediction.predict(ensemble.load(args.workdir), args.image):
+        if "error" in answer:
+            failed = True
+            print(f"alexnet_jax: {text.printable(answer['error'])}", file=sys.stderr)
+        if args.json:
+            print(json.dumps(answer), flush=True)
+        elif "error" not in answer:
+            text.print_line(answer["image"])
+            for best in answer["predictions"]:
+                text.print_line(f"  {best['probability']:6.1%}  {best['name']}")
     sys.exit(failed)
 
 

@@ -11,12 +11,15 @@ interruption, run the same command again to continue.
 Train on the result with --config.dataset.name=prepared --config.dataset.root=OUTPUT.
 """
 
-import signal
-
-from alexnet_jax.data import datasets, images, preparation
 from alexnet_jax.runtime import command_line
 
+if __name__ == "__main__":
+    command_line.start()
 
+from alexnet_jax.data import datasets, images, preparation
+
+
+@command_line.one_line_errors("run the same command again to continue")
 def main():
     parser = command_line.Parser("alexnet_jax.prepare", __doc__)
     parser.add_argument("--dataset", required=True, help="imagenet, folder or tfds:NAME")
@@ -40,10 +43,8 @@ def main():
         parser.error("--workers must be above 0")
     if not 0 <= args.max_undecodable <= 1:
         parser.error("--max_undecodable must be from 0 to 1")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     images.ignore_warnings()
-    with command_line.one_line_errors("run the same command again to continue"):
-        preparation.prepare(**vars(args))
+    preparation.prepare(**vars(args))
 
 
 if __name__ == "__main__":

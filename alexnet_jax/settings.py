@@ -95,12 +95,25 @@ def check(config: ConfigDict) -> None:
     for name in NOT_BELOW_0:
         if not 0 <= flat[name] < math.inf:
             raise UserError(f"config.{name}={flat[name]}: must be a number, 0 or above")
-    if config.augment.crop_group < 1:
-        raise UserError(f"config.augment.crop_group={config.augment.crop_group}: must be 1 or above")
+    if not 1 <= config.augment.crop_group < 2**31:
+        raise UserError(f"config.augment.crop_group={config.augment.crop_group}: must be from 1 to 2³¹ − 1")
     if not 0 <= config.seed < 2**32:
         raise UserError(f"config.seed={config.seed}: must be from 0 to 2³² − 1")
     if not all(isinstance(epoch, (int, float)) for epoch in config.schedule.epochs):
         raise UserError(f"config.schedule.epochs={config.schedule.epochs}: must be numbers, as (30,60)")
+
+
+def check_fields(config: Any, argument: str) -> None:
+    """Raises UserError if get_config() of --config=`argument` returned no ConfigDict with the fields of `defaults`."""
+    remedy = "start from alexnet_jax.settings.defaults(), as configs/two_gpu.py does"
+    if not isinstance(config, ConfigDict):
+        raise UserError(
+            f"--config={argument}: get_config() returns {type(config).__name__}, not a ConfigDict; {remedy}"
+        )
+    theirs, known = (dict(flatten(c.to_dict())) for c in (config, defaults()))
+    for names, fault in ((known.keys() - theirs, "lacks"), (theirs.keys() - known, "has the unknown")):
+        if names:
+            raise UserError(f"--config={argument}: get_config() {fault} {', '.join(sorted(names)[:5])}; {remedy}")
 
 
 def read(path: pathlib.Path) -> ConfigDict:

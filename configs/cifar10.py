@@ -42,7 +42,7 @@ RECIPES = {
 
 def get_config(net="80sec"):
     if net not in RECIPES:
-        raise ValueError(f"configs/cifar10.py:{net} has no such net; there are {', '.join(RECIPES)}")
+        raise ValueError(f"no net {net!r}; there are {', '.join(RECIPES)}")
     recipe = RECIPES[net]
     config = two_gpu.get_config()
     config.fidelity = "code"  # biases at twice the rate, without decay

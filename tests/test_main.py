@@ -9,8 +9,9 @@ import types
 
 import pytest
 
-from alexnet_jax import main
-from tests.support import write_images
+from alexnet_jax import UserError, main
+from alexnet_jax.training import setup
+from tests.support import describe, mesh, write_images
 
 
 def run(*arguments, env=None):
@@ -40,9 +41,19 @@ QUICKSTART = "--config=configs/quickstart.py"
     [
         ([], "needs --config=FILE and --workdir=DIR"),
         (["--config=configs/nope.py"], "--config=configs/nope.py: no such file"),
-        ([QUICKSTART, "--config.batchsize=3"], '"batch_size"'),
-        ([QUICKSTART, "--config.mesh.rows=3"], "no such field: 'rows'"),
-        ([QUICKSTART, "--config.batch_size=many"], "--config.batch_size=many"),
+        (
+            [QUICKSTART, "--config.batchsize=3"],
+            "--config.batchsize: the config has no such field; did you mean batch_size?",
+        ),
+        (
+            [QUICKSTART, "--config.mesh.rows=3"],
+            "--config.mesh.rows: the config has no such field; there are mesh.data, mesh.model",
+        ),
+        ([QUICKSTART, "--config.batch_size=1.5"], "--config.batch_size=1.5: must be a whole number"),
+        ([QUICKSTART, "--config.augment.flip=maybe"], "--config.augment.flip=maybe: must be true or false"),
+        ([QUICKSTART, "--config.model=3"], "--config.model=3: must be a section, set by its fields"),
+        ([QUICKSTART, QUICKSTART], "--config is given twice"),
+        (["--config=configs/cifar10.py:12pct"], "cifar10.py:12pct, line 45: ValueError: no net '12pct'; there are 80s"),
         ([QUICKSTART, "--confg.batch_size=1"], "confg.batch_size"),
         ([QUICKSTART, "batch_size=1"], "unexpected argument 'batch_size=1'"),
         (["--config=configs/two_gpu.py"], "python -m alexnet_jax.prepare"),
@@ -85,6 +96,15 @@ def run_here(run_command, monkeypatch):
         ("two_gpu", {"dataset.name": "tfds:imagenet2012", "dataset.root": "."}, "tfds.builder('imagenet2012'"),
         ("quickstart", {"augment.crop_group": 0}, "config.augment.crop_group=0"),
         ("quickstart", {"augment.colour_scale": "variance"}, "config.augment.colour_scale"),
+        ("quickstart", {"augment.crop_group": 10**18}, "config.augment.crop_group=1000000000000000000: must be from"),
+        (
+            "quickstart",
+            {"model.width": 1e9},
+            "config.model.width=1000000000.0, config.model.image_size=112: give conv1",
+        ),
+        ("quickstart", {"model.width": 1e300}, "config.model.width=1e+300: must be a number above 0"),
+        ("quickstart", {"model.image_size": 10**6}, "config.model.image_size=1000000: must be 8192 at most"),
+        ("one_gpu", {"num_epochs": 1e308}, "config.num_epochs=1e+308: these are more than 2³¹ steps"),
         ("one_gpu", {"mesh.model": 2}, "config.mesh.model=2"),
     ],
 )
@@ -94,6 +114,16 @@ def test_a_setting_that_does_not_work_ends_with_one_line(config, fields, message
         fields = fields | {"dataset.name": "folder", "dataset.root": str(images)}
     assert_one_line(run_here(config, tmp_path / "run", fields), message)
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_a_net_that_memory_cannot_hold_is_not_begun(monkeypatch):
+    net, one_device = describe("one_gpu"), mesh(1, 1)
+    # 59.8 million parameters of 12 bytes; for each image 224²·3 floats, 256²·3 bytes and 355,864 outputs of 2 bytes:
+    # 55²·48 + 27²·128 + 2·13²·192 + 13²·256 + 2·4096 + 1000.
+    monkeypatch.setattr(os, "sysconf", lambda name: {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 10**6}[name])
+    setup.check_memory(net, one_device, batch_size=1000)
+    with pytest.raises(UserError, match="takes at least 16 GB of memory and there are 4; use a smaller config.model.w"):
+        setup.check_memory(net, one_device, batch_size=10_000)
 
 
 def assert_one_line(result, message):

@@ -20,7 +20,7 @@ import simplejpeg
 
 from alexnet_jax import UserError
 from alexnet_jax.data import datasets, images, shards, sources, tfds_sets
-from alexnet_jax.runtime import files, progress, text
+from alexnet_jax.runtime import files, interruption, progress, text
 
 IMAGES_PER_SHARD = 256  # at least: a reader keeps every shard open, so a split has at most MOST_SHARDS of them
 MOST_SHARDS = {"train": 256, "validation": 16, "test": 16}
@@ -240,7 +240,7 @@ def run(plan: list[shards.Shard], total: int, failed_before: int, workers: int, 
     count = sum(len(shard.source) for shard in plan)
     peak_memory = 0
     pool = concurrent.futures.ProcessPoolExecutor(min(workers, len(plan)), context, shards.start_worker, (counters,))
-    with progress.Progress(count, "image", "preparing", text.print_line) as bar:
+    with progress.Progress(count, "image", "preparing", text.print_line) as bar, interruption.held():
         try:
             # Ctrl-C also reaches the workers, perhaps while they start. Only the parent must react to it.
             handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -249,6 +249,7 @@ def run(plan: list[shards.Shard], total: int, failed_before: int, workers: int, 
             while running:
                 finished, running = concurrent.futures.wait(running, 0.2, concurrent.futures.FIRST_COMPLETED)
                 peak_memory = max([peak_memory, *(future.result() for future in finished)])
+                interruption.check()
                 done, failed, _ = counters[:]
                 check_undecodable(failed + failed_before, total, max_undecodable, plan[0].output)
                 bar.reach(done, log=not running)

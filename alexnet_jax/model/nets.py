@@ -152,6 +152,9 @@ NETS = {
 }
 
 
+LARGEST_IMAGE = 8192  # pixels of a side; an image of its stored size has fewer than 2³¹ bytes
+
+
 def from_config(model: ConfigDict) -> Net:
     """The net that `config.model` describes, after `fidelity.resolve`; its classes are those of `NETS`.
 
@@ -185,6 +188,16 @@ def from_config(model: ConfigDict) -> Net:
         dtype=model.dtype,
         stored_size=image_size * net.stored_size // net.image_size,
     )
+    if image_size > LARGEST_IMAGE:
+        raise UserError(f"config.model.image_size={image_size}: must be {LARGEST_IMAGE} at most")
+    for layer, in_channels, side, out_side in structure.sizes(net):
+        inputs = in_channels * (layer.size if isinstance(layer, Conv) else side) ** 2
+        places = out_side**2 if isinstance(layer, Local) else 1
+        if inputs * layer.features * places >= 2**31:
+            raise UserError(
+                f"config.model.width={model.width}, config.model.image_size={image_size}: give {layer.name} "
+                f"{inputs * layer.features * places:.0e} weights, more than 2³¹; use less"
+            )
     for layer in net.layers:
         if isinstance(layer, Conv) and layer.features % layer.groups:
             raise UserError(
@@ -201,8 +214,8 @@ def from_config(model: ConfigDict) -> Net:
 def _check(model):
     if model.net not in NETS:
         raise UserError(f"config.model.net: no net {model.net!r}; there are {', '.join(NETS)}")
-    if not 0 < model.width < math.inf:
-        raise UserError(f"config.model.width={model.width}: must be a number above 0")
+    if not 0 < model.width < 2**31:
+        raise UserError(f"config.model.width={model.width}: must be a number above 0, and less than 2³¹")
     if len(model.input_std) != 3 or not all(isinstance(s, (int, float)) and 0 < s < math.inf for s in model.input_std):
         raise UserError(f"config.model.input_std={model.input_std}: must be three numbers above 0, as (58.0,57.0,57.0)")
     activations = [name for name, operation in OPERATIONS.items() if operation.kind == "activation"]

@@ -1,4 +1,4 @@
-"""Functions that all commands share: errors of one line, and the set-up of JAX and its libraries."""
+"""Functions that all commands share: their start, errors of one line, and the set-up of JAX and its libraries."""
 
 import argparse
 import contextlib
@@ -9,13 +9,79 @@ import os
 import re
 import signal
 import sys
+import traceback
 import warnings
 from collections.abc import Iterator
 from typing import NoReturn
 
 from alexnet_jax import UserError
+from alexnet_jax.runtime import interruption, text
 
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # of glibc's malloc.h
+
+
+def start() -> None:
+    """Call it before the import of JAX and other libraries, which takes seconds.
+
+    Until `one_line_errors`, a signal ends the process at once. An exception in an import, mostly because of a variable
+    of the environment, is reported in one line.
+    """
+    interruption.end_at_once()
+    sys.excepthook = _report
+    _open_standard_streams()
+    os.environ["MPLBACKEND"] = "agg"  # matplotlib draws into files only
+    if any(action == "error" for action, *_ in warnings.filters):  # PYTHONWARNINGS=error; the libraries do warn
+        warnings.simplefilter("default")
+        os.environ.pop("PYTHONWARNINGS", None)  # for the workers of alexnet_jax.prepare
+        sys.warnoptions.clear()
+
+
+def _report(kind, error, trace):
+    modules = [frame for frame in traceback.extract_tb(trace) if frame.name == "<module>"]  # the first is the command
+    if len(modules) < 2 or not issubclass(kind, (ImportError, OSError, RuntimeError, ValueError)):
+        sys.__excepthook__(kind, error, trace)
+        return
+    named = [f"{name}={value}" for name, value in os.environ.items() if len(value) > 1 and value in str(error)]
+    advice = f"; check the environment's {', '.join(named)}" if named else ""
+    print(f"alexnet_jax: cannot start: {text.printable(str(error)[:300])}{text.printable(advice)}", file=sys.stderr)
+
+
+def _open_standard_streams():
+    """Opens those that the caller has closed: otherwise the next file would get the number of one, and our messages.
+
+    What is printed on a closed standard output is an error; messages to a closed standard error are lost.
+    """
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:  # os.open takes the lowest free number
+            os.open(os.devnull, os.O_WRONLY if descriptor == 2 else os.O_RDONLY)
+            os.set_inheritable(descriptor, True)
+    encoding = sys.stdout.encoding if sys.stdout else None
+    sys.stdout = _Output(open(1, "wb", closefd=False), encoding, "backslashreplace", line_buffering=os.isatty(1))  # noqa: SIM115
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
+
+
+class _Output(io.TextIOWrapper):
+    """Standard output. What cannot be written, for example on a full disk, is a UserError."""
+
+    def write(self, written):
+        with _explaining_output():
+            return super().write(written)
+
+    def flush(self):
+        with _explaining_output():
+            super().flush()
+
+
+@contextlib.contextmanager
+def _explaining_output():
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise UserError(f"standard output: cannot be written ({error.strerror})") from error
 
 
 class Parser(argparse.ArgumentParser):
@@ -48,8 +114,11 @@ class Parser(argparse.ArgumentParser):
             if re.fullmatch(r"--\w+=", argument):
                 self.error(f"{argument} has no value")
 
+    def print_help(self, file=None) -> None:
+        print(self.format_help(), end="", file=file, flush=True)  # argparse ignores that it cannot be written
+
     def error(self, message: str) -> NoReturn:
-        sys.exit(f"alexnet_jax: {message}; see --help")
+        sys.exit(f"alexnet_jax: {text.printable(message)}; see --help")
 
 
 def add_data_flags(parser: argparse.ArgumentParser) -> None:
@@ -61,26 +130,43 @@ def add_data_flags(parser: argparse.ArgumentParser) -> None:
 
 @contextlib.contextmanager
 def one_line_errors(interrupted: str) -> Iterator[None]:
-    """Ends the program with one line after a UserError or a signal, and silently if the reader of its output has gone.
+    """Ends the program with one line after a UserError or a signal, or if a path cannot be used.
 
-    The exit status is 1, or 128 plus the signal's number: 130 after SIGINT, 143 after SIGTERM.
+    The exit status is 1, or 128 plus the signal's number: 130 after SIGINT, 143 after SIGTERM. If the reader of the
+    output has gone, it ends silently.
 
     Args:
       interrupted: what the line after a signal tells the user.
     """
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be valid text
     try:
-        yield
-        sys.stdout.flush()
-    except BrokenPipeError:  # Python's own flush at exit must not fail again
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+        with interruption.ending_at_once(interrupted):
+            try:
+                yield
+            except SystemExit:
+                sys.stdout.flush()
+                raise
+            sys.stdout.flush()
     except UserError as error:
-        sys.exit(f"alexnet_jax: {error}")
+        _end(1, str(error))
     except KeyboardInterrupt as error:
-        print(f"alexnet_jax: interrupted; {interrupted}", file=sys.stderr)
-        sys.exit(128 + getattr(error, "number", signal.SIGINT))  # the number of interruption.Interrupted
+        _end(128 + getattr(error, "number", signal.SIGINT), f"interrupted; {interrupted}")
+    except BrokenPipeError:
+        _end(1, "")
+    except OSError as error:  # for example of a name that is too long, or a directory that may not be searched
+        if error.filename is None:
+            raise
+        _end(1, f"{error.filename}: cannot be used ({error.strerror})")
+
+
+def _end(status, message):
+    if message:
+        with contextlib.suppress(OSError):
+            print(f"alexnet_jax: {text.printable(message)}", file=sys.stderr, flush=True)
+    try:
+        sys.stdout.flush()
+    except (BrokenPipeError, UserError):  # Python's own flush at exit must not fail again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(status)
 
 
 def keep_freed_memory() -> None:
@@ -94,8 +180,16 @@ def keep_freed_memory() -> None:
             mallopt(parameter, value)
 
 
-def set_up_jax(cpu_devices: int = 2) -> None:
-    """Silences the libraries, sends the program's log to stderr, and sets up malloc and the CPU's virtual devices."""
+class _OneLine(logging.Formatter):
+    def format(self, record):
+        return text.printable(super().format(record))
+
+
+def set_up_jax(cpu_devices: int = 2, start_jax: bool = True) -> None:
+    """Silences the libraries, sends the program's log to stderr, and sets up malloc and the CPU's virtual devices.
+
+    It starts JAX, unless `processes.join` must do something first. Raises UserError if JAX cannot start.
+    """
     import jax
     from absl import logging as absl_logging
 
@@ -103,19 +197,20 @@ def set_up_jax(cpu_devices: int = 2) -> None:
     from alexnet_jax.runtime import sharding
 
     images.ignore_warnings()
-    jax.config.update(
-        "jax_enable_x64", False
-    )  # whatever JAX_ENABLE_X64 is: the nets and their random numbers are float32
+    # Whatever JAX_ENABLE_X64 is: the nets and their random numbers are float32.
+    jax.config.update("jax_enable_x64", False)
     # Orbax logs every exception in each of its threads, and leaves coroutines that were never awaited.
     absl_logging.set_verbosity(absl_logging.FATAL)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     sys.unraisablehook = lambda unraisable: None
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    handler.setFormatter(_OneLine("%(asctime)s %(message)s", "%H:%M:%S"))
     log = logging.getLogger("alexnet_jax")
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     log.propagate = False
     keep_freed_memory()
     sharding.provide_cpu_devices(cpu_devices)
+    if start_jax:
+        sharding.devices()

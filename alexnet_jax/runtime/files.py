@@ -21,6 +21,7 @@ from typing import IO, Any
 import numpy as np
 
 from alexnet_jax import UserError
+from alexnet_jax.runtime import interruption
 
 log = logging.getLogger("alexnet_jax")
 
@@ -219,11 +220,13 @@ def temporary(directory: Path) -> Iterator[pathlib.Path]:
     Raises OSError if it cannot be made.
     """
     path = pathlib.Path(directory) / f"{UNFINISHED}{secrets.token_hex(8)}"
+    interruption.unfinished.add(path)
     os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o666))
     try:
         yield path
     finally:
         path.unlink(missing_ok=True)
+        interruption.unfinished.discard(path)
 
 
 def remove_unfinished(directory: Path) -> None:

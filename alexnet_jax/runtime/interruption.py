@@ -1,6 +1,6 @@
-"""SIGINT and SIGTERM, deferred while a run must not be cut short.
+"""SIGINT and SIGTERM: they end the process at once, or are deferred while a run must not be cut short.
 
-`processes.in_agreement` checks between two batches whether there was a signal.
+`processes.in_agreement` checks between two batches whether there was a deferred signal.
 """
 
 import contextlib
@@ -9,11 +9,13 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # Seconds within which two signals count as one: Slurm signals a process both directly and through its parent.
 ONE = 1.0
 
+unfinished: set[os.PathLike] = set()  # files that `ending_at_once` removes
 _held, _received = False, 0
 
 
@@ -34,6 +36,39 @@ def check() -> None:
     """Raises Interrupted if a signal was deferred. Call it where the program can stop without harm."""
     if _received:
         raise Interrupted(_received)
+
+
+@contextlib.contextmanager
+def ending_at_once(message: str) -> Iterator[None]:
+    """Makes both signals end the process at once, with a line and without the files that are half written.
+
+    They raise no exception, because libraries catch or lose it: in an import, in a callback, in a thread.
+    """
+    handlers = end_at_once(f"; {message}")
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def end_at_once(details: str = "") -> dict[signal.Signals, Any]:
+    """As `ending_at_once`, for the rest of the process. Returns the signals' handlers so far."""
+
+    def end(number, _):
+        for path in list(unfinished):
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+        _write(f"alexnet_jax: interrupted{details}\n")
+        os._exit(128 + number)
+
+    return {number: signal.signal(number, end) for number in SIGNALS}
+
+
+def _write(text):
+    # print is not reentrant, and the signal may have interrupted one.
+    with contextlib.suppress(OSError):
+        os.write(2, text.encode())
 
 
 @contextlib.contextmanager
@@ -76,8 +111,7 @@ def _listen(reader):
                 continue
             if first is None:
                 first = time.monotonic()
-                # print is not reentrant, and the signal may have interrupted one.
                 name = signal.Signals(byte[0]).name
-                os.write(2, f"\nalexnet_jax: {name}: ending once all is saved; a second one ends at once\n".encode())
+                _write(f"\nalexnet_jax: {name}: ending once all is saved; a second one ends at once\n")
             elif time.monotonic() - first > ONE:
                 os._exit(128 + byte[0])

@@ -23,6 +23,7 @@ from jax.experimental import multihost_utils
 
 from alexnet_jax import UserError
 from alexnet_jax.runtime import files, interruption, rendezvous, sharding
+from alexnet_jax.runtime.text import printable
 
 log = logging.getLogger("alexnet_jax")
 
@@ -91,7 +92,7 @@ def join(
 
 
 def _print_error(message):
-    os.write(2, f"alexnet_jax: {message}\n".encode())
+    os.write(2, f"alexnet_jax: {printable(message)}\n".encode())
 
 
 def highest(number: int) -> np.int32 | jax.Array:

@@ -7,6 +7,8 @@ from typing import Self
 
 from tqdm import tqdm
 
+from alexnet_jax.runtime.text import printable
+
 EVERY = 30  # seconds between two lines
 
 
@@ -19,7 +21,9 @@ class Progress:
         self._began = self._logged = time.monotonic()
         show_bar = show and sys.stderr.isatty()
         self._log_lines = show and not show_bar
-        self._bar = tqdm(total=total, desc=description, unit=unit, leave=False, smoothing=0.05, disable=not show_bar)
+        self._bar = tqdm(
+            total=total, desc=printable(description), unit=unit, leave=False, smoothing=0.05, disable=not show_bar
+        )
 
     def __enter__(self) -> Self:
         return self

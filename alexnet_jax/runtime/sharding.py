@@ -33,14 +33,23 @@ class Axes(TypedDict):
 AXES: Axes = {"axis_names": ("data", "model"), "axis_types": (AxisType.Auto, AxisType.Auto)}
 BATCH = PartitionSpec("data")
 
+ENVIRONMENT = ("JAX_PLATFORMS", "JAX_NUM_CPU_DEVICES", "XLA_FLAGS", "CUDA_VISIBLE_DEVICES")  # decide on the devices
+MOST_CPU_DEVICES = 1024  # each has threads of its own
+
 
 def provide_cpu_devices(number: int) -> None:
     """Gives a process without accelerators `number` virtual devices, unless its environment sets another number.
 
     Call it before anything else asks JAX for devices. If the process has already used JAX, as a notebook's kernel may,
     the devices do not change, and a warning is logged if they are too few. Accelerators are not affected.
+
+    Raises:
+      UserError: the environment sets an impossible number.
     """
     flags = os.environ.get("XLA_FLAGS", "")
+    given = os.environ.get("JAX_NUM_CPU_DEVICES", "1")
+    if not given.isdecimal() or not 1 <= int(given) <= MOST_CPU_DEVICES:
+        raise UserError(f"the environment's JAX_NUM_CPU_DEVICES={given}: must be from 1 to {MOST_CPU_DEVICES}")
     if "JAX_NUM_CPU_DEVICES" in os.environ or "xla_force_host_platform_device_count" in flags:
         return
     try:
@@ -48,6 +57,16 @@ def provide_cpu_devices(number: int) -> None:
     except RuntimeError:  # JAX has made its devices
         if jax.default_backend() == "cpu" and (count := jax.device_count()) < number:
             log.warning("JAX has already started with %d CPU device(s); restart Python to get %d", count, number)
+
+
+def devices() -> list[jax.Device]:
+    """The devices of all processes. Raises UserError if JAX cannot start, which its environment decides."""
+    try:
+        return jax.devices()
+    except (AssertionError, RuntimeError) as error:
+        set_here = [f"{name}={os.environ[name]}" for name in ENVIRONMENT if name in os.environ]
+        cause = str(error).partition("\n")[0] or "no such devices"
+        raise UserError(f"JAX has no devices ({cause}); check the environment: {', '.join(set_here)}") from error
 
 
 def create_mesh(data: int, model: int, towers: int) -> Mesh:
@@ -58,22 +77,22 @@ def create_mesh(data: int, model: int, towers: int) -> Mesh:
     Raises:
       UserError: the towers or the devices cannot be divided like that.
     """
-    devices = len(jax.devices())
+    count = len(devices())
     if model < 1 or towers % model:
         others = " or 1" if towers > 1 else ", as configs/one_gpu.py does"
         raise UserError(
             f"config.mesh.model={model}: the net has {towers} tower(s); set --config.mesh.model={towers}{others}"
         )
-    if model > devices:
-        log.info("%d device(s) for %d towers: all towers run on each device", devices, towers)
+    if model > count:
+        log.info("%d device(s) for %d towers: all towers run on each device", count, towers)
         model = 1
     if data == -1:
-        data = devices // model
+        data = count // model
     if data < 1:
         raise UserError(f"config.mesh.data={data}: use -1 for all devices, or a number above 0")
-    if data * model > devices:
+    if data * model > count:
         raise UserError(
-            f"config.mesh: data={data} × model={model} needs {data * model} devices and there are {devices}; use "
+            f"config.mesh: data={data} × model={model} needs {data * model} devices and there are {count}; use "
             "--config.mesh.data=-1 for all devices (on CPU, JAX_NUM_CPU_DEVICES=N gives N virtual devices)"
         )
     return jax.make_mesh((data, model), **AXES, devices=jax.devices()[: data * model])

@@ -1,6 +1,7 @@
 """Builds the objects of a config. After this, its settings are only recorded, compared, and read for `init_from`."""
 
 import dataclasses
+import os
 from typing import Any
 
 import jax
@@ -9,7 +10,7 @@ from ml_collections import ConfigDict
 
 from alexnet_jax import UserError
 from alexnet_jax.data import augment, datasets
-from alexnet_jax.model import nets, spec
+from alexnet_jax.model import counts, nets, spec
 from alexnet_jax.runtime import sharding
 from alexnet_jax.training import optimizer, schedules
 
@@ -47,6 +48,22 @@ class Training:
         return {"class_names": list(self.data.class_names), "train_images": len(self.data.train)}
 
 
+def check_memory(net: spec.Net, mesh: jax.sharding.Mesh, batch_size: int) -> None:
+    """Raises UserError if a training on CPUs takes more memory than there is: the system would kill it."""
+    if mesh.devices.flat[0].platform != "cpu":
+        return
+    rows = counts.layer_table(net)
+    # At least the images, the weights, their gradients and velocities, and the layers' outputs, perhaps in bfloat16.
+    needed = batch_size * (3 * (4 * net.image_size**2 + net.stored_size**2) + 2 * sum(row.neurons for row in rows))
+    needed += 12 * sum(row.parameters for row in rows)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * jax.process_count()
+    if needed > memory:
+        raise UserError(
+            f"the net takes at least {needed / 1e9:,.0f} GB of memory and there are {memory / 1e9:,.0f}; use a smaller "
+            "config.model.width, config.model.image_size or config.batch_size"
+        )
+
+
 def build(config: ConfigDict) -> Training:
     """Builds the objects of a resolved config. Raises UserError if a setting or the data do not work."""
     augment.check(config.augment)
@@ -65,6 +82,9 @@ def build(config: ConfigDict) -> Training:
             f"config.batch_size={config.batch_size}: there are only {len(data.train)} training images; use less"
         )
     steps_per_epoch = len(data.train) / config.batch_size
+    if config.num_epochs * steps_per_epoch >= 2**31:
+        raise UserError(f"config.num_epochs={config.num_epochs}: these are more than 2³¹ steps; use less")
+    check_memory(net, mesh, config.batch_size)
     return Training(
         net=net,
         mesh=mesh,
