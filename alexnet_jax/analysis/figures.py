@@ -6,6 +6,7 @@ Each function returns a matplotlib figure; `png` encodes it to reproducible byte
 import io
 import os
 import pathlib
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,19 +16,30 @@ from matplotlib.figure import Figure
 
 from alexnet_jax.data.class_names import readable
 from alexnet_jax.model import spec, structure
+from alexnet_jax.runtime.text import printable
 from alexnet_jax.training import metrics
 
 TOWERS, LINK, GREY = ("#dbe7f5", "#fbe3d0"), "#b5382a", "#e8e8e8"
 RIGHT, WRONG = "#e07a5f", "#9db4c8"
+LONGEST = 50  # characters of a name
 
 Predictions = list[dict[str, Any]]  # of `inference.predictions`
 
 
 def png(figure: Figure) -> bytes:
-    """A figure as a PNG file. Equal figures give equal bytes."""
+    """A figure as a PNG file. Equal figures give equal bytes. A character that the font lacks is shown as a box."""
     file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=150, metadata={"Software": None})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
+        warnings.filterwarnings("ignore", "constrained_layout not applied", UserWarning)  # wide names overlap
+        figure.savefig(file, format="png", dpi=150, metadata={"Software": None})
     return file.getvalue()
+
+
+def _name(class_name):
+    """A class's name for a matplotlib text, which must get parse_math=False: a $ would begin a formula."""
+    line = printable(readable(class_name))
+    return line if len(line) <= LONGEST else f"{line[: LONGEST - 1]}…"
 
 
 def diagram(net: spec.Net) -> Figure:
@@ -113,7 +125,7 @@ def mistakes(rows: Sequence[tuple[np.ndarray, str, Predictions]]) -> Figure:
     for i, (pixels, class_name, predictions) in enumerate(rows):
         image, bars = grid[2 * (i // columns) : 2 * (i // columns) + 2, i % columns]
         image.imshow(pixels)
-        image.set_title(readable(class_name), fontsize=8)
+        image.set_title(_name(class_name), fontsize=8, parse_math=False)
         _bars(bars, class_name, predictions)
     return figure
 
@@ -124,7 +136,7 @@ def _bars(axes, class_name, predictions):
     colours = [RIGHT if best["class"] == class_name else WRONG for best in predictions]
     axes.barh(range(len(predictions)), [best["probability"] for best in predictions], color=colours)
     for i, best in enumerate(predictions):
-        axes.text(0.02, i, best["name"], va="center", fontsize=7)
+        axes.text(0.02, i, _name(best["class"]), va="center", fontsize=7, parse_math=False)
 
 
 def retrieval(rows: Sequence[tuple[np.ndarray, str, Predictions, Sequence[np.ndarray]]]) -> Figure:
@@ -142,7 +154,7 @@ def retrieval(rows: Sequence[tuple[np.ndarray, str, Predictions, Sequence[np.nda
             axes.set(xticks=[], yticks=[])
             axes.axis("off")
         axes_of_row[0].imshow(pixels)
-        axes_of_row[0].set_title(readable(class_name), fontsize=7, loc="left")
+        axes_of_row[0].set_title(_name(class_name), fontsize=7, loc="left", parse_math=False)
         _bars(axes_of_row[1], class_name, predictions)
         for axes, image in zip(axes_of_row[2:], near, strict=False):
             axes.imshow(image)

@@ -1,6 +1,7 @@
 """Pages of text, tables and pictures, as HTML in one file or as Markdown.
 
-A page is a list of blocks. Texts may contain `code`, **bold** and links in Markdown's syntax.
+A page is a list of blocks. Texts may contain `code`, **bold** and links in Markdown's syntax; `literal` makes a name
+from a file a part of them. Links lead to http, https and relative addresses only.
 """
 
 import base64
@@ -8,6 +9,11 @@ import html
 import re
 from collections.abc import Sequence
 from typing import Literal
+
+from alexnet_jax.runtime import text as texts
+
+# A _ between letters or digits does not act, nor does what acts at the beginning of a line only.
+MARKUP = re.compile(r"(?<![^\W_])_|_(?![^\W_])|[!#$&*:<>@\[\\\]`|~]")
 
 Rows = Sequence[Sequence[str]]  # of a table; the first row is the head
 Block = (
@@ -32,11 +38,24 @@ figcaption { color: #555; font-size: 0.9rem }
 """
 
 
+def literal(name: object) -> str:
+    """A name from a file or a directory as a part of a text, in which nothing acts as Markdown or HTML.
+
+    Markup becomes character references, which both languages show as the character: `[` becomes `&#91;`.
+    """
+    return MARKUP.sub(lambda found: f"&#{ord(found[0])};", texts.printable(name))
+
+
+def code(name: object) -> str:
+    """A name from a file as `code`; a backtick in it, which would end it, becomes an apostrophe."""
+    return f"`{texts.printable(name).replace('`', chr(39))}`"
+
+
 def to_html(blocks: Sequence[Block]) -> str:
     """One self-contained HTML document."""
     title = next(block[1] for block in blocks if block[0] == "title")
     body = "\n".join(_html(*block) for block in blocks)
-    head = f'<meta charset="utf-8">\n<title>{html.escape(title)}</title>\n<style>{STYLE}</style>'
+    head = f'<meta charset="utf-8">\n<title>{_plain(title)}</title>\n<style>{STYLE}</style>'
     return f'<!doctype html>\n<html lang="en">\n<head>\n{head}\n</head>\n<body>\n{body}\n</body>\n</html>\n'
 
 
@@ -55,14 +74,25 @@ def _html(kind, *content):
         case "picture":
             _, caption, data = content
             source = f"data:image/png;base64,{base64.b64encode(data).decode()}"
-            image = f'<img alt="{html.escape(caption)}" src="{source}">'
+            image = f'<img alt="{_plain(caption)}" src="{source}">'
             return f"<figure>{image}<figcaption>{_inline(caption)}</figcaption></figure>"
 
 
 def _inline(text):
     text = re.sub(r"`([^`]*)`", r"<code>\1</code>", html.escape(text))
     text = re.sub(r"\*\*(.*?)\*\*", r"<b>\1</b>", text)
-    return re.sub(r"\[(.*?)\]\((.*?)\)", r'<a href="\2">\1</a>', text)
+    # An address with a scheme other than these, as javascript:, would have a colon.
+    text = re.sub(r"\[([^\]]*)\]\(((?:https?:)?[^:)]*)\)", r'<a href="\2">\1</a>', text)
+    return _references(text)
+
+
+def _plain(text):
+    return _references(html.escape(text))
+
+
+def _references(text):
+    """Escaped text with the character references of `literal` as characters, escaped where HTML needs it."""
+    return re.sub(r"&amp;#(\d+);", lambda found: html.escape(chr(int(found[1]))), text)
 
 
 def markdown_table(rows: Rows) -> str:

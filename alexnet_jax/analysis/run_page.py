@@ -24,10 +24,11 @@ def blocks(trained: Ensemble, images: str, source: Source) -> list[pages.Block]:
     unfinished = " The training is not finished." if training and not (member.workdir / "result.json").exists() else ""
     outputs = inference.classify_source(trained, source, views=10)
     result = inference.errors(outputs)
+    name = pages.literal(images)
     caption = "A red line is an all-gather between the towers." if net.towers > 1 else "One column."
     page: list[pages.Block] = [
-        ("title", f"{member.model['net']}, {member.workdir.name}"),
-        ("text", f"Step {member.step:,}, {len(source):,} {images}, {net.num_classes} classes.{unfinished}"),
+        ("title", pages.literal(f"{member.model['net']}, {member.workdir.name}")),
+        ("text", f"Step {member.step:,}, {len(source):,} {name}, {net.num_classes} classes.{unfinished}"),
         ("table", error_table(result)),
         ("heading", "The net"),
         ("picture", "net", caption, figures.png(figures.diagram(net))),
@@ -55,14 +56,14 @@ def error_table(result: dict[str, Any]) -> list[list[str]]:
 
 
 def class_table(outputs: inference.Outputs, class_names: Sequence[str]) -> list[list[str]]:
-    """Rows of the classes, the highest top-1 error first."""
+    """Rows of the classes for a page, the highest top-1 error first."""
     rows = [["class", "images", "top-1 error, ten views", "top-5", "most often taken for"]]
     by_class = inference.by_class(outputs, class_names)
     for row in sorted(by_class, key=lambda row: -row["ten_crop"]["top1_error"]):
         confused = row["confused_with"]
-        taken_for = f"{readable(confused[0])}, {confused[1]}×" if confused else ""
+        taken_for = f"{pages.literal(readable(confused[0]))}, {confused[1]}×" if confused else ""
         errors = (f"{row['ten_crop'][error]:.1%}" for error in ("top1_error", "top5_error"))
-        rows.append([readable(row["class"]), str(row["num_examples"]), *errors, taken_for])
+        rows.append([pages.literal(readable(row["class"])), str(row["num_examples"]), *errors, taken_for])
     return rows
 
 

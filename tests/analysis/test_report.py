@@ -1,15 +1,17 @@
 """The page of a run, images that a net takes to be alike, and pages of text, tables and pictures."""
 
 import base64
+import html
 import re
 import subprocess
 import sys
 
 import jax
 import numpy as np
+import pytest
 
 from alexnet_jax import report, train
-from alexnet_jax.analysis import ensemble, pages, retrieval
+from alexnet_jax.analysis import ensemble, figures, pages, retrieval
 from alexnet_jax.data import datasets
 from tests.references import net_numbers, numpy_net
 
@@ -81,3 +83,57 @@ def test_texts_are_escaped_and_marked_up():
     markdown = pages.to_markdown(blocks, "pictures")
     assert "| a\\|b | c |\n| --- | --- |\n| 1 < 2 | 3 |" in markdown
     assert "![a caption](pictures/name.png)" in markdown and "```sh\nx < y\n```" in markdown
+
+
+NAMES = [
+    "[here](javascript:alert(1))",
+    "![picture](https://example.com/a.png)",
+    "<script>alert(1)</script>",
+    "`code`",
+    "**bold** __bold__ _a_ a_b ~~struck~~ $x$",
+    "a|b \\| c",
+    "&lt; &#60; \\[a](b)",
+    "# no heading",
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_name_is_text_in_html_and_in_markdown(name):
+    blocks = [("title", pages.literal(name)), ("table", [["a"], [pages.literal(name)]])]
+    page = pages.to_html(blocks)
+    for tag in ("title", "h1", "td"):
+        (shown,) = re.findall(f"<{tag}>(.*?)</{tag}>", page)
+        assert html.unescape(shown) == name and "<" not in shown
+    line = pages.to_markdown(blocks, "pictures").splitlines()[-1]
+    assert line.startswith("| ") and line.endswith(" |")
+    cell = line[2:-2]
+    assert html.unescape(cell) == name
+    # CommonMark: a character reference is no markup, and neither is a _ between letters.
+    assert not re.search(r"[`*\[\]<>\\|~$!:]|&(?!#\d+;)|\b_|_\b", cell)
+
+
+def test_control_characters_of_a_name_are_escapes():
+    assert html.unescape(pages.literal("a\nb\u202ec\x1b")) == "a\\nb\\u202ec\\x1b"
+    assert pages.code("a`b\n") == "`a'b\\n`"
+
+
+def test_links_lead_to_pages_only():
+    for target in ("https://example.com/a?b=1#c", "http://example.com", "results/runs", "#part"):
+        assert f'<a href="{target}">a</a>' in pages.to_html([("title", f"[a]({target})")])
+    for target in ("javascript:alert(1)", "JAVASCRIPT:x", " data:text/html,x", "vbscript:x", "x:y"):
+        assert "<a " not in pages.to_html([("title", f"[a]({target})")])
+
+
+@pytest.mark.parametrize(
+    "name", ["$a", "$\\frac{$", "a\nb\x00\x1b[31m", "\u4e2d\u6587", "\ud800", "x" * 5000, "$" * 5000, ""]
+)
+def test_figures_show_any_name(name):
+    pixels = np.zeros((8, 8, 3), np.uint8)
+    predictions = [{"class": name, "name": name, "probability": 0.5}]
+    for figure in (
+        figures.mistakes([(pixels, name, predictions)]),
+        figures.retrieval([(pixels, name, predictions, [pixels])]),
+    ):
+        assert figures.png(figure).startswith(b"\x89PNG")
+        texts = [text for axes in figure.axes for text in [axes.title, axes.texts[0] if axes.texts else axes.title]]
+        assert all(len(text.get_text()) <= figures.LONGEST and text.get_text().isprintable() for text in texts)
