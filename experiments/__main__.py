@@ -11,13 +11,19 @@ DIR/RESULTS.md and DIR/report.html from these files; without DIR, the pages in e
 import pathlib
 import sys
 
+from alexnet_jax.runtime import command_line
+
+if __name__ == "__main__":
+    command_line.start()
+
 from alexnet_jax import UserError
 from alexnet_jax.data import datasets
-from alexnet_jax.runtime import command_line, files
+from alexnet_jax.runtime import files, text
 from experiments import claims, results_page, scheduler, store, sweep_members
 from experiments.claims.claim import SCALES, Claim
 
 
+@command_line.one_line_errors("run the same command again to continue")
 def main():
     names = ", ".join(claims.CLAIMS)
     parser = command_line.Parser("experiments", __doc__)
@@ -35,16 +41,11 @@ def main():
         parser.error("--at_once must be above 0")
     if args.name == "report" and (args.scale or args.root or args.at_once > 1):
         parser.error("report takes no flag but --workdir")
-    directory = args.workdir.expanduser().absolute() if args.workdir else store.COMMITTED.parent
-    with command_line.one_line_errors("run the same command again to continue"):
-        try:
-            if args.name != "report":
-                sys.exit(run(claims.CLAIMS[args.name], args.scale, args.root, directory, args.at_once))
-            print(*results_page.write(directory), sep="\n")
-        except BrokenPipeError:
-            raise
-        except OSError as error:
-            raise UserError(f"{error.filename or directory}: cannot be written ({error.strerror})") from error
+    directory = files.absolute(args.workdir) if args.workdir else store.COMMITTED.parent
+    if args.name != "report":
+        sys.exit(run(claims.CLAIMS[args.name], args.scale, args.root, directory, args.at_once))
+    for path in results_page.write(directory):
+        text.print_line(path)
 
 
 def run(claim: Claim, scale: str, root: str, directory: pathlib.Path, at_once: int) -> int:
@@ -56,7 +57,7 @@ def run(claim: Claim, scale: str, root: str, directory: pathlib.Path, at_once: i
     check_inputs(claim, scale, root, members)
     store.load_runs(claim.runs_directory(scale, results))  # reports damaged files before the training
     claim.measurement(scale, results)
-    workdir.mkdir(parents=True, exist_ok=True)
+    files.make_directory(workdir)
     with files.locked(workdir / "lock"):
         status = scheduler.run(members, min(at_once, len(members)))
         finished = [member for member in members if member.result]
@@ -73,8 +74,8 @@ def run(claim: Claim, scale: str, root: str, directory: pathlib.Path, at_once: i
             store.store_measurement(claim.measure(finished), runs, claim.measurement_path(scale, results))
     summary = results_page.summarise(claim, scale, results)
     for row in summary.table:
-        print(" | ".join(row))
-    print(f"{summary.statement} The claim: {summary.verdict}.")
+        text.print_line(" | ".join(row))
+    text.print_line(f"{summary.statement} The claim: {summary.verdict}.")
     return status
 
 

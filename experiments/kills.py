@@ -17,12 +17,17 @@ import subprocess
 import sys
 import time
 
+from alexnet_jax.runtime import command_line
+
+if __name__ == "__main__":
+    command_line.start()
+
 import jax
 import numpy as np
 
-from alexnet_jax import settings
+from alexnet_jax import UserError, settings
 from alexnet_jax.analysis import ensemble
-from alexnet_jax.runtime import command_line, sharding
+from alexnet_jax.runtime import files, sharding
 from alexnet_jax.training import checkpoint, optimizer, run_state
 from experiments import store
 
@@ -89,13 +94,15 @@ def outcome(workdir: pathlib.Path) -> tuple:
     return step, arrays, (workdir / "result.json").read_text(), store.read_metrics(workdir)
 
 
+@command_line.one_line_errors("remove --workdir to begin again")
 def main():
     parser = command_line.Parser("experiments.kills", __doc__)
     parser.add_argument("--workdir", type=pathlib.Path, required=True, help="for the runs; new or empty")
     parser.add_argument("--runs", type=int, default=25)
     parser.add_argument("--seed", type=int, default=0, help="of the random moments")
     args = parser.parse()
-    args.workdir.mkdir(parents=True, exist_ok=True)
+    args.workdir = files.absolute(args.workdir)
+    files.make_directory(args.workdir)
     if any(args.workdir.iterdir()):
         parser.error(f"--workdir={args.workdir}: must be empty")
     command_line.set_up_jax()
@@ -103,11 +110,11 @@ def main():
     for name in ("first", "alone"):  # the first one compiles
         start_time = time.monotonic()
         if start(args.workdir / name).wait():
-            sys.exit(f"the undisturbed run failed: see {args.workdir / name}.log")
+            raise UserError(f"the undisturbed run failed: see {args.workdir / name}.log")
         seconds = time.monotonic() - start_time
     first, expected = (outcome(args.workdir / name) for name in ("first", "alone"))
     if first != expected:
-        sys.exit("two undisturbed runs differ")
+        raise UserError("two undisturbed runs differ")
     kinds: collections.Counter[str] = collections.Counter()
     same = 0
     for i in range(args.runs):

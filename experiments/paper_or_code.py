@@ -17,16 +17,23 @@ Cost: 40 runs of two minutes on two CPU cores, at a quarter of the width. At ful
 import argparse
 import json
 import math
-import pathlib
 import subprocess
 import sys
+
+from alexnet_jax.runtime import command_line
+
+if __name__ == "__main__":
+    command_line.start()
 
 import matplotlib.figure
 import numpy as np
 
-from alexnet_jax.analysis import pages
-from alexnet_jax.runtime import command_line
+from alexnet_jax import UserError
+from alexnet_jax.analysis import figures, pages
+from alexnet_jax.runtime import files
+from alexnet_jax.runtime.text import print_line
 from alexnet_jax.training import fidelity
+from configs import imagenette
 from experiments import store
 
 # block5 is missing because it gives the same values either way, the schedule and noise_off_at because they have no
@@ -60,7 +67,7 @@ def variants() -> dict[str, dict]:
 
 def train(name: str, settings: dict, seed: int, args: argparse.Namespace) -> list[dict]:
     """Trains a variant, unless it is finished; returns its metrics."""
-    workdir = pathlib.Path(args.workdir) / f"seed_{seed}" / name.replace(" ", "_")
+    workdir = files.absolute(args.workdir) / f"seed_{seed}" / name.replace(" ", "_")
     settings = settings | {
         "dataset.name": "prepared",
         "dataset.root": args.root,
@@ -72,10 +79,11 @@ def train(name: str, settings: dict, seed: int, args: argparse.Namespace) -> lis
         "schedule.learning_rate": args.learning_rate,
         "seed": seed,
     }
-    command = [sys.executable, "-m", "alexnet_jax.main", "--config=configs/imagenette.py", f"--workdir={workdir}"]
+    command = [sys.executable, "-m", "alexnet_jax.main", f"--config={imagenette.__file__}", f"--workdir={workdir}"]
     command += [f"--config.{field}={value}" for field, value in settings.items()]
-    print(f"seed {seed}, {name}", flush=True)
-    subprocess.run(command, check=True)
+    print_line(f"seed {seed}, {name}")
+    if status := subprocess.run(command).returncode:
+        raise UserError(f"{workdir}: the training ended with status {status}; see its message")
     return store.read_metrics(workdir)
 
 
@@ -86,8 +94,8 @@ def errors(runs: list[list[dict]]) -> tuple[np.ndarray, np.ndarray]:
     return epochs[0], errors
 
 
-def draw(runs: dict[str, list], path: str) -> None:
-    """Draws the mean and the range of the validation error by epoch: paper and code, and the variants of each."""
+def draw(runs: dict[str, list]) -> bytes:
+    """A PNG file: mean and range of the validation error by epoch, of paper and code, and the variants of each."""
     panels: dict[str | None, list[str]] = {}
     for kind in ("paper", "code"):
         if changed := [name for name in runs if name.startswith((f"{kind} but", f"{kind},"))]:
@@ -106,7 +114,7 @@ def draw(runs: dict[str, list], path: str) -> None:
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
         axes.legend(fontsize=6, loc="upper left", bbox_to_anchor=(1, 1))
-    figure.savefig(path, dpi=150)
+    return figures.png(figure)
 
 
 def table(runs: dict[str, list]) -> str:
@@ -119,6 +127,7 @@ def table(runs: dict[str, list]) -> str:
     return pages.markdown_table([["error in % after epoch", *(f"{epoch:.0f}" for epoch in epochs)], *rows])
 
 
+@command_line.one_line_errors("run the same command again to continue")
 def main():
     parser = command_line.Parser("experiments.paper_or_code", __doc__)
     parser.add_argument("--root", required=True, help="Imagenette, prepared")
@@ -137,8 +146,10 @@ def main():
         if name in (args.only or variants())
     }
     results = {"settings": {flag: getattr(args, flag) for flag in FLAGS}, "runs": runs}
-    pathlib.Path(f"{args.output}.json").write_text(json.dumps(results, indent=1) + "\n")
-    draw(runs, f"{args.output}.png")
+    with files.whole(f"{args.output}.json") as file:
+        file.write(json.dumps(results, indent=1) + "\n")
+    with files.whole(f"{args.output}.png", "wb") as file:
+        file.write(draw(runs))
     print(table(runs))
     print(f"\nchance: loss {math.log(10):.3f}, error 90 %")
 

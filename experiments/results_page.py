@@ -11,6 +11,7 @@ from alexnet_jax import UserError
 from alexnet_jax.analysis import figures, pages
 from alexnet_jax.model import nets
 from alexnet_jax.runtime import files
+from alexnet_jax.runtime.text import printable
 from experiments import claims, estimates, store
 from experiments.claims.claim import SCALES, Claim, Summary
 
@@ -97,7 +98,7 @@ def section(claim: Claim, by_scale: dict[str, Summary], results: pathlib.Path) -
 def provenance(runs: list[store.Run], scale: str, measured_by: str | None) -> str:
     """Data, seeds, steps and commits of some runs, and the commit that measured the trained nets, if one did."""
     first = runs[0]
-    listings = ", ".join(f"`{listing}`" for listing in sorted({listing(run) for run in runs} - {""}))
+    listings = ", ".join(pages.code(listing) for listing in sorted({listing(run) for run in runs} - {""}))
     seeds = ", ".join(map(str, sorted({run.seed for run in runs})))
     steps = " or ".join(f"{step:,}" for step in sorted({run.result["step"] for run in runs}))
     text = (
@@ -122,7 +123,9 @@ def listing(run: store.Run) -> str:
 
 def short(commits: Iterable[str]) -> str:
     """Abbreviated commits without repetitions, from texts that may hold several each."""
-    return ", ".join(f"`{commit[:10]}`" for commit in sorted({one for text in commits for one in text.split(", ")}))
+    return ", ".join(
+        pages.code(commit[:10]) for commit in sorted({one for text in commits for one in text.split(", ")})
+    )
 
 
 def write(directory: pathlib.Path) -> list[pathlib.Path]:
@@ -136,7 +139,7 @@ def write(directory: pathlib.Path) -> list[pathlib.Path]:
     used = [run for by_scale in summaries.values() for summary in by_scale.values() for run in summary.runs]
     if unused := sorted(set((results / "runs").glob("*/*/*.json")) - {run.path for run in used}):
         reason = "no claim needs them now, or too few runs of a claim are finished"
-        print(f"{len(unused)} runs are not used, for example {unused[0]}: {reason}", file=sys.stderr)
+        print(printable(f"{len(unused)} runs are not used, for example {unused[0]}: {reason}"), file=sys.stderr)
     net = figures.png(figures.diagram(nets.NETS["two_gpu"]))
     blocks: list[pages.Block] = [("title", "The paper's claims"), ("text", INTRODUCTION), ("text", RULES)]
     blocks += [("text", CAUTIONS), ("table", overview(summaries)), ("text", SOURCES)]
@@ -150,13 +153,14 @@ def write(directory: pathlib.Path) -> list[pathlib.Path]:
     blocks.append(("picture", "two_gpu", caption, net))
     for name, by_scale in summaries.items():
         blocks += section(claims.CLAIMS[name], by_scale, results)
-    (directory / PICTURES).mkdir(parents=True, exist_ok=True)
+    files.make_directory(directory / PICTURES)
     for block in blocks:
         if block[0] == "picture":
             _, name, _, png = block
-            (directory / PICTURES / f"{name}.png").write_bytes(png)
+            with files.whole(directory / PICTURES / f"{name}.png", "wb") as picture:
+                picture.write(png)
     texts = {"RESULTS.md": pages.to_markdown(blocks, PICTURES), "report.html": pages.to_html(blocks)}
-    for name, text in texts.items():
+    for name, page in texts.items():
         with files.whole(directory / name) as file:
-            file.write(text)
+            file.write(page)
     return [directory / name for name in texts]

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from alexnet_jax import UserError
 from alexnet_jax.runtime import interruption
+from alexnet_jax.runtime.text import print_line, printable
 from experiments.sweep_members import LINUX, Member
 
 
@@ -40,18 +41,20 @@ def shares(number: int) -> list[Share]:
 
 
 def run(members: list[Member], at_once: int) -> int:
-    """Runs the unfinished members; returns the exit status: 0, 1 if one failed, 128 + the number of a signal.
+    """Runs the unfinished members; returns the exit status: 0, 1 if one failed or is damaged, 128 + a signal's number.
 
     The first SIGINT or SIGTERM is passed on to the running members; a second one, more than `interruption.ONE` seconds
     later, kills them.
     """
-    waiting = [member for member in members if member.state != "finished"]
-    finished = len(members) - len(waiting)
+    states = {member.workdir: member.state for member in members}
+    waiting = [member for member in members if states[member.workdir] not in ("finished", "damaged")]
+    damaged = [member.damage for member in members if states[member.workdir] == "damaged"]
+    finished = len(members) - len(waiting) - len(damaged)
     logs = members[0].workdir.parent / "*" / "log.txt"
-    print(f"{len(members)} members, {finished} finished before; their output is in {logs}", flush=True)
+    print_line(f"{len(members)} members, {finished} finished before; their output is in {logs}")
     for member in waiting:
         if member.in_use:
-            print(f"{member.workdir.name}: waits for the process that uses its directory", flush=True)
+            print_line(f"{member.workdir.name}: waits for the process that uses its directory")
     free, failed = shares(at_once), 0
     running: dict[pathlib.Path, tuple[Member, subprocess.Popen, Share]] = {}
     received: list[tuple[int, float]] = []  # signals and their times
@@ -81,7 +84,7 @@ def run(members: list[Member], at_once: int) -> int:
             running[ready.workdir] = (ready, process, share)
             if received:  # since the process was started
                 process.send_signal(received[0][0])
-            print(f"{ready.workdir.name}: started", flush=True)
+            print_line(f"{ready.workdir.name}: started")
         for member, process, share in list(running.values()):
             if process.poll() is not None:
                 del running[member.workdir]
@@ -93,13 +96,15 @@ def run(members: list[Member], at_once: int) -> int:
                     "finished": f" ({finished} of {len(members)})",
                     "failed": f" ({member.last_line()}; {member.workdir / 'log.txt'})",
                 }
-                print(f"{member.workdir.name}: {state}{details.get(state, '')}", flush=True)
+                print_line(f"{member.workdir.name}: {state}{details.get(state, '')}")
         time.sleep(0.1)
     for number, handler in handlers.items():
         signal.signal(number, handler)
     if received:
         print("alexnet_jax: interrupted; run the same command again to continue", file=sys.stderr)
         return 128 + received[0][0]
+    for damage in damaged:
+        print(f"alexnet_jax: {printable(damage)}", file=sys.stderr)
     if failed:
         print(f"alexnet_jax: {failed} of {len(members)} members failed; see above", file=sys.stderr)
-    return 1 if failed else 0
+    return 1 if failed or damaged else 0

@@ -17,6 +17,17 @@ from alexnet_jax.runtime import files
 from alexnet_jax.training import metrics, run_directory
 from experiments import sweep_members
 
+# Of the file of a run; see `files.check_shape`.
+SHAPE = {
+    "commit": str,
+    "settings": {"seed": int},
+    "config": {str: object},
+    "result": sweep_members.RESULT | {"step": int, "num_examples": int},
+    "metrics": [{"split": str, "epoch": float, "top1_error": float}],
+    "net?": dict,
+    "start?": dict,
+    "data?": {"listing?": str},
+}
 COMMITTED = pathlib.Path(__file__).parent / "results"
 
 
@@ -67,11 +78,11 @@ def load_runs(directory: pathlib.Path) -> list[Run]:
 
 def _load_run(path):
     try:
-        run = Run(path, **files.read_json(path))
+        run = Run(path, **files.read_json(path, SHAPE))
         numbers = [run.result[view][error] for view, error in sweep_members.ERRORS]
         numbers += [run.seed, run.result["step"], run.result["num_examples"]]
         valid = min(numbers) >= 0 and {line["split"] for line in run.metrics} == {"train", "eval"}
-    except (TypeError, KeyError):
+    except TypeError:  # an unknown field
         valid = False
     if not valid:
         raise UserError(f"{path}: is not what this program wrote; restore or remove it")
@@ -80,7 +91,7 @@ def _load_run(path):
 
 def store_run(member: sweep_members.Member, directory: pathlib.Path) -> None:
     """Writes the file of a finished member of a claim's sweep."""
-    config = files.read_json(member.workdir / "config.json")
+    config = files.read_json(member.workdir / "config.json", {"dataset": {"root": str}, "init_from": str})
     prepared = pathlib.Path(config["dataset"]["root"]) / "prepare.json"
     stored = {
         "commit": sweep_members.commits(member.workdir),
@@ -92,7 +103,7 @@ def store_run(member: sweep_members.Member, directory: pathlib.Path) -> None:
         "data": files.read_json(prepared) if prepared.exists() else {},
     }
     lines = ",\n  ".join(map(json.dumps, read_metrics(member.workdir)))
-    directory.mkdir(parents=True, exist_ok=True)
+    files.make_directory(directory)
     with files.whole(directory / f"{member.workdir.name}.json") as file:
         file.write(json.dumps(stored, indent=1)[:-2] + f',\n "metrics": [\n  {lines}\n ]\n}}\n')
 
@@ -124,7 +135,7 @@ def _without_parents(config):
 def store_measurement(measured: dict, runs: Iterable[Run], path: pathlib.Path) -> None:
     """Writes what a claim's `measure` returned for some runs, one key a line, and the project's commit."""
     measured = measured | {"commit": sweep_members.commit(), "runs": {run.name: _digest(run.path) for run in runs}}
-    path.parent.mkdir(parents=True, exist_ok=True)
+    files.make_directory(path.parent)
     lines = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in sorted(measured.items())]
     with files.whole(path) as file:
         file.write("{\n" + ",\n".join(lines) + "\n}\n")
@@ -132,10 +143,10 @@ def store_measurement(measured: dict, runs: Iterable[Run], path: pathlib.Path) -
 
 def load_measurement(path: pathlib.Path, runs_directory: pathlib.Path) -> dict:
     """The content of a file of `store_measurement`; {} if there is none, or a run in it has changed since."""
-    measured = files.read_json(path) if path.exists() else {}
+    measured = files.read_json(path, {"commit?": str, "runs?": {str: str}}) if path.exists() else {}
     digests = measured.get("runs", {})
     return measured if all(_digest(runs_directory / f"{run}.json") == digest for run, digest in digests.items()) else {}
 
 
 def _digest(path):
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.exists() else None
+    return hashlib.sha256(files.read_bytes(path)).hexdigest()[:16] if path.exists() else None

@@ -22,9 +22,14 @@ import shutil
 import subprocess
 import sys
 
+from alexnet_jax.runtime import command_line
+
+if __name__ == "__main__":
+    command_line.start()
+
 from alexnet_jax import UserError
 from alexnet_jax.analysis import pages
-from alexnet_jax.runtime import command_line, files
+from alexnet_jax.runtime import files, text
 from experiments import estimates, scheduler
 from experiments.sweep_members import ERRORS, Member, read_members
 
@@ -33,9 +38,9 @@ ARRAY_SCRIPT = pathlib.Path(__file__).parent / "slurm" / "array.sh"
 
 def submit(members: list[Member], args, overrides: list[str]) -> int:
     """Submits an array with a job for each unfinished member; returns the exit status of sbatch."""
-    indices = [str(i) for i, member in enumerate(members) if member.state != "finished"]
+    indices = [str(i) for i, member in enumerate(members) if member.state not in ("finished", "damaged")]
     if not indices:
-        print("all members are finished")
+        print("all members are finished or damaged; list tells which")
         return 0
     if not shutil.which("sbatch"):
         raise UserError("slurm: no command sbatch; use local, or log in to a machine with Slurm")
@@ -52,11 +57,13 @@ def write_table(members: list[Member], workdir: pathlib.Path) -> None:
         groups.setdefault(json.dumps(others), (others, []))[1].append(member.result)
     fields = list(dict.fromkeys(field for others, _ in groups.values() for field in others))
     rows = []
-    table = [[*fields, "finished", *(f"{view} {error.replace('_', ' ')}, %" for view, error in ERRORS)]]
+    table = [
+        [*map(pages.literal, fields), "finished", *(f"{view} {error.replace('_', ' ')}, %" for view, error in ERRORS)]
+    ]
     for others, results in groups.values():
         finished = [result for result in results if result]
         row = {field: others.get(field, "") for field in fields} | {"finished": len(finished), "members": len(results)}
-        cells = [*map(str, list(row.values())[: len(fields)]), f"{len(finished)} of {len(results)}"]
+        cells = [*map(pages.literal, list(row.values())[: len(fields)]), f"{len(finished)} of {len(results)}"]
         for view, error in ERRORS:
             errors = [result[view][error] for result in finished]
             row[f"{view}_{error}_mean"], row[f"{view}_{error}_std"] = estimates.mean_and_deviation(errors)
@@ -67,12 +74,19 @@ def write_table(members: list[Member], workdir: pathlib.Path) -> None:
     with files.whole(workdir / "sweep.csv") as file:
         writer = csv.DictWriter(file, rows[0], lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows({field: _cell(value) for field, value in row.items()} for row in rows)
     with files.whole(workdir / "sweep.md") as file:
         file.write(markdown + "\n")
-    print(f"\n{markdown}\n\nmean ± standard deviation over seeds; {workdir / 'sweep.csv'}")
+    print(f"\n{markdown}\n")
+    text.print_line(f"mean ± standard deviation over seeds; {workdir / 'sweep.csv'}")
 
 
+def _cell(value):
+    """A value of a CSV file. A spreadsheet would execute a text that begins like a formula; numbers remain numbers."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+
+
+@command_line.one_line_errors("run the same command again to continue")
 def main():
     parser = command_line.Parser("experiments.sweep", __doc__)
     parser.add_argument("command", choices=("list", "local", "slurm"))
@@ -87,14 +101,8 @@ def main():
             parser.error(f"--{flag}: is a flag of `{command}`, not of `{args.command}`")
     if args.at_once < 1:
         parser.error("--at_once must be above 0")
-    args.workdir = args.workdir.expanduser().absolute()
-    with command_line.one_line_errors("run the same command again to continue"):
-        try:
-            sys.exit(sweep(args, overrides))
-        except BrokenPipeError:
-            raise
-        except OSError as error:
-            raise UserError(f"--workdir={args.workdir}: cannot be written ({error})") from error
+    args.workdir = files.absolute(args.workdir)
+    sys.exit(sweep(args, overrides))
 
 
 def sweep(args, overrides: list[str]) -> int:
@@ -102,11 +110,11 @@ def sweep(args, overrides: list[str]) -> int:
     members = read_members(args.config, args.workdir, overrides)
     if args.command == "list":
         for i, member in enumerate(members):
-            print(f"{i:4} {member.state:9} {member.workdir.name}")
+            text.print_line(f"{i:4} {member.state:9} {member.workdir.name}")
         if any(member.result for member in members):
             write_table(members, args.workdir)
         return 0
-    args.workdir.mkdir(parents=True, exist_ok=True)
+    files.make_directory(args.workdir)
     if args.command == "slurm":
         return submit(members, args, overrides)
     if args.member is not None:

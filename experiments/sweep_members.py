@@ -3,7 +3,6 @@
 import ctypes
 import dataclasses
 import hashlib
-import importlib.util
 import json
 import os
 import pathlib
@@ -11,16 +10,19 @@ import re
 import signal
 import subprocess
 import sys
-import traceback
 from collections.abc import Mapping, Sequence
 
 from alexnet_jax import UserError, settings
-from alexnet_jax.runtime import files
+from alexnet_jax.runtime import config_file, files
 from alexnet_jax.training import fidelity, run_directory
 
 PROGRAM = ("-m", "alexnet_jax.main")
 LINUX = sys.platform == "linux"
-ERRORS = [(view, error) for view in ("center", "ten_crop") for error in ("top1_error", "top5_error")]
+VIEWS, NAMES = ("center", "ten_crop"), ("top1_error", "top5_error")
+ERRORS = [(view, error) for view in VIEWS for error in NAMES]
+RESULT = {
+    view: dict.fromkeys(NAMES, float) for view in VIEWS
+}  # what sweeps need of result.json; see `files.check_shape`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,14 +47,16 @@ class Member:
 
     @property
     def state(self) -> str:
-        """finished, failed, started or waiting.
+        """finished, damaged, failed, started or waiting; `damage` explains damaged.
 
         Raises:
-          UserError: the directory holds a run with other settings, or with another version of its net.
+          UserError: the directory holds a run with other settings.
         """
         path = self.workdir / "run.json"
         if not path.exists():
             return "waiting"
+        if self.damage:
+            return "damaged"
         stored, defaults = files.read_json(path), json.loads(settings.defaults().to_json())
         if isinstance(stored.get("config"), dict):
             # Settings that were added since then had no other values than their defaults.
@@ -60,14 +64,28 @@ class Member:
         if changed := settings.changes(stored, self.description):
             raise UserError(f"{self.workdir}: holds a run of other settings ({changed}); use another --workdir")
         if self.result:
-            check_net(self.workdir)
             return "finished"
         return "failed" if (self.workdir / "failed").exists() else "started"
 
     @property
+    def damage(self) -> str:
+        """Why the run in the directory can be neither counted nor continued; '' if it can."""
+        try:
+            files.read_json(self.workdir / "run.json")
+            if self._read_result():
+                check_net(self.workdir)
+        except UserError as error:
+            return str(error)
+        return ""
+
+    @property
     def result(self) -> dict | None:
+        """The content of result.json; None if there is none yet, or the directory is damaged."""
+        return None if self.damage else self._read_result()
+
+    def _read_result(self):
         path = self.workdir / "result.json"
-        return files.read_json(path) if path.exists() else None
+        return files.read_json(path, RESULT) if path.exists() else None
 
     @property
     def in_use(self) -> bool:
@@ -80,12 +98,12 @@ class Member:
 
     def start(self, environment: Mapping[str, str]) -> subprocess.Popen:
         """Starts its process in the environment of this one, with these variables added."""
-        self.workdir.mkdir(parents=True, exist_ok=True)
+        files.make_directory(self.workdir)
         files.write_json(self.workdir / "run.json", self.description)
         (self.workdir / "failed").unlink(missing_ok=True)
-        with (self.workdir / "commits.txt").open("a") as file:
+        with files.append(self.workdir / "commits.txt") as file:
             print(commit(), file=file)
-        with (self.workdir / "log.txt").open("ab") as log:
+        with files.append(self.workdir / "log.txt", "ab") as log:
             return subprocess.Popen(
                 self.command,
                 stdout=log,
@@ -101,11 +119,12 @@ class Member:
             return "finished"
         if interrupted and (status in (128 + signal.SIGINT, 128 + signal.SIGTERM) or status < 0):
             return "interrupted"
-        (self.workdir / "failed").write_text(f"exit status {status}\n")
+        with files.whole(self.workdir / "failed") as file:
+            file.write(f"exit status {status}\n")
         return "failed"
 
     def last_line(self) -> str:
-        lines = (self.workdir / "log.txt").read_text(errors="replace").splitlines()
+        lines = files.read_bytes(self.workdir / "log.txt").decode(errors="replace").splitlines()
         return lines[-1] if lines else ""
 
 
@@ -138,7 +157,7 @@ def commit() -> str:
 def commits(workdir: pathlib.Path) -> str:
     """The commits at the starts of a run, without repetitions, separated by commas."""
     path = workdir / "commits.txt"
-    return ", ".join(dict.fromkeys(path.read_text().split())) if path.exists() else "unknown"
+    return ", ".join(dict.fromkeys(files.read_text(path).split())) if path.exists() else "unknown"
 
 
 def read_members(config: str, workdir: pathlib.Path, overrides: Sequence[str]) -> list[Member]:
@@ -147,9 +166,12 @@ def read_members(config: str, workdir: pathlib.Path, overrides: Sequence[str]) -
     Raises:
       UserError: the config cannot be run, or has no members, two equal ones, or one with an unknown field.
     """
-    file, *word = config.split(":", 1)
-    path = pathlib.Path(file)
-    fields, all_settings = _run_config(path, word)
+    path, *word = config.split(":", 1)
+    fields, all_settings = config_file.run(config, _read)
+    if all_settings is None:
+        raise UserError(f"--config={path}: has no sweep(); see --help")
+    if not all_settings:
+        raise UserError(f"--config={path}: sweep() yields no member")
     defaults, members = dict(settings.flatten(fields)), {}
     for member in all_settings:
         try:
@@ -162,33 +184,15 @@ def read_members(config: str, workdir: pathlib.Path, overrides: Sequence[str]) -
         name = directory_name(member)
         if name in members:
             raise UserError(f"--config={path}: sweep() yields {member} twice")
-        absolute = ":".join([str(path.resolve()), *word])
+        absolute = ":".join([str(pathlib.Path(path).resolve()), *word])
         members[name] = Member(absolute, defaults, tuple(overrides), member, workdir / name)
     return list(members.values())
 
 
-def _run_config(path, word):
-    """What get_config() and sweep() of a config file return."""
-    if not path.is_file():
-        raise UserError(f"--config={path}: no such file; the project's own are in configs/")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if not spec or not spec.loader:
-        raise UserError(f"--config={path}: is not a Python file; the project's own are in configs/")
-    module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, os.getcwd())  # as in alexnet_jax.main, for configs that import others
-    try:
-        spec.loader.exec_module(module)
-        fields = module.get_config(*word).to_dict()
-        all_settings = [dict(member) for member in module.sweep(*word)] if hasattr(module, "sweep") else None
-    except Exception as error:  # the user's program can raise anything; the line names its type and place
-        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
-        where = f"{path}, line {lines[-1]}" if lines else path
-        raise UserError(f"--config={where}: {type(error).__name__}: {error}") from error
-    if all_settings is None:
-        raise UserError(f"--config={path}: has no sweep(); see --help")
-    if not all_settings:
-        raise UserError(f"--config={path}: sweep() yields no member")
-    return fields, all_settings
+def _read(module, *word):
+    """What get_config() and sweep() of a config file return; None if it has no sweep()."""
+    fields = module.get_config(*word).to_dict()
+    return fields, [dict(member) for member in module.sweep(*word)] if hasattr(module, "sweep") else None
 
 
 def directory_name(member_settings: dict) -> str:

@@ -208,7 +208,7 @@ def check_measurements(members, runs_by_name, monkeypatch):
         (["lrn", "--scale=small", "--workdir=/tmp/x"], "invalid choice: 'small'"),
         (
             ["lrn", "--scale=laptop", "--workdir=/tmp/x", "--root=nope"],
-            "--root: dataset root nope: no (finished) prepared set; at this scale lrn needs imagenette, prepared as ",
+            "nope: no (finished) prepared set; at this scale lrn needs imagenette, prepared as ",
         ),
         (
             ["fig4_retrieval", "--scale=laptop", "--workdir=/tmp/x", "--root=a"],
@@ -228,7 +228,7 @@ def test_a_directory_that_cannot_be_written_ends_with_one_line(run_command, monk
     monkeypatch.setattr(experiments_main, "check_inputs", lambda *_: None)  # it would draw the textures
     flags = "--scale=laptop", "--workdir=/proc/nope"
     status, _, error = run_command(experiments_main.main, "fig4_retrieval", *flags)
-    assert status == 1 and "/proc/nope: cannot be written" in error and error.count("\n") == 1
+    assert status == 1 and "/proc/nope/laptop/textures: cannot be written" in error and error.count("\n") == 1
 
 
 def test_the_command_starts():

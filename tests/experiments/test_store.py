@@ -89,7 +89,7 @@ def test_runs_of_another_config_net_or_data_set_do_not_count(write_run, tmp_path
     ],
 )
 def test_a_damaged_file_is_named(damage, write_run):
-    with pytest.raises(UserError, match="a.json: is not what this program wrote; restore or remove it"):
+    with pytest.raises(UserError, match=r"a.json: is not what this program wrote( \(.*\))?; restore or remove it"):
         write_run(stored_run(TEN_VIEWS.sweep.config("laptop"), seed=1) | damage)
 
 

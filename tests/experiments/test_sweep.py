@@ -34,6 +34,9 @@ def sweep():
 """
 
 
+ERRORS = {"top1_error": 0.5, "top5_error": 0.1}
+RESULT = {"center": ERRORS, "ten_crop": ERRORS}
+
 # In place of a training: two seconds, with its lock, its last lines, its exit statuses and its two JSON files.
 MEMBER = """
 import json, pathlib, re, sys, time
@@ -170,10 +173,40 @@ def test_a_member_that_an_earlier_version_finished_does_not_count(tmp_path, run_
     (member,) = sweep_members.read_members(flags[0].removeprefix("--config="), tmp_path / "runs", [])
     config = {"model": {"net": "separate"}, "schedule": {"name": "plateau"}}
     member.workdir.mkdir(parents=True)
-    for name, fields in {"run": member.description, "config": config, "result": {}}.items():
-        files.write_json(member.workdir / f"{name}.json", fields | {"step": 1} if name == "result" else fields)
+    for name, fields in {"run": member.description, "config": config, "result": RESULT}.items():
+        files.write_json(member.workdir / f"{name}.json", fields)
     status, _, error = run_command(sweep.main, "local", *flags)
     assert status == 1 and "was finished with another version of this net or schedule" in error
+
+
+@pytest.mark.parametrize("damage", ["result.json", pytest.param("config.json", marks=pytest.mark.slow)])
+def test_a_damaged_member_is_reported_and_stops_no_other(damage, command, tmp_path):
+    text = CONFIG.partition("def sweep")[0] + "def sweep():\n    yield {{'seed': 0}}\n    yield {{'seed': 1}}\n"
+    flags = [write_config(tmp_path, text), f"--workdir={tmp_path / 'runs'}"]
+    member, _ = sweep_members.read_members(flags[0].removeprefix("--config="), tmp_path / "runs", [])
+    member.workdir.mkdir(parents=True)
+    files.write_json(member.workdir / "run.json", member.description)
+    files.write_json(member.workdir / "result.json", {"center": ERRORS} if damage == "result.json" else RESULT)
+    done = subprocess.run(command("local", *flags), capture_output=True, text=True)
+    assert done.returncode == 1 and "seed=1: finished (1 of 2)" in done.stdout
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"alexnet_jax: {member.workdir / damage}: ") and "restore or remove it" in line
+    assert "1 of 2" in (tmp_path / "runs" / "sweep.md").read_text()
+    listed = subprocess.run(command("list", *flags), capture_output=True, text=True, check=True).stdout
+    assert [line.split()[1] for line in listed.splitlines()[:2]] == ["damaged", "finished"]
+
+
+def test_a_spreadsheet_executes_nothing_and_reads_numbers(tmp_path, capsys):
+    values = ["=cmd()", "+1", "-x", "@a", "a|b", "[a](javascript:x)", -1.5]
+    for i, value in enumerate(values):
+        workdir = tmp_path / str(i)
+        workdir.mkdir()
+        files.write_json(workdir / "run.json", {})
+        sweep.write_table([sweep_members.Member("c.py", {}, (), {"field": value}, workdir)], tmp_path)
+        with (tmp_path / "sweep.csv").open() as file:
+            (row,) = csv.DictReader(file)
+        assert row["field"] == (f"'{value}" if str(value)[0] in "=+-@" and isinstance(value, str) else str(value))
+        assert "](" not in (tmp_path / "sweep.md").read_text() and "a|b" not in (tmp_path / "sweep.md").read_text()
 
 
 @TRAINING_TOO
