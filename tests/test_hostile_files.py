@@ -5,6 +5,7 @@ Nothing in a file may be run or imported, no file outside the test's directory m
 
 import contextlib
 import faulthandler
+import html.parser
 import json
 import os
 import pathlib
@@ -17,7 +18,7 @@ import numpy as np
 import pytest
 
 from alexnet_jax import UserError, pretrained
-from alexnet_jax.analysis import ensemble
+from alexnet_jax.analysis import ensemble, pages
 from alexnet_jax.data import datasets, images, preparation
 from alexnet_jax.runtime import text
 from alexnet_jax.training import metrics
@@ -263,8 +264,31 @@ def check_names(count, harmless, tmp_path):
         harmless(f"name {i}: {name!a}", datasets.load, "folder", str(root), 16)
         line = text.printable(name)
         assert line.isprintable() and (line == name or "\\" in line)
+        cell = pages.literal(name)
+        page = pages.to_html([("title", cell), ("text", cell), ("table", [[cell], [cell]])])
+        shown = Shown()
+        shown.feed(page)
+        assert shown.tags == PAGE_TAGS, ascii(name)
+        # The title, the heading, the text and the two cells.
+        assert [shown.words[i].strip("\n") for i in (4, 7, 8, 11, 13)] == [line] * 5, ascii(name)
 
 
+class Shown(html.parser.HTMLParser):
+    """The elements and the words of a page."""
+
+    def __init__(self):
+        super().__init__()
+        self.tags, self.words = [], [""]
+
+    def handle_starttag(self, tag, _):
+        self.tags.append(tag)
+        self.words.append("")
+
+    def handle_data(self, data):
+        self.words[-1] += data
+
+
+PAGE_TAGS = ["html", "head", "meta", "title", "style", "body", "h1", "p", "table", "tr", "th", "tr", "td"]
 CHECKS = {
     "image": check_images,
     "tar": check_tars,

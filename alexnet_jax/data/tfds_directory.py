@@ -115,7 +115,13 @@ def _read_proto(path, message, remedy):
     value = files.read_json(path, remedy=remedy)
     try:
         return json_format.ParseDict(value, message)
-    except (json_format.ParseError, RecursionError, TypeError, ValueError) as error:
+    except (
+        json_format.ParseError,
+        RecursionError,
+        SystemError,
+        TypeError,
+        ValueError,
+    ) as error:  # of text that is not Unicode: SystemError
         reason = str(error).partition("\n")[0]
         raise UserError(f"{path}: is not a description of a TFDS data set ({reason}); {remedy}") from error
 
