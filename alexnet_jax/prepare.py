@@ -33,6 +33,11 @@ def main():
         default=0.01,
         help="stop if a greater fraction of the images cannot be decoded (0.01)",
     )
+    parser.add_argument(
+        "--orientation",
+        choices=images.ORIENTATIONS,
+        help="upright: turn images by EXIF, as viewers do; stored: do not (imagenet: stored, as in 2012; else upright)",
+    )
     args = parser.parse()
     kind = datasets.KINDS.get(args.dataset.partition(":")[0])
     if not args.root and kind and kind.preparable and kind.needs_root:

@@ -28,6 +28,9 @@ def defaults() -> ConfigDict:
     config.dataset = ConfigDict()
     config.dataset.name = "prepared"  # by alexnet_jax.prepare; or folder, tfds:NAME, imagenet, textures
     config.dataset.root = ""  # the directory; '': imagenet256, or ~/tensorflow_datasets for tfds:NAME
+    # upright: turned by EXIF, as viewers show them; stored: not turned. None: as the set was prepared; stored for the
+    # archives of ImageNet, as in 2012; otherwise upright
+    config.dataset.orientation = placeholder(str)
 
     config.model = ConfigDict()
     config.model.net = "two_gpu"  # or another of alexnet_jax/model/nets.py
@@ -95,6 +98,8 @@ def check(config: ConfigDict) -> None:
     for name in NOT_BELOW_0:
         if not 0 <= flat[name] < math.inf:
             raise UserError(f"config.{name}={flat[name]}: must be a number, 0 or above")
+    if config.dataset.orientation not in (None, "upright", "stored"):
+        raise UserError(f"config.dataset.orientation={config.dataset.orientation!r}: must be upright or stored")
     if not 1 <= config.augment.crop_group < 2**31:
         raise UserError(f"config.augment.crop_group={config.augment.crop_group}: must be from 1 to 2³¹ − 1")
     if not 0 <= config.seed < 2**32:
@@ -124,12 +129,16 @@ def read(path: pathlib.Path) -> ConfigDict:
 def merge(stored: Mapping[str, Any], path: pathlib.Path) -> ConfigDict:
     """Stored settings over the defaults of this version, so that settings added since then have their defaults.
 
+    Versions without `dataset.orientation` trained on images as they are stored; weights from a file have no data set.
+
     Raises:
       UserError: `stored`, from the file `path`, is no config, or has settings that this version does not have.
     """
     config = defaults().lock()
     try:
         config.update(stored)
+        if "orientation" not in stored.get("dataset", {}):
+            config.dataset.orientation = "stored" if config.dataset.name else "upright"
     except KeyError as error:
         known = dict(flatten(config.to_dict()))
         unknown = [name for name, _ in flatten(stored) if name not in known]

@@ -63,6 +63,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike) -> dict[s
         workdir = files.absolute(workdir)
         config = fidelity.resolve(config)
         settings.check(config)
+        run_directory.set_orientation(config, workdir)
         if config.init_from:
             config.init_from = str(files.absolute(config.init_from))
         training = setup.build(config)

@@ -23,6 +23,7 @@ class Member:
     workdir: pathlib.Path
     dataset: str  # name and root of the training's data set; '' for a net that was imported from a file
     root: str
+    orientation: str  # of its images; see `images.decode`
     devices: int  # for the towers, in training
     model: dict[str, Any]  # config.model
     net: spec.Net
@@ -43,6 +44,10 @@ class Ensemble:
     @property
     def class_names(self) -> tuple[str, ...]:
         return self.members[0].class_names
+
+    @property
+    def orientation(self) -> str:
+        return self.members[0].orientation
 
     @property
     def nets(self) -> list[spec.Net]:
@@ -68,13 +73,13 @@ def load(workdirs: Iterable[str | os.PathLike]) -> Ensemble:
     first = members[0]
     for other in members[1:]:
         images = [
-            (member.class_names, member.net.image_size, member.net.stored_size, member.net.stretch)
+            (member.class_names, member.net.image_size, member.net.stored_size, member.net.stretch, member.orientation)
             for member in (first, other)
         ]
         if images[0] != images[1]:
             raise UserError(
-                f"--workdir={other.workdir}: its net has other classes or another image size, crop or stretch than the "
-                f"net in {first.workdir}; use one at a time"
+                f"--workdir={other.workdir}: its net has other classes or another image size, crop, stretch or "
+                f"orientation than the net in {first.workdir}; use one at a time"
             )
     mesh = sharding.create_mesh(
         -1, min(member.devices for member in members), min(member.net.towers for member in members)
@@ -112,6 +117,7 @@ def read(workdir: pathlib.Path) -> Member:
             workdir,
             config.dataset.name,
             config.dataset.root,
+            config.dataset.orientation,
             config.mesh.model,
             config.model.to_dict(),
             net,

@@ -226,11 +226,16 @@ def load_split(
     root = root if root is not None else "" if dataset else first.root
     if not name:
         raise UserError(f"--dataset: the net in {first.workdir} was imported from a file; set --dataset and --root")
-    images = datasets.find(name, root)
+    # As in the training; a net from a file has none.
+    images = datasets.find(name, root, first.orientation if first.dataset else None)
     split = split or images.held_out()[1]
     if split == "val" and split not in images.splits:
         split = "validation"
     source = images.load(split, net.stored_size, net.stretch).relabelled(trained.class_names)
     if net.stretch and images.cropped:
         log.warning("a prepared set is cropped, but this net was trained on stretched images; use folder or tfds:NAME")
+    if first.dataset and images.orientation != first.orientation:
+        log.warning(
+            "the images of this set are %s, but this net was trained on %s ones", images.orientation, first.orientation
+        )
     return name, root, split, source

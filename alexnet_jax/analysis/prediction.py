@@ -32,8 +32,8 @@ def predict(trained: Ensemble, paths: Iterable[str | os.PathLike]) -> Iterator[d
         for i, path in enumerate(batch_paths):
             answers.append({"image": str(path)})
             try:
-                pixels = images.open_image(sources.read_file(path), path, upright=True)
-                images_BxSxSx3[i] = images.square(pixels, size, net.stretch)
+                data = sources.read_file(path)
+                images_BxSxSx3[i] = images.decode(data, path, size, net.stretch, trained.orientation)
             except UserError as error:
                 answers[i]["error"] = str(error)
         batch = {"image": images_BxSxSx3, "label": np.zeros(batch_size, np.int32)}

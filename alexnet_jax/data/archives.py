@@ -37,6 +37,7 @@ class ImagenetArchives(Dataset):
     """
 
     splits = ("train", "validation")
+    default_orientation = "stored"  # as in 2012
 
     def load(self, split: str, image_size: int, stretch: bool = False) -> Split:
         if split not in self.splits:
@@ -53,7 +54,7 @@ class ImagenetArchives(Dataset):
         if len(names) < len(members):
             ((name, count),) = names.most_common(1)
             raise UserError(f"{path}: holds {name!a} {count} times; download it again")
-        return Split(sources.ArchiveSource(str(path), members, image_size, stretch), _class_names())
+        return Split(sources.ArchiveSource(str(path), members, image_size, stretch, self.orientation), _class_names())
 
 
 @functools.cache

@@ -84,6 +84,7 @@ class Dataset:
     Attributes:
       name: as in `config.dataset.name`.
       root: the directory, '' for the default.
+      default_orientation: of the kind.
       default_root: the default directory; '' if the kind has none.
       layout: the layout of the directory, for messages.
       takes_name: whether the kind needs a name after a colon, as 'tfds:cifar10'.
@@ -95,6 +96,7 @@ class Dataset:
         split, because the labels of the test images may be secret.
     """
 
+    default_orientation = "upright"
     default_root = ""
     layout = ""
     takes_name = False
@@ -104,8 +106,14 @@ class Dataset:
     cropped = False
     test_is_final = True
 
-    def __init__(self, name: str, root: str):
+    def __init__(self, name: str, root: str, orientation: str | None = None):
         self.name, self.root = name, root
+        self._orientation = orientation
+
+    @property
+    def orientation(self) -> str:
+        """Whether images are turned by their EXIF orientation; see `images.decode`. Raises UserError if unknown."""
+        return self._orientation or self.default_orientation
 
     @property
     def directory(self) -> pathlib.Path:

@@ -21,12 +21,19 @@ KINDS: dict[str, type[base.Dataset]] = {
 }
 
 
-def find(name: str, root: str) -> base.Dataset:
-    """The data set that `config.dataset` names. Raises UserError if its kind does not exist."""
+def find(name: str, root: str, orientation: str | None = None) -> base.Dataset:
+    """The data set that `config.dataset` names.
+
+    Args:
+      orientation: see `images.decode`; None for the data set's own. A prepared set has its own in any case.
+
+    Raises:
+      UserError: its kind does not exist.
+    """
     kind, colon, rest = name.partition(":")
     if kind not in KINDS or bool(colon) != KINDS[kind].takes_name or bool(rest) != bool(colon):
         raise UserError(f"dataset {name!r}: no such data set; use {kind_names()}")
-    return KINDS[kind](name, root)
+    return KINDS[kind](name, root, orientation)
 
 
 def kind_names(preparable: bool = False) -> str:
@@ -59,7 +66,7 @@ class Data:
     root: str
 
 
-def load(name: str, root: str, image_size: int, stretch: bool = False) -> Data:
+def load(name: str, root: str, image_size: int, stretch: bool = False, orientation: str | None = None) -> Data:
     """Loads the data that `config.dataset` names.
 
     Args:
@@ -68,11 +75,12 @@ def load(name: str, root: str, image_size: int, stretch: bool = False) -> Data:
         for `textures`.
       image_size: height and width of the sources' images, in pixels.
       stretch: whether images that are not square are stretched; otherwise they are cropped to their centres.
+      orientation: as for `find`.
 
     Raises:
       UserError: the data set does not exist, or is incomplete.
     """
-    dataset = find(name, root)
+    dataset = find(name, root, orientation)
     train, class_names = dataset.load("train", image_size, stretch)
     validation, test = dataset.held_out()
     held_out = {

@@ -84,7 +84,9 @@ class Folder(Dataset):
                 raise UserError(f"{directory / folder}: no images in this class folder; add some or remove it")
             files += [(os.path.join(folder, name), label) for name in names]
         _warn_of_unused(directory, inner, "inside class folders")
-        return Split(sources.FileSource(str(directory), files, image_size, stretch), tuple(sorted(folders)))
+        return Split(
+            sources.FileSource(str(directory), files, image_size, stretch, self.orientation), tuple(sorted(folders))
+        )
 
 
 def _visible(directory: pathlib.Path) -> list[os.DirEntry[str]]:

@@ -33,6 +33,7 @@ def prepare(
     size: int = 256,
     workers: int | None = None,
     max_undecodable: float = 0.01,
+    orientation: str | None = None,
 ) -> None:
     """Makes a TFDS data set (ArrayRecord, JPEG) of images [size, size, 3] from any source.
 
@@ -50,6 +51,7 @@ def prepare(
       output: a directory, made if missing.
       workers: number of processes; None for one per core.
       max_undecodable: the largest tolerable fraction of images that cannot be decoded.
+      orientation: see `images.decode`; None for 'stored' with ImageNet's archives, otherwise 'upright'.
 
     Raises:
       UserError: the source or the output does not work. Finished shards are kept.
@@ -63,7 +65,7 @@ def prepare(
     if kind and kind.owns_root and _real(output).is_relative_to(_real(root)):
         raise UserError(f"--output={output}: is inside --root={root}; use another directory")
     text.print_line(f"looking for the images of {dataset} {root}")
-    splits, class_names = find(dataset, os.fspath(root), size)
+    splits, class_names = find(dataset, os.fspath(root), size, orientation)
     name = f"{dataset.removeprefix('tfds:').partition(':')[0].partition('/')[0]}_{size}"
     plan = [
         shards.Shard(split, i, len(parts), part, name, size, output)
@@ -74,6 +76,7 @@ def prepare(
     description = {
         "dataset": dataset,
         "size": size,
+        "orientation": splits["train"].orientation,
         "jpeg_quality": shards.JPEG_QUALITY,
         "images": {split: len(source) for split, source in splits.items()},
         "listing": fingerprint(splits, class_names),
@@ -102,12 +105,14 @@ def _real(path):
     return pathlib.Path(os.path.realpath(files.absolute(path)))
 
 
-def find(name: str, root: str, size: int) -> tuple[dict[str, sources.EncodedSource], tuple[str, ...]]:
+def find(
+    name: str, root: str, size: int, orientation: str | None = None
+) -> tuple[dict[str, sources.EncodedSource], tuple[str, ...]]:
     """The sources of a data set, {split: source}, and its class names. Raises UserError if it cannot be prepared."""
     kind = datasets.KINDS.get(name.partition(":")[0])
     if not kind or not kind.preparable:
         raise UserError(f"--dataset={name}: use {datasets.kind_names(preparable=True)}")
-    dataset = datasets.find(name, root)
+    dataset = datasets.find(name, root, orientation)
     train, class_names = dataset.load("train", size)
     splits = {"train": check_encoded(train)}
     for split in dataset.splits:
@@ -188,9 +193,15 @@ def claimed(output: pathlib.Path, description: dict) -> Iterator[bool]:
 
 def check_same(path: pathlib.Path, description: dict) -> None:
     """Raises UserError if the prepare.json at `path` describes another set."""
-    if files.read_json(path) != description:
+    recorded = {"orientation": "stored"} | files.read_json(path)  # earlier versions recorded no orientation
+    if recorded | {"orientation": description["orientation"]} == description != recorded:
         raise UserError(
-            f"--output={path.parent}: holds a set from other images, labels, --size or image libraries "
+            f"--output={path.parent}: holds a set of the same images, prepared with "
+            f"--orientation={recorded['orientation']}; add this flag, or use another directory"
+        )
+    if recorded != description:
+        raise UserError(
+            f"--output={path.parent}: holds a set from other images, labels, --size, --orientation or image libraries "
             "(see its prepare.json); use another directory or remove it"
         )
 
@@ -203,7 +214,7 @@ def check_space(plan: list[shards.Shard], missing: list[shards.Shard], num_class
     for source, place in dict.fromkeys((source, len(source) * i // 64) for i, source in enumerate(spread)):
         with contextlib.suppress(UserError):
             data, _ = source.read(place)
-            encoded.append(len(images.encode(data, "", size, shards.JPEG_QUALITY)))
+            encoded.append(len(images.encode(data, "", size, shards.JPEG_QUALITY, source.orientation)))
     bytes_per_image = (float(np.mean(encoded)) if encoded else size * size) + 100
     needed = bytes_per_image * sum(len(shard.source) for shard in missing) + 4 * size * size * 3 * len(missing)
     free = shutil.disk_usage(output).free

@@ -132,7 +132,7 @@ def make_shard(shard: Shard) -> int:
                 name = shard.source.name(i).encode(errors="surrogateescape").decode(errors="replace")
                 data, label = shard.source.read(i)
                 try:
-                    data = images.encode(data, name, shard.size, JPEG_QUALITY)
+                    data = images.encode(data, name, shard.size, JPEG_QUALITY, shard.source.orientation)
                 except UserError as error:
                     reason = str(error).removeprefix(f"{name}: ").partition("; ")[0]
                     undecodable.append((shard.split, name, reason))

@@ -94,11 +94,13 @@ class EncodedSource:
 
     Attributes, in addition to those of `Source`:
       stretch: whether images that are not square are stretched; otherwise they are cropped to their centres.
+      orientation: whether images are turned by their EXIF orientation; see `images.decode`.
     """
 
     origin: str
     image_size: int
     stretch: bool
+    orientation: str
 
     @property
     def manifest(self) -> Sequence[Any]:
@@ -114,7 +116,7 @@ class EncodedSource:
 
     def __getitem__(self, i: int) -> tuple[np.ndarray, int]:
         data, label = self.read(i)
-        return images.decode(data, self.describe(i), self.image_size, self.stretch), label
+        return images.decode(data, self.describe(i), self.image_size, self.stretch, self.orientation), label
 
     def describe(self, i: int) -> str:
         """The path or name of image `i` in messages."""
@@ -140,6 +142,7 @@ class FileSource(EncodedSource):
     files: Sequence[tuple[str, int]]
     image_size: int
     stretch: bool = False
+    orientation: str = "upright"
 
     @property
     def manifest(self) -> Sequence[Any]:
@@ -176,6 +179,7 @@ class ArchiveSource(EncodedSource):
     members: Sequence[tuple[int, int, str, int]]
     image_size: int
     stretch: bool = False
+    orientation: str = "stored"
 
     @property
     def manifest(self) -> Sequence[Any]:
@@ -219,6 +223,7 @@ class TfdsSource(EncodedSource):
     start: int
     stop: int
     num_classes: int
+    orientation: str = "upright"
 
     @property
     def manifest(self) -> Sequence[Any]:
@@ -289,7 +294,8 @@ class RelabelledEncodedSource(EncodedSource):
 
     def __init__(self, source: EncodedSource, labels: Sequence[int]):
         self.source, self.labels = source, labels
-        self.origin, self.image_size, self.stretch = source.origin, source.image_size, source.stretch
+        self.origin, self.image_size = source.origin, source.image_size
+        self.stretch, self.orientation = source.stretch, source.orientation
 
     @property
     def manifest(self) -> Sequence[Any]:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from alexnet_jax import UserError
-from alexnet_jax.data import sources
+from alexnet_jax.data import images, sources
 from alexnet_jax.data.base import Dataset, Split, Statistics
 from alexnet_jax.runtime import files
 
@@ -98,6 +98,7 @@ class Tfds(Dataset):
             0,
             len(records),
             len(names),
+            self.orientation,
         )
         return Split(source, names)
 
@@ -154,6 +155,16 @@ class Prepared(Tfds):
     def identity(self) -> Any:
         path = self.directory / "prepare.json"
         return super().identity, files.read_json(path, {"listing": str})["listing"] if files.exists(path) else ""
+
+    @property
+    def orientation(self) -> str:
+        """The orientation that the set was prepared with."""
+        path = self.directory / "prepare.json"
+        description = files.read_json(path, {"orientation?": str}, self.remedy) if files.exists(path) else {}
+        orientation = description.get("orientation", "stored")  # earlier versions did not record it
+        if orientation not in images.ORIENTATIONS:
+            raise UserError(f"{path}: is not what prepare wrote (orientation); {self.remedy}")
+        return orientation
 
     @property
     def stored_size(self) -> int:

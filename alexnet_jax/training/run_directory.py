@@ -12,6 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from alexnet_jax import UserError, settings
+from alexnet_jax.data import datasets
 from alexnet_jax.model import nets
 from alexnet_jax.runtime import files, processes
 from alexnet_jax.training import fidelity, lab_notes, metrics, schedules
@@ -52,6 +53,24 @@ def check(config: ConfigDict, workdir: pathlib.Path) -> None:
         files.check_no_link(path)
     if (workdir / "metrics.jsonl").exists():
         metrics.read(workdir / "metrics.jsonl")  # reports damage before anything is written
+
+
+def set_orientation(config: ConfigDict, workdir: pathlib.Path) -> None:
+    """Sets `dataset.orientation`, if it is None, to that of the run on a directory or, for a new run, the data set's.
+
+    Raises:
+      UserError: the data set is prepared and has another, or cannot be read.
+    """
+    dataset, path = config.dataset, workdir / "config.json"
+    if dataset.orientation is None and has_begun(workdir) and path.exists():
+        dataset.orientation = fidelity.read(path).dataset.orientation
+    own = datasets.find(dataset.name, dataset.root, dataset.orientation).orientation
+    if dataset.orientation not in (None, own):
+        raise UserError(
+            f"config.dataset.orientation={dataset.orientation}: the set was prepared with --orientation={own}; use "
+            f"{own}, or another set"
+        )
+    dataset.orientation = own
 
 
 def record(config: ConfigDict) -> Record:

@@ -70,10 +70,10 @@ def build(config: ConfigDict) -> Training:
     net = nets.from_config(config.model)
     learning_rates = schedules.LearningRates(config, net)
     chosen_optimizer = optimizer.from_config(config.optimizer, net)
-    name, root = config.dataset.name, config.dataset.root
+    name, root, orientation = config.dataset.name, config.dataset.root, config.dataset.orientation
     if net.stretch and datasets.find(name, root).cropped:
         raise UserError("config.model.stretch: a prepared set is cropped; use config.dataset.name=folder or tfds:NAME")
-    data = datasets.load(name, root, net.stored_size, net.stretch)
+    data = datasets.load(name, root, net.stored_size, net.stretch, orientation)
     net = net.with_classes(len(data.class_names))
     mesh = sharding.create_mesh(config.mesh.data, config.mesh.model, net.towers)
     rows = sharding.owned_rows(mesh, config.batch_size)

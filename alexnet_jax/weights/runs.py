@@ -40,6 +40,7 @@ def to_workdir(weights: Weights, workdir: str | os.PathLike) -> None:
     config.model.update(weights.model)
     config.mesh.model = weights.net.towers
     config.dataset.name = config.dataset.root = ""
+    config.dataset.orientation = "upright"
     config = fidelity.resolve(config)
     params = jax.tree.map(jnp.asarray, weights.params)
     opt_state = optimizer.from_config(config.optimizer, weights.net).init(params)

@@ -16,7 +16,8 @@ from experiments import store, sweep_members
 SCALES = ("full", "laptop")
 PHOTOGRAPHS = {"full": "imagenet", "laptop": "imagenette"}
 COST_ON_PHOTOGRAPHS = {"full": "90 epochs on ImageNet", "laptop": "four to five minutes on a CPU core"}
-DIRECTORIES = {"dataset.root", "init_from"}  # fields in which a stored config may differ from the claim's
+# Fields in which a stored config may differ from the claim's: directories, and the orientation of images without tags.
+MAY_DIFFER = {"dataset.root", "dataset.orientation", "init_from"}
 
 Settings = Mapping[str, object]
 
@@ -129,4 +130,4 @@ def _same(path, stored, stored_net, config, member):
     config.update_from_flattened_dict(member)
     config = fidelity.resolve(config)
     then, now = (json.loads(each.to_json()) for each in (fidelity.resolve(settings.merge(stored, path)), config))
-    return not settings.changes(then, now, DIRECTORIES) and not run_directory.corrections(stored_net, config)
+    return not settings.changes(then, now, MAY_DIFFER) and not run_directory.corrections(stored_net, config)

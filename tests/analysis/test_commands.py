@@ -259,17 +259,6 @@ def test_prediction_is_the_evaluations(directory, run):
         assert mine["probability"] == pytest.approx(theirs["probability"], abs=2e-6)
 
 
-def test_photographs_are_turned_as_the_camera_says(directory, tmp_path):
-    pixels = np.linspace(0, 255, 200 * 300 * 3).reshape(200, 300, 3).astype(np.uint8)
-    Image.fromarray(pixels).save(tmp_path / "upright.png")
-    exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned a quarter clockwise
-    Image.fromarray(np.ascontiguousarray(np.rot90(pixels))).save(tmp_path / "turned.png", exif=exif)
-    nets = ensemble.load([directory / "first"])
-    upright, turned = prediction.predict(nets, [tmp_path / "upright.png", tmp_path / "turned.png"])
-    assert upright["predictions"] == turned["predictions"]
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("tensorflow") is None, reason="needs the tfds-build extra")
 def test_stock_imagenet2012_is_built_with_tensorflow_and_trained_on_without(tmp_path):

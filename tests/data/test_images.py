@@ -1,13 +1,19 @@
 """Images of every kind and shape, whole and broken."""
 
 import io
+import pathlib
+import re
+import struct
 
 import numpy as np
+import PIL
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from alexnet_jax import UserError
 from alexnet_jax.data import images
+from tests.fixtures import hostile_files, odd_images
+from tests.fixtures.odd_images import png, tiff
 
 RAMP = np.broadcast_to(np.linspace(0, 255, 96).astype(np.uint8)[:, None], (96, 96))
 
@@ -31,7 +37,6 @@ def sixteen_bits():
         ("PNG", encode(Image.fromarray(RAMP).convert("RGB"), "PNG")),
         ("RGBA PNG", encode(Image.fromarray(RAMP).convert("RGBA"), "PNG")),
         ("palette PNG", encode(Image.fromarray(RAMP).convert("P"), "PNG")),
-        ("transparent palette PNG", encode(Image.fromarray(RAMP).convert("P"), "PNG", transparency=b"\x80" * 256)),
         ("1-bit PNG", encode(Image.fromarray(RAMP > 127), "PNG")),
         ("16-bit PNG", encode(sixteen_bits(), "PNG")),
         ("16-bit PGM", encode(Image.fromarray(RAMP.astype(np.int32) * 257), "PPM")),
@@ -115,3 +120,433 @@ def test_shorter_side_is_scaled_and_the_centre_kept():
 def test_any_shape_becomes_a_square(shape, stretch):
     image = images.decode(encode(Image.fromarray(np.full(shape, 77, np.uint8)), "PNG"), "image", 256, stretch)
     assert image.shape == (256, 256, 3) and (image == 77).all()
+
+
+SIDE = 16
+
+
+def middle(data, orientation="upright"):
+    """The colour of the centre of an image."""
+    return images.decode(data, "image", SIDE, orientation=orientation)[SIDE // 2, SIDE // 2]
+
+
+def plain(*colour, mode="RGBA"):
+    return Image.new(mode, (SIDE, SIDE), colour)
+
+
+def full(*numbers, dtype=np.uint8):
+    """Pixels of one colour, [SIDE, SIDE] or [SIDE, SIDE, channels]."""
+    return np.broadcast_to(np.array(numbers, dtype).squeeze(), (SIDE, SIDE, *([len(numbers)] * (len(numbers) > 1))))
+
+
+def palette(alphas):
+    image = Image.new("P", (SIDE, SIDE), 1)
+    image.putpalette([9, 9, 9, 200, 100, 0])
+    return encode(image, "PNG", transparency=alphas)
+
+
+# A colour c of opacity a lies on white as c·a/255 + 255·(1 − a/255).
+HALF = (228, 177, 127)  # (200, 100, 0) of opacity 128
+HALF_GRAY = (177, 177, 177)  # 100 of opacity 128
+WHITE = (255, 255, 255)
+
+
+@pytest.mark.parametrize(
+    ("kind", "data", "expected"),
+    [
+        ("RGBA", encode(plain(200, 100, 0, 128), "PNG"), HALF),
+        ("hidden colour", encode(plain(200, 100, 0, 0), "PNG"), WHITE),
+        ("opaque", encode(plain(200, 100, 0, 255), "PNG"), (200, 100, 0)),
+        ("LA", encode(plain(100, 128, mode="LA"), "PNG"), HALF_GRAY),
+        ("RGBA, 16 bits", png(full(51400, 25700, 0, 32896, dtype=np.uint16), 16, 6), HALF),
+        ("LA, 16 bits", png(full(25700, 32896, dtype=np.uint16), 16, 4), HALF_GRAY),
+        ("palette", palette(b"\xff\x80"), HALF),
+        ("palette, an index", palette(1), WHITE),
+        ("palette, another index", palette(0), (200, 100, 0)),
+        *(
+            (f"gray of {depth} bits", png(full(value), depth, 0, (b"tRNS", struct.pack(">H", 1))), expected)
+            for depth in (1, 2, 4, 8)
+            for value, expected in ((1, WHITE), (0, (0, 0, 0)))
+        ),
+        ("gray of 16 bits", png(full(0x1234, dtype=np.uint16), 16, 0, (b"tRNS", b"\x12\x34")), WHITE),
+        ("gray of 16 bits, nearly", png(full(0x1235, dtype=np.uint16), 16, 0, (b"tRNS", b"\x12\x34")), (18, 18, 18)),
+        ("RGB", png(full(1, 2, 3), 8, 2, (b"tRNS", b"\0\1\0\2\0\3")), WHITE),
+        ("RGB, nearly", png(full(1, 2, 4), 8, 2, (b"tRNS", b"\0\1\0\2\0\3")), (1, 2, 4)),
+        ("RGB of 16 bits", png(full(258, 515, 772, dtype=np.uint16), 16, 2, (b"tRNS", b"\1\2\2\3\3\4")), WHITE),
+        (
+            "RGB of 16 bits, nearly",
+            png(full(258, 515, 773, dtype=np.uint16), 16, 2, (b"tRNS", b"\1\2\2\3\3\4")),
+            (1, 2, 3),
+        ),
+        ("GIF", encode(Image.new("P", (SIDE, SIDE), 0), "GIF", transparency=0), WHITE),
+        ("GIF, its picture elsewhere", odd_images.gif((SIDE, SIDE), (0, 0, 4, 4)), WHITE),
+        ("GIF, its picture there", odd_images.gif((SIDE, SIDE), (6, 6, 4, 4)), (255, 0, 0)),
+        ("WebP", encode(plain(200, 100, 0, 128), "WEBP", lossless=True), HALF),
+        ("JPEG 2000", encode(plain(200, 100, 0, 128), "JPEG2000"), HALF),
+        ("JPEG 2000, gray", encode(plain(100, 128, mode="LA"), "JPEG2000"), HALF_GRAY),
+        ("ICO", encode(plain(200, 100, 0, 128), "ICO", sizes=[(16, 16)]), HALF),
+        ("TGA", odd_images.tga(full(0, 100, 200, 128), 8), HALF),
+        ("TGA without alpha", odd_images.tga(full(0, 100, 200, 0), 0), (200, 100, 0)),
+        ("TIFF", tiff(full(200, 100, 0, 128), photometric=2, t338=2), HALF),
+        ("TIFF, premultiplied", tiff(full(100, 50, 0, 128), photometric=2, t338=1), HALF),
+        ("TIFF, no alpha", tiff(full(200, 100, 0, 128), photometric=2, t338=0), (200, 100, 0)),
+        ("TIFF, gray", tiff(full(100, 128), photometric=1, t338=2), HALF_GRAY),
+        pytest.param(
+            *("TIFF, gray, premultiplied", tiff(full(50, 128), photometric=1, t338=1), HALF_GRAY),
+            marks=pytest.mark.skipif(PIL.__version__ < "13", reason="an earlier Pillow refuses it"),
+        ),
+        ("TIFF, 16 bits", tiff(full(51400, 25700, 0, 32896, dtype=np.uint16), photometric=2, t338=2), HALF),
+        ("TIFF, palette", encode(plain(200, 100, 0, 128).convert("PA"), "TIFF"), HALF),
+        ("BMP, bits not used", odd_images.bmp(full(0, 100, 200, 0)), (200, 100, 0)),
+    ],
+)
+def test_transparent_images_lie_on_white(kind, data, expected):
+    assert abs(middle(data) - np.array(expected)).max() <= 1
+
+
+def test_a_transparent_avif_lies_on_white():
+    assert abs(middle(encode(plain(200, 100, 0, 128), "AVIF", quality=100)) - np.array(HALF)).max() <= 4
+
+
+def pnm(kind, maximum, *values):
+    head = f"{kind} {SIDE} {SIDE} {maximum} ".encode()
+    if kind in ("P2", "P3"):
+        return head + " ".join(map(str, values * SIDE**2)).encode() + b"\n"
+    return head + np.array(values * SIDE**2, ">u2" if maximum > 255 else np.uint8).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("kind", "data", "expected"),
+    [
+        ("PNG", png(full(40000, dtype=np.uint16), 16, 0), 156),  # 40000 / 256
+        ("RGB PNG", png(full(40000, 0, 0, dtype=np.uint16), 16, 2), (156, 0, 0)),
+        ("PGM", pnm("P5", 65535, 40000), 156),
+        ("PGM to 1000", pnm("P5", 1000, 600), 153),  # 600 / 1000 · 255
+        ("PGM to 100", pnm("P5", 100, 60), 153),
+        ("plain PGM to 4095", pnm("P2", 4095, 2048), 128),
+        ("PPM to 1000", pnm("P6", 1000, 600, 0, 1000), (153, 0, 255)),
+        ("plain PPM to 1000", pnm("P3", 1000, 600, 0, 1000), (153, 0, 255)),
+        ("JPEG 2000", encode(Image.fromarray(full(40000, dtype=np.uint16)), "JPEG2000"), 156),
+        *(
+            case
+            for order in "<>"
+            for case in [
+                ("TIFF", tiff(full(40000, dtype=np.uint16), order, photometric=1), 156),
+                ("compressed TIFF", tiff(full(40000, dtype=np.uint16), order, compress=True, photometric=1), 156),
+                ("RGB TIFF", tiff(full(40000, 0, 0, dtype=np.uint16), order, photometric=2), (156, 0, 0)),
+                (
+                    "RGB TIFF, compressed planes",
+                    tiff(full(40000, 0, 0, dtype=np.uint16), order, compress=True, planes=3, photometric=2),
+                    (156, 0, 0),
+                ),
+                ("int32", tiff(full(500, dtype=np.int32), order, photometric=1, t340=-1500.0, t341=3500.0), 102),
+                ("int16", tiff(full(-500, dtype=np.int16), order, photometric=1, t340=-1500.0, t341=3500.0), 51),
+                ("uint16", tiff(full(819, dtype=np.uint16), order, photometric=1, t340=0.0, t341=4095.0), 51),
+            ]
+        ),
+        ("uint32", tiff(full(3 * 2**30, dtype=np.uint32), photometric=1, t340=0.0, t341=2.0**32), 191),
+        ("white is 0", tiff(full(40000, dtype=np.uint16), photometric=0), 99),
+        ("white is 0, 8 bits", tiff(full(156), photometric=0), 99),
+        ("int32 beyond its range", tiff(full(9999, dtype=np.int32), photometric=1, t340=0.0, t341=100.0), 255),
+        (
+            "12 bits",  # 0x9C4 / 16, two in three bytes
+            tiff(np.tile(np.array([0x9C, 0x49, 0xC4], np.uint8), (SIDE, SIDE // 2)), photometric=1, bits=12, t256=SIDE),
+            156,
+        ),
+    ],
+)
+def test_numbers_of_many_bits_are_scaled_by_what_the_format_says(kind, data, expected):
+    assert abs(middle(data) - np.array(expected)).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "data", "message"),
+    [
+        *(
+            (
+                name,
+                tiff(full(1000, dtype=name), photometric=1),
+                "integers of 32 bits, or with a sign, of an unknown range",
+            )
+            for name in ("int32", "uint32", "int16")
+        ),
+        ("float32", tiff(full(0.5, dtype=np.float32), photometric=1), "are floating-point numbers of an unknown range"),
+        ("PFM", b"Pf 16 16 -1.0\n" + full(0.5, dtype=np.float32).tobytes(), "are floating-point numbers"),
+        ("float64", tiff(full(0.5, dtype=np.float64), photometric=1), "a TIFF of a kind"),
+        ("int8", tiff(full(5, dtype=np.int8), photometric=1), "a TIFF of a kind"),
+        ("planes of 16 bits", tiff(full(1, 2, 3, dtype=np.uint16), planes=3, photometric=2), "a TIFF of a kind"),
+        ("> planes of 16 bits", tiff(full(1, 2, 3, dtype=np.uint16), ">", planes=3, photometric=2), "a TIFF of a kind"),
+        ("subsampled", tiff(full(1, 2, 3), photometric=6, t530=(2, 2)), "a TIFF of a kind"),
+        ("subsampled by default", tiff(full(1, 2, 3), photometric=6), "a TIFF of a kind"),
+        (
+            "> compressed int32",
+            tiff(full(500, dtype=np.int32), ">", compress=True, photometric=1, t340=0.0, t341=1000.0),
+            "a TIFF of a kind",
+        ),
+        ("no range", tiff(full(5, dtype=np.int32), photometric=1, t340=7.0, t341=7.0), "samples are from 7.0 to 7.0"),
+        ("preview of a raw file", tiff(full(1, 2, 3), photometric=2, t254=1), "a camera's raw file"),
+    ],
+)
+def test_pixels_that_would_be_wrong_are_refused(kind, data, message):
+    with pytest.raises(UserError, match=f"^cats/7.tif: .*{message}.*; (save|replace)"):
+        images.decode(data, "cats/7.tif", SIDE)
+
+
+def test_colours_of_other_spaces():
+    red = encode(Image.new("CMYK", (SIDE, SIDE), (0, 255, 255, 0)), "JPEG", quality=100)  # inverted, as Adobe does
+    assert abs(middle(red) - np.array([255, 0, 0])).max() <= 3
+    assert abs(middle(tiff(full(0, 255, 255, 0), photometric=5)) - np.array([255, 0, 0])).max() <= 1
+    # BT.601: R = Y + 1.402 (Cr − 128), G = Y − 0.344 (Cb − 128) − 0.714 (Cr − 128), B = Y + 1.772 (Cb − 128)
+    assert (
+        abs(middle(tiff(full(100, 90, 160), compress=True, photometric=6, t530=(1, 1))) - np.array([145, 90, 33])).max()
+        <= 1
+    )
+    # sRGB's red in CIE L*a*b* is (54.3, 80.8, 69.9) for the white D50
+    lab = np.array([54.3 * 2.55, 80.8, 69.9]).round().astype(np.uint8)
+    assert abs(middle(tiff(full(*lab), photometric=8)) - np.array([255, 0, 0])).max() <= 12
+
+
+# EXIF 2.3, 4.6.4: where row 0 and column 0 are to be shown.
+ROW_AND_COLUMN = {
+    1: ("top", "left"),
+    2: ("top", "right"),
+    3: ("bottom", "right"),
+    4: ("bottom", "left"),
+    5: ("left", "top"),
+    6: ("right", "top"),
+    7: ("right", "bottom"),
+    8: ("left", "bottom"),
+}
+STORED = np.kron(np.array([[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [90, 90, 90]]]), np.ones((20, 12, 1))).astype(
+    np.uint8
+)
+
+
+def shown(pixels, tag):
+    """Stored pixels, each in the place that the specification gives it."""
+    row_side, column_side = ROW_AND_COLUMN[tag]
+    height, width = pixels.shape[:2]
+    upright = np.zeros((height, width, 3) if row_side in ("top", "bottom") else (width, height, 3), np.uint8)
+    for row in range(height):
+        for column in range(width):
+            place = {row_side: row, column_side: column}
+            y = place["top"] if "top" in place else upright.shape[0] - 1 - place["bottom"]
+            x = place["left"] if "left" in place else upright.shape[1] - 1 - place["right"]
+            upright[y, x] = pixels[row, column]
+    return upright
+
+
+def with_orientation(tag):
+    """Files of STORED with an orientation: (the kind, its bytes)."""
+    jpeg = encode(Image.fromarray(STORED), "JPEG", quality=95, subsampling=0)
+    exif = odd_images.exif(tag)
+    yield "JPEG", odd_images.with_segment(jpeg, 0xE1, b"Exif\0\0" + exif)
+    yield "Intel JPEG", odd_images.with_segment(jpeg, 0xE1, b"Exif\0\0" + odd_images.exif(tag, "<"))
+    for element in (False, True):
+        body = b"http://ns.adobe.com/xap/1.0/\0" + odd_images.xmp(tag, element)
+        yield f"JPEG with XMP {element}", odd_images.with_segment(jpeg, 0xE1, body)
+        # EXIF without an orientation
+        both = odd_images.with_segment(
+            odd_images.with_segment(jpeg, 0xE1, body), 0xE1, b"Exif\0\0MM\0*\0\0\0\x08\0\0\0\0\0\0"
+        )
+        yield f"JPEG with XMP {element} and EXIF", both
+    gray = encode(Image.fromarray(STORED).convert("L"), "JPEG", quality=95)
+    yield "gray JPEG", odd_images.with_segment(gray, 0xE1, b"Exif\0\0" + exif)
+    yield "PNG", png(STORED, 8, 2, (b"eXIf", exif))
+    yield "PNG with XMP", png(STORED, 8, 2, (b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + odd_images.xmp(tag, True)))
+    yield "WebP", encode(Image.fromarray(STORED), "WEBP", lossless=True, exif=exif)
+    yield "transparent PNG", png(np.dstack([STORED, np.full((40, 24), 255)]), 8, 6, (b"eXIf", exif))
+    yield "16-bit PNG", png(STORED.astype(np.uint16) * 257, 16, 2, (b"eXIf", exif))
+
+
+@pytest.mark.parametrize("tag", ROW_AND_COLUMN)
+def test_images_are_turned_as_the_specification_of_exif_says(tag):
+    for kind, data in with_orientation(tag):
+        expected, size = shown(STORED, tag), 24
+        if kind == "gray JPEG":
+            expected, unturned = (
+                np.asarray(Image.fromarray(x).convert("L").convert("RGB")) for x in (expected, STORED)
+            )
+        else:
+            unturned = STORED
+        for orientation, pixels in (("upright", expected), ("stored", unturned)):
+            image = images.decode(data, "image", size, orientation=orientation)
+            assert abs(image.astype(int) - images.square(pixels, size)).max() <= 6, (kind, orientation)
+        theirs = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB"))
+        np.testing.assert_array_equal(images.decode(data, "image", size), images.square(theirs, size), err_msg=kind)
+
+
+@pytest.mark.parametrize("tag", [1, 3, 6])
+def test_the_orientation_of_a_tiff_belongs_to_the_format(tag):
+    data = tiff(STORED, photometric=2, t274=tag)
+    for orientation in images.ORIENTATIONS:
+        image = images.decode(data, "image", 24, orientation=orientation)
+        np.testing.assert_array_equal(image, images.square(shown(STORED, tag), 24))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # as `images.ignore_warnings` does
+@pytest.mark.parametrize(
+    "exif",
+    [
+        odd_images.exif(0),
+        odd_images.exif(9),
+        odd_images.exif(65535),
+        odd_images.exif(8)[:15],
+        b"",
+        b"nonsense",
+        b"MM\0*\xff\xff\xff\xff",
+        odd_images.exif(6).replace(b"\0\0\0\1", b"\xff\xff\xff\xff"),
+        odd_images.exif(6).replace(b"\x01\x12\0\3", b"\x01\x12\0\2"),  # a text
+        odd_images.exif(6).replace(b"\x01\x12\0\3", b"\x01\x12\0\x63"),  # an unknown type
+    ],
+)
+def test_a_broken_orientation_turns_nothing(exif):
+    jpeg = encode(Image.fromarray(STORED), "JPEG", quality=95, subsampling=0)
+    expected = images.decode(jpeg, "image", 24)
+    np.testing.assert_array_equal(
+        images.decode(odd_images.with_segment(jpeg, 0xE1, b"Exif\0\0" + exif), "image", 24), expected
+    )
+
+
+@pytest.mark.parametrize(
+    ("start", "name"),
+    [
+        (b"%!PS-Adobe-3.0 EPSF-3.0", "PostScript"),
+        (b"\xc5\xd0\xd3\xc6", "PostScript"),
+        (b"%PDF-1.7", "PDF"),
+        (b"8BPS\0\1", "Photoshop"),
+        (b"gimp xcf v011\0", "GIMP"),
+        (b"\0\0\0\x20ftypisom", "a video"),
+        (b"\0\0\0\x14ftypqt  ", "a video"),
+        (b"\x1aE\xdf\xa3", "a video"),
+        (b"\0\0\0\x18ftypcrx ", "a camera's raw file"),
+        (b"II*\0\x10\0\0\0CR\2\0", "a camera's raw file"),
+        (b"<svg xmlns=", "SVG"),
+        (b'<?xml version="1.0"?>\n<!-- drawn -->\n<svg', "SVG"),
+        (b"<!DOCTYPE html><html>", "a web page"),
+        (b"\n<HTML>", "a web page"),
+        (b"PK\3\4", "an archive"),
+        (b"\x1f\x8b\x08", "an archive"),
+        (b"SIMPLE  =                    T", "FITS"),
+        (b"\xd7\xcd\xc6\x9a", "a Windows metafile"),
+        (b"\0" * 128 + b"DICM", "DICOM"),
+        (b"v/1\1", "an image of floating-point numbers"),
+        (b"MM\0*\0\0\0\x08\0\0", "a TIFF of a kind"),
+    ],
+)
+def test_other_files_are_named(start, name):
+    with pytest.raises(
+        UserError, match=rf"^cats/7.JPEG: not an image that can be read \({name}.*\); (save|extract|download)"
+    ):
+        images.decode(start + b"\0" * 100, "cats/7.JPEG", SIDE)
+
+
+def box(kind, body):
+    return struct.pack(">I", len(body) + 8) + kind + body
+
+
+def avif(brand, width, height):
+    """The first boxes of an AVIF or HEIC of this size; there are no pixels."""
+    size = box(b"ispe", struct.pack(">III", 0, width, height))
+    return box(b"ftyp", brand + b"\0\0\0\0mif1") + box(b"meta", b"\0" * 4 + box(b"iprp", box(b"ipco", size)))
+
+
+def jxl(width, height):
+    """The first bytes of a JPEG XL of this size: of each side two bits that select 18 bits, and these."""
+    bits = 0 | 2 << 1 | (height - 1) << 3 | 0 << 21 | 2 << 24 | (width - 1) << 26
+    return b"\xff\x0a" + bits.to_bytes(12, "little")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        avif(b"avif", 17000, 17000),
+        avif(b"heic", 17000, 17000),
+        jxl(17000, 17000),
+        b"\0\0\0\x0cJXL \r\n\x87\n" + box(b"ftyp", b"jxl \0\0\0\0jxl ") + box(b"jxlc", jxl(17000, 17000)),
+        hostile_files.png(17000, 17000),
+        encode(plain(1, 2, 3, mode="RGB"), "JPEG").replace(b"\0\x10\0\x10\3", b"\x42\x68\x42\x68\3"),
+        encode(plain(1, 2, 3, mode="RGB"), "BMP").replace(b"\x10\0\0\0\x10\0\0\0", b"\x68\x42\0\0" * 2),
+        tiff(full(1, 2, 3), photometric=2, t256=17000, t257=17000),
+        pnm("P6", 255, 1, 2, 3).replace(b"16 16", b"17000 17000"),
+    ],
+)
+def test_images_of_289_megapixels_are_too_large(data, monkeypatch):
+    monkeypatch.setattr(Image.core, "new", None)  # nothing is decoded
+    with pytest.raises(UserError, match=r"^cats/7.JPEG: image too large \(.*289000000 pixels.*\); shrink or remove"):
+        images.decode(data, "cats/7.JPEG", SIDE)
+
+
+def test_a_jpeg_has_a_limited_number_of_scans():
+    progressive = encode(Image.fromarray(STORED), "JPEG", progressive=True, quality=95)
+    images.decode(progressive, "image", SIDE)
+    start = progressive.rindex(b"\xff\xda")
+    many = progressive[:start] + progressive[start:-2] * 51 + b"\xff\xd9"
+    with pytest.raises(UserError, match="not a complete image .more than 50 scans."):
+        images.decode(many, "image", SIDE)
+
+
+def test_a_jpeg_may_have_many_segments_of_xmp():
+    jpeg = data = encode(Image.fromarray(STORED), "JPEG", quality=95)
+    for _ in range(200):
+        data = odd_images.with_segment(data, 0xE1, b"http://ns.adobe.com/xmp/extension/\0" + b"x" * 100)
+    np.testing.assert_array_equal(images.decode(data, "image", SIDE), images.decode(jpeg, "image", SIDE))
+
+
+@pytest.mark.parametrize("kind", ["P1", "P2 255", "P5 1000", "P6 100"])
+def test_a_ppm_that_is_decoded_slowly_has_a_smaller_limit(kind):
+    kind, _, maximum = kind.partition(" ")
+    with pytest.raises(UserError, match=r"image too large \(16000000 pixels of a slow kind of PPM\)"):
+        images.decode(f"{kind} 4000 4000 {maximum} ".encode(), "image", SIDE)
+
+
+def test_photographs_name_the_extra_that_reads_them(monkeypatch):
+    monkeypatch.setattr(images, "FORMATS", [name for name in images.FORMATS if name not in ("HEIF", "JXL")])
+    for data, name in (
+        (avif(b"heic", 100, 100), "HEIC"),
+        (avif(b"mif1", 100, 100), "HEIC"),
+        (jxl(100, 100), "JPEG XL"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL"),
+    ):
+        with pytest.raises(
+            UserError, match=rf"^7: not an image that can be read \({name}\); pip install -e '.\[photos\]', or"
+        ):
+            images.decode(data + b"\0" * 100, "7", SIDE)
+
+
+@pytest.mark.skipif("HEIF" not in images.FORMATS, reason="pillow-heif is not installed")
+@pytest.mark.parametrize("tag", ROW_AND_COLUMN)
+def test_a_heic_is_turned_once(tag):
+    """Its decoder turns it by the format's own property, whatever EXIF says."""
+    data = encode(Image.fromarray(STORED), "HEIF", quality=-1, chroma=444, exif=b"Exif\0\0" + odd_images.exif(tag))
+    for orientation in images.ORIENTATIONS:
+        image = images.decode(data, "image", 24, orientation=orientation)
+        assert abs(image.astype(int) - images.square(shown(STORED, tag), 24)).max() <= 4
+
+
+@pytest.mark.skipif("HEIF" not in images.FORMATS, reason="pillow-heif is not installed")
+def test_a_transparent_heic_lies_on_white():
+    assert abs(middle(encode(plain(200, 100, 0, 128), "HEIF", quality=-1, chroma=444)) - np.array(HALF)).max() <= 3
+
+
+@pytest.mark.skipif("JXL" not in images.FORMATS, reason="pillow-jxl-plugin is not installed")
+def test_jpeg_xl():
+    data = encode(Image.fromarray(STORED), "JXL", lossless=True, exif=odd_images.exif(6))
+    # As in viewers, the tag in EXIF has no effect: the format has an orientation of its own.
+    np.testing.assert_array_equal(images.decode(data, "image", 24), images.square(STORED, 24))
+    assert abs(middle(encode(plain(200, 100, 0, 128), "JXL", lossless=True)) - np.array(HALF)).max() <= 1
+    deep = Image.fromarray(full(40000, dtype=np.uint16))
+    assert abs(middle(encode(deep, "JXL", lossless=True)) - np.array(156)).max() <= 1
+    with pytest.raises(UserError, match="^7: not a"):
+        images.decode(data[: len(data) // 2], "7", SIDE)
+
+
+def test_only_a_fixed_list_of_formats_is_opened():
+    assert not {"EPS", "WMF", "FITS", "PSD", "PDF", "MPEG", "GRIB", "HDF5", "BUFR", "FPX", "MIC"} & set(images.FORMATS)
+    calls = [
+        line.strip()
+        for path in pathlib.Path("alexnet_jax").rglob("*.py")
+        for line in path.read_text().splitlines()
+        if re.search(r"\bImage\.open\(", line)
+    ]
+    assert calls and all("formats=FORMATS" in line for line in calls)

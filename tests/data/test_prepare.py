@@ -17,7 +17,9 @@ from PIL import Image
 
 from alexnet_jax import UserError, prepare
 from alexnet_jax.data import datasets, images, preparation
-from tests.fixtures import image_files, imagenet_archives
+from alexnet_jax.training import run_directory
+from configs import two_gpu
+from tests.fixtures import image_files, imagenet_archives, odd_images
 from tests.fixtures.prepare_runs import assert_one_line, checksums, examples, run
 from tests.support import write_images
 
@@ -255,3 +257,76 @@ def test_imagenette_killed_several_times_has_the_same_checksums_and_exact_statis
     np.testing.assert_allclose(
         statistics["rgb_covariance"], products / count / 256**2 - np.outer(mean, mean), rtol=1e-9
     )
+
+
+def on_their_side(root):
+    """A folder of images: red above green as they are stored, red right of green as EXIF has them shown."""
+    for split in ("train", "val"):
+        for class_name in "ab":
+            (root / split / class_name).mkdir(parents=True)
+            pixels = np.zeros((32, 32, 3), np.uint8)
+            pixels[:16, :, 0] = pixels[16:, :, 1] = 200
+            data = io.BytesIO()
+            Image.fromarray(pixels).save(data, "JPEG", quality=95)
+            exif = b"Exif\0\0" + odd_images.exif(6)
+            (root / split / class_name / "1.jpg").write_bytes(odd_images.with_segment(data.getvalue(), 0xE1, exif))
+    return root
+
+
+def red_side(image):
+    return "right" if image[16, 24, 0] > 100 > image[16, 8, 0] else "top" if image[8, 16, 0] > 100 else ""
+
+
+@pytest.mark.parametrize(("orientation", "side"), [(None, "right"), ("upright", "right"), ("stored", "top")])
+def test_a_set_is_prepared_and_recorded_in_an_orientation(tmp_path, orientation, side):
+    root, output = on_their_side(tmp_path / "images"), tmp_path / "set"
+    preparation.prepare("folder", str(root), output, size=32, workers=1, orientation=orientation)
+    recorded = json.loads((output / "prepare.json").read_text())["orientation"]
+    assert recorded == (orientation or "upright")
+    prepared = datasets.find("prepared", str(output))
+    image, _ = prepared.load("train", 32).source[0]
+    assert red_side(image) == side and prepared.orientation == recorded
+    direct, _ = datasets.find("folder", str(root), orientation).load("train", 32).source[0]
+    assert red_side(direct) == side
+    config = two_gpu.get_config()
+    config.dataset.name, config.dataset.root = "prepared", str(output)
+    run_directory.set_orientation(config, tmp_path / "run")
+    assert config.dataset.orientation == recorded
+    config.dataset.orientation = other = "stored" if recorded == "upright" else "upright"
+    with pytest.raises(
+        UserError, match=f"config.dataset.orientation={other}: the set was prepared with --orientation="
+    ):
+        run_directory.set_orientation(config, tmp_path / "run")
+
+
+def test_imagenet_is_prepared_as_it_is_stored(imagenet):
+    assert json.loads((imagenet / "prepare.json").read_text())["orientation"] == "stored"
+    assert datasets.find("imagenet", str(imagenet.parent)).orientation == "stored"
+    assert datasets.find("imagenet", str(imagenet.parent), "upright").orientation == "upright"
+
+
+@pytest.mark.parametrize("complete", [True, False])
+def test_a_set_of_an_earlier_version_was_prepared_as_stored(tmp_path, complete, capsys):
+    root, output = on_their_side(tmp_path / "images"), tmp_path / "set"
+    preparation.prepare("folder", str(root), output, size=32, workers=1, orientation="stored")
+    path = output / "prepare.json"
+    earlier = json.loads(path.read_text())
+    del earlier["orientation"]
+    path.write_text(json.dumps(earlier))
+    statistics = json.loads((output / "statistics.json").read_text())
+    del statistics["bytes"]["prepare.json"]
+    (output / "statistics.json").write_text(json.dumps(statistics))
+    if not complete:
+        (output / "statistics.json").unlink()
+    assert datasets.find("prepared", str(output)).orientation == "stored"
+    with pytest.raises(
+        UserError, match="a set of the same images, prepared with --orientation=stored; add this flag, or"
+    ):
+        preparation.prepare("folder", str(root), output, size=32, workers=1)
+    with pytest.raises(
+        UserError, match="holds a set from other images, labels, --size, --orientation or image libraries"
+    ):
+        preparation.prepare("folder", str(root), output, size=48, workers=1)
+    capsys.readouterr()
+    preparation.prepare("folder", str(root), output, size=32, workers=1, orientation="stored")
+    assert "complete" in capsys.readouterr().out

@@ -77,7 +77,7 @@ def test_undecodable_images_are_listed(uninterrupted):
     with (uninterrupted / "undecodable.tsv").open() as file:
         rows = list(csv.DictReader(file, dialect="excel-tab"))
     assert [row["file_name"] for row in rows] == [f"class_1/bad_{i}.png" for i in range(10)]
-    assert {(row["split"], row["reason"]) for row in rows} == {("train", "not an image")}
+    assert {(row["split"], row["reason"]) for row in rows} == {("train", "not an image that can be read (a web page)")}
     assert len(examples(uninterrupted, "train")) == 240
     assert tfds.builder_from_directory(uninterrupted).info.splits["train"].num_examples == 240
 

@@ -177,3 +177,21 @@ def test_a_setting_that_is_not_stored_has_its_default(config, tmp_path):
     files.write_json(tmp_path / "config.json", stored | {"mesh": 3})
     with pytest.raises(UserError, match="config.json: is not what training wrote"):
         settings.read(tmp_path / "config.json")
+
+
+def test_earlier_runs_were_trained_on_images_as_they_are_stored(config, tmp_path):
+    path = tmp_path / "config.json"
+    stored = json.loads(config.to_json())
+    for orientation in ("upright", "stored", None):
+        stored["dataset"]["orientation"] = orientation
+        assert settings.merge(stored, path).dataset.orientation == orientation
+    del stored["dataset"]["orientation"]
+    assert settings.merge(stored, path).dataset.orientation == "stored"
+    stored["dataset"]["name"] = ""  # weights from a file
+    assert settings.merge(stored, path).dataset.orientation == "upright"
+
+
+def test_an_orientation_that_does_not_exist_is_refused(config, tmp_path):
+    config.dataset.orientation = "exif"
+    with pytest.raises(UserError, match="config.dataset.orientation='exif': must be upright or stored"):
+        train.train_and_evaluate(config, tmp_path / "run")
