@@ -31,8 +31,10 @@ WORKDIR: flags.FlagHolder = flags.DEFINE_string(
 DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Join the processes of a Slurm, TPU, Open MPI or Kubernetes job.")
 COORDINATOR = flags.DEFINE_string("coordinator_address", None, "HOST:PORT of process 0, for processes started by hand.")
 NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many were started by hand.", lower_bound=1)
-START_TIMEOUT = flags.DEFINE_float("start_timeout", 60, "Seconds for all processes to start.", lower_bound=1)
 PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.", lower_bound=0)
+START_TIMEOUT = flags.DEFINE_integer(
+    "start_timeout", 60, "Seconds for all processes to start; at most a day.", lower_bound=1, upper_bound=86_400
+)
 
 
 class ConfigFile(flags.ArgumentParser):
@@ -93,9 +95,11 @@ def parse_flags(argv: list[str]) -> list[str]:
             raise UserError("use --coordinator_address, --num_processes and --process_id, or --distributed alone")
         if process_id >= number:
             raise UserError(f"--process_id={process_id}: must be below --num_processes")
-        host, _, port = address.rpartition(":")
-        if not host or not port.isdigit() or int(port) > 65535:
-            raise UserError(f"--coordinator_address={address}: must be HOST:PORT")
+        matched = re.fullmatch(r"(\[[^\[\]]+\]|[^\[\]:]+):([0-9]{1,5})", address)
+        if not matched or not 0 < int(matched[2]) < 2**16:
+            raise UserError(f"--coordinator_address={address}: must be HOST:PORT; an IPv6 address is [HOST]:PORT")
+    elif flags.FLAGS["start_timeout"].present and not DISTRIBUTED.value:
+        raise UserError("--start_timeout: is for several processes; leave it out")
     return positional
 
 

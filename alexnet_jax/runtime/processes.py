@@ -28,7 +28,8 @@ from alexnet_jax.runtime.text import printable
 log = logging.getLogger("alexnet_jax")
 
 HEARTBEAT_TIMEOUT = 30  # seconds without a heartbeat, after which a process counts as dead and the others end
-START_TIMEOUT = 60.0  # seconds for all processes to start
+START_TIMEOUT = 60  # seconds for all processes to start
+CONNECT_TIMEOUT = 15  # seconds for JAX to connect them once all have started, even if fewer are left
 EXIT_DELAY = 2  # seconds that process 0 leaves the others to print their messages: JAX aborts them when it exits
 _FAILED = 1000  # above all signal numbers
 
@@ -39,7 +40,7 @@ def join(
     coordinator_address: str | None = None,
     num_processes: int | None = None,
     process_id: int | None = None,
-    timeout: float = START_TIMEOUT,
+    timeout: int = START_TIMEOUT,
 ) -> None:
     """Connects to the other processes. Call it before anything asks JAX for devices.
 
@@ -56,6 +57,11 @@ def join(
     if coordinator_address is not None:
         assert num_processes is not None and process_id is not None
         rendezvous.meet(coordinator_address, num_processes, process_id, wait)
+        wait.leave(CONNECT_TIMEOUT)
+        awaited = f"JAX to connect the {num_processes} processes at {coordinator_address}"
+    else:
+        tasks = os.environ.get("SLURM_NTASKS") or os.environ.get("OMPI_COMM_WORLD_SIZE") or "several"
+        awaited = f"the others of the job's {tasks} processes"
     # JAX's handler of SIGTERM would replace ours.
     jax.config.update("jax_enable_preemption_service", False)
     # In a thread: JAX waits for the others outside Python, where this process could not react to a signal.
@@ -65,20 +71,20 @@ def join(
         num_processes,
         process_id,
         cluster_detection_method="deactivate" if coordinator_address else None,
-        initialization_timeout=int(timeout) + 60,  # `wait` ends first
+        initialization_timeout=timeout + 60,  # `wait` ends first
         heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT,
         shutdown_timeout_seconds=HEARTBEAT_TIMEOUT,
     )
     try:
         while not concurrent.futures.wait([connection], rendezvous.TURN).done:
-            wait.turn("the other processes" + f" at {coordinator_address}" * bool(coordinator_address))
+            wait.turn(awaited)
     except (UserError, KeyboardInterrupt) as error:  # the interpreter's normal exit would wait for the thread
-        number = getattr(error, "number", None)
-        _print_error("interrupted before the processes were connected" if number else str(error))
-        os._exit(128 + number if number else 1)
+        failed = isinstance(error, UserError)
+        _print_error(str(error) if failed else "interrupted before the processes were connected")
+        os._exit(1 if failed else 128 + getattr(error, "number", signal.SIGINT))
     try:
         connection.result()
-    except (ImportError, OSError, RuntimeError, ValueError) as error:
+    except Exception as error:  # JAX's parts for schedulers raise whatever they like
         if "should be defined" in str(error) or "must be defined" in str(error):
             raise UserError(
                 "--distributed: no scheduler started this process (Slurm, TPU pod, Open MPI, Kubernetes); leave it "

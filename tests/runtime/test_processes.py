@@ -12,8 +12,9 @@ import sys
 import time
 
 import pytest
+from absl.testing import flagsaver
 
-from alexnet_jax import train
+from alexnet_jax import main, train
 from configs import two_gpu
 from tests.support import write_images
 
@@ -241,14 +242,128 @@ def test_processes_at_the_address_of_a_run_leave_it_alone(images, tmp_path):
     elsewhere = [*run.all[0].args, f"--workdir={tmp_path / 'elsewhere'}"]
     done = subprocess.run(elsewhere, capture_output=True, text=True)
     assert done.returncode == 1
-    assert re.fullmatch(rf"alexnet_jax: {address}: Address already in use; use another\n", done.stderr)
+    assert re.fullmatch(rf"alexnet_jax: {address}: Address already in use; use another, and .*\n", done.stderr)
     run.all[0].send_signal(signal.SIGTERM)
     assert run.wait() == [143, 143]
 
 
+def start_alone(*flags, **environment):
+    """Starts a process whose companions never come: what it needs to do so, and no more."""
+    command = [sys.executable, "-m", "alexnet_jax.main", "--config=configs/quickstart.py", "--workdir=/nowhere", *flags]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | environment)
+
+
+SLURM = {"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "localhost", "SLURM_PROCID": "1", "SLURM_LOCALID": "0"}
+
+
 def test_a_process_that_stays_alone_ends():
-    code = "from alexnet_jax.runtime import command_line, processes\nwith command_line.one_line_errors(''):\n"
-    code += "    processes.join('127.0.0.1:9', 2, 1, timeout=2)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 1
-    assert done.stderr.startswith("alexnet_jax: waited 2 s for process 0 at 127.0.0.1:9; start all processes with")
+    alone = start_alone("--distributed", "--start_timeout=1", **SLURM, SLURM_NTASKS="3")
+    other = start_alone(*by_hand("127.0.0.1:9", 2, 1), "--start_timeout=1")
+    advice = "start all processes with the same flags but --process_id, or raise --start_timeout"
+    for process, awaited in ((alone, "the others of the job's 3 processes"), (other, "process 0 at 127.0.0.1:9")):
+        _, error = process.communicate(timeout=60)
+        assert process.returncode == 1
+        assert error == f"alexnet_jax: waited 1 s for {awaited}; {advice}\n"
+
+
+@SLOW
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("process_id", [0, 1, None])
+def test_a_signal_ends_the_wait_for_the_others(process_id, number):
+    by_slurm = process_id is None
+    flags = ["--distributed"] if by_slurm else by_hand("127.0.0.1:9", 2, process_id)
+    waiting = start_alone(*flags, **(SLURM | {"SLURM_NTASKS": "2"} if by_slurm else {}))
+    said = waiting.stderr.readline()
+    awaited = "the others of the job's 2" if by_slurm else "process 1 of 2" if process_id == 0 else "process 0 at"
+    assert f"waiting for {awaited}" in said and said.endswith("; 56 s left\n")
+    waiting.send_signal(number)
+    began = time.monotonic()
+    _, error = waiting.communicate(timeout=20)
+    assert waiting.returncode == 128 + number and time.monotonic() - began < 5
+    assert error.count("alexnet_jax: interrupted") == 1 and "Traceback" not in error
+
+
+@SLOW
+@pytest.mark.parametrize(
+    "environment",
+    [
+        SLURM | {"SLURM_NTASKS": "two"},
+        SLURM | {"SLURM_NTASKS": "2", "SLURM_JOB_ID": "x"},
+        SLURM | {"SLURM_NTASKS": "1"},
+        {"OMPI_MCA_orte_hnp_uri": "1531576320.0;tcp://127.0.0.1:34911"},
+        {"OMPI_MCA_orte_hnp_uri": ""},
+    ],
+)
+def test_a_scheduler_that_says_something_else_is_named(environment):
+    process = start_alone("--distributed", "--start_timeout=5", **environment)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert re.fullmatch(
+        r"alexnet_jax: the processes did not connect \(.*\); check the scheduler's job for --distributed\n", error
+    )
+
+
+def by_hand(address, number, process):
+    return [f"--coordinator_address={address}", f"--num_processes={number}", f"--process_id={process}"]
+
+
+ADDRESSES = [
+    "nowhere",
+    ":1",
+    "h:",
+    "h:0",
+    "h:65536",
+    "h:²",
+    "h:٣",
+    "h:1e3",
+    "h:-1",
+    "::1:9",
+    "[::1:9",
+    "[]:9",
+    "http://h:9",
+]
+SECONDS = ["0", "-1", "nan", "inf", "1e9", "99999", "soon", "1.5"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--num_processes=2"], "use --coordinator_address, --num_processes and"),
+        (["--distributed", *by_hand("127.0.0.1:9", 2, 0)], "use --coordinator_address, --num_processes and"),
+        (by_hand("127.0.0.1:9", 2, 2), "--process_id=2: must be below"),
+        (by_hand("127.0.0.1:9", 0, 0), "--num_processes=0: 0 is not a positive integer"),
+        (by_hand("127.0.0.1:9", 2, -1), "--process_id=-1: -1 is not a non-negative integer"),
+        *((by_hand(address, 2, 0), f"--coordinator_address={address}: must be HOST:PORT") for address in ADDRESSES),
+        (by_hand("h:" + "9" * 5000, 2, 0), "must be HOST:PORT"),
+        *(
+            ([*by_hand("127.0.0.1:9", 2, 0), f"--start_timeout={seconds}"], f"--start_timeout={seconds}: ")
+            for seconds in SECONDS
+        ),
+        (["--start_timeout=60"], "--start_timeout: is for several processes"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # of ml_collections
+def test_flags_of_several_processes_that_do_not_fit(arguments, message, run_command):
+    with flagsaver.flagsaver():
+        status, _, error = run_command(
+            lambda: main.parse_flags(["main", "--config=configs/quickstart.py", "--workdir=/nowhere", *arguments])
+        )
+    assert status == 1 and message in error
+    assert error.startswith("alexnet_jax: ") and error.count("\n") == 1
+
+
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--distributed"],
+        *(by_hand(address, 1, 0) for address in ("[::1]:9", "h:65535", "gpu-0.cluster:1", "[fe80::1%eth0]:9")),
+    ],
+)
+def test_flags_of_several_processes(arguments):
+    with flagsaver.flagsaver():
+        command = ["main", "--config=configs/quickstart.py", "--workdir=/nowhere", *arguments]
+        main.parse_flags(command)
+        assert main.START_TIMEOUT.value == 60
+        main.parse_flags([*command, "--start_timeout=86400"])
+        assert main.START_TIMEOUT.value == 86400
