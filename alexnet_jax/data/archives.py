@@ -47,6 +47,7 @@ class ImagenetArchives(Dataset):
                 f"dataset root {self.root!r}: {' and '.join(missing)} not found; download from https://image-net.org/download"
             )
         path = self.directory / (TRAIN if split == "train" else VALIDATION)
+        version = files.version(path)
         members = list((_training_images if split == "train" else _validation_images)(path))
         if not members:
             raise UserError(f"{path}: holds no images; download it again")
@@ -54,7 +55,8 @@ class ImagenetArchives(Dataset):
         if len(names) < len(members):
             ((name, count),) = names.most_common(1)
             raise UserError(f"{path}: holds {name!a} {count} times; download it again")
-        return Split(sources.ArchiveSource(str(path), members, image_size, stretch, self.orientation), _class_names())
+        source = sources.ArchiveSource(str(path), version, members, image_size, stretch, self.orientation)
+        return Split(source, _class_names())
 
 
 @functools.cache

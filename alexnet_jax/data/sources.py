@@ -18,6 +18,7 @@ from alexnet_jax.data import images
 from alexnet_jax.runtime import files
 
 REMEDY = "set config.dataset.root to a new directory, and the images are drawn again"
+SECRET = -1  # TFDS's label of an example whose class is not published
 MOST_BYTES = 2**29  # of one file; bounds the memory for a huge file that is not an image
 
 
@@ -54,29 +55,33 @@ class Source(Protocol):
 class ArraySource:
     """Images in a .npy file, uint8 [N, S, S, 3]. Image i has the label i modulo the number of classes.
 
-    They are read one by one. If the file shrinks, a read fails; a file mapped to memory would kill the process.
+    They are read one by one. If the file changes, a read fails; a file mapped to memory would kill the process.
     """
 
-    def __init__(self, path: str | os.PathLike, origin: str, num_classes: int, image_size: int):
-        """Raises UserError if the file holds something else."""
-        self.path, self.origin, self.num_classes, self.image_size = path, origin, num_classes, image_size
-        self._shape = files.read_array_shape(path, np.dtype(np.uint8), REMEDY)
-        if len(self._shape) != 4 or self._shape[1:] != (self._shape[1], self._shape[1], 3):
-            raise UserError(f"{path}: holds an array of shape {self._shape}, not images; {REMEDY}")
-        self._end = os.path.getsize(path)
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        shape: tuple[int, int, int, int],
+        origin: str,
+        num_classes: int,
+        image_size: int,
+    ):
+        """Raises UserError if the file does not hold an array of this shape."""
+        self.path, self.shape, self.origin = path, shape, origin
+        self.num_classes, self.image_size = num_classes, image_size
+        self._version = files.version(path, REMEDY)
+        files.check_array(path, shape, np.dtype(np.uint8), REMEDY)
 
     def __len__(self) -> int:
-        return self._shape[0]
+        return self.shape[0]
 
     def __getitem__(self, i: int) -> tuple[np.ndarray, int]:
         if not 0 <= i < len(self):
             raise IndexError(i)
-        count = math.prod(self._shape[1:])
-        with files.reading(self.path, REMEDY) as file:
-            data = os.pread(file.fileno(), count, self._end - (len(self) - i) * count)
-        if len(data) < count:
-            raise UserError(f"{self.path}: has become shorter; {REMEDY}")
-        image = np.frombuffer(data, np.uint8).reshape(self._shape[1:])
+        length = math.prod(self.shape[1:])
+        offset = self._version[0] - (len(self) - i) * length  # the array ends with the file
+        data = files.read_part(self.path, self._version, offset, length, REMEDY)
+        image = np.frombuffer(data, np.uint8).reshape(self.shape[1:])
         if len(image) != self.image_size:
             image = images.square(image, self.image_size)
         return image, i % self.num_classes
@@ -176,6 +181,7 @@ class ArchiveSource(EncodedSource):
     """Members of the tar file `origin`, as (offset, bytes, name, label)."""
 
     origin: str
+    version: files.Version  # of the tar file, when the members were listed
     members: Sequence[tuple[int, int, str, int]]
     image_size: int
     stretch: bool = False
@@ -196,12 +202,8 @@ class ArchiveSource(EncodedSource):
         return self.members[i][2]
 
     def read(self, i: int) -> tuple[bytes, int]:
-        offset, size, name, label = self.members[i]
-        with files.reading(self.origin) as archive:
-            data = os.pread(archive.fileno(), min(size, MOST_BYTES), offset)
-        if len(data) < min(size, MOST_BYTES):
-            raise UserError(f"{self.origin}: has become shorter, and ends before {name}; restore it")
-        return data, label
+        offset, size, _, label = self.members[i]
+        return files.read_part(self.origin, self.version, offset, min(size, MOST_BYTES), "restore it"), label
 
     def part(self, start: int, stop: int) -> EncodedSource:
         return dataclasses.replace(self, members=self.members[start:stop])
@@ -244,9 +246,8 @@ class TfdsSource(EncodedSource):
 
         try:
             return tf_example_pb2.Example.FromString(self.records[self.start + i]).features.feature
-        except (OSError, RuntimeError, ValueError, message.DecodeError) as error:
-            first_line = str(error).partition("\n")[0][:200]
-            raise UserError(f"{self.describe(i)}: cannot be read ({first_line}); build the set again") from error
+        except message.DecodeError as error:
+            raise UserError(f"{self.describe(i)}: cannot be read ({error}); build the set again") from error
 
     def name(self, i: int) -> str:
         names = self._features(i)["file_name"].bytes_list.value
@@ -255,11 +256,9 @@ class TfdsSource(EncodedSource):
     def read(self, i: int) -> tuple[bytes, int]:
         features = self._features(i)
         data, labels = features["image"].bytes_list.value, features["label"].int64_list.value
-        if len(data) != 1 or len(labels) != 1 or labels[0] >= self.num_classes:
-            raise UserError(
-                f"{self.describe(i)}: not an image with a label (did its file change?); build the set again"
-            )
-        if labels[0] < 0:
+        if len(data) != 1 or len(labels) != 1 or not SECRET <= labels[0] < self.num_classes:
+            raise UserError(f"{self.describe(i)}: not an image with a label; build the set again")
+        if labels[0] == SECRET:
             raise SecretLabelsError(f"{self.origin}: its labels are secret; use another split")
         return data[0], labels[0]
 

@@ -46,16 +46,17 @@ class Textures(Dataset):
     def load(self, split: str, image_size: int, stretch: bool = False) -> Split:
         if split not in self.splits:
             raise UserError(f"textures have no split {split!r}, but {', '.join(self.splits)}")
-        path = self.drawn / f"{split}.npy"
-        return Split(sources.ArraySource(path, split, len(CLASS_NAMES), image_size), CLASS_NAMES)
+        path, shape = self.drawn / f"{split}.npy", (COUNTS[split], SIZE, SIZE, 3)
+        return Split(sources.ArraySource(path, shape, split, len(CLASS_NAMES), image_size), CLASS_NAMES)
 
     def statistics(self, image_size: int) -> Statistics:
         path = self.drawn / "statistics.json"
-        shapes = {"mean": (3,), "colour_std": (3,), "colour_axes": (3, 3)}
-        arrays = {name: np.array(x, object) for name, x in files.read_json(path, remedy=sources.REMEDY).items()}
-        if {name: array.shape for name, array in arrays.items()} != shapes:
-            raise UserError(f"{path}: is not what this program wrote; {sources.REMEDY}")
-        return Statistics(**{name: array.astype(np.float32) for name, array in arrays.items()})
+        shape = {"mean": [float], "colour_std": [float], "colour_axes": [[float]]}
+        values = files.read_json(path, shape, sources.REMEDY)
+        rows = [values["mean"], values["colour_std"], *values["colour_axes"]]
+        if [len(row) for row in rows] != [3] * 5 or not all(abs(x) <= 255 for row in rows for x in row):
+            raise UserError(f"{path}: holds no statistics of three colours; {sources.REMEDY}")
+        return Statistics(**{name: np.array(values[name], np.float32) for name in shape})
 
     @functools.cached_property
     def drawn(self) -> pathlib.Path:
@@ -117,14 +118,15 @@ def _write(directory):
     try:
         with tqdm(total=sum(COUNTS.values()), desc="drawing textures", unit="image", disable=None) as progress:
             for split, count in COUNTS.items():
-                shape = (count, SIZE, SIZE, 3)
-                images = np.lib.format.open_memmap(temporary / f"{split}.npy", mode="w+", dtype=np.uint8, shape=shape)
-                for i in range(count):
-                    images[i] = draw(split, i)
-                    progress.update()
-                images.flush()
-                if split == "train":
-                    (temporary / "statistics.json").write_text(json.dumps(_statistics(images)))
+                header = {"descr": "|u1", "fortran_order": False, "shape": (count, SIZE, SIZE, 3)}
+                with (temporary / f"{split}.npy").open("xb") as file:  # mapped to memory, a full disk would be a crash
+                    np.lib.format.write_array_header_1_0(file, header)
+                    for i in range(count):
+                        file.write(draw(split, i).tobytes())
+                        progress.update()
+                    os.fsync(file.fileno())
+            statistics = _statistics(np.load(temporary / "train.npy", mmap_mode="r"))
+            (temporary / "statistics.json").write_text(json.dumps(statistics))
         try:
             temporary.rename(directory)
         except OSError:

@@ -4,9 +4,12 @@ TFDS trusts these files. It imports the module of every class that `features.jso
 `dataset_info.json` describes.
 """
 
+import bisect
+import itertools
 import os
 import pathlib
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import tensorflow_datasets as tfds
@@ -164,3 +167,40 @@ def check_shards(split: Any, remedy: str = files.RESTORE) -> None:
                 raise UserError(f"{path}: cannot be read ({reason}); {remedy}") from error
         if count != expected:
             raise UserError(f"{path}: cannot be read ({count:,} examples instead of {expected:,}); {remedy}")
+
+
+class Records(Sequence[bytes]):
+    """The records of a split, from its shards. A shard must not change while it is in use.
+
+    ArrayRecord finds a record by the positions that it read as it opened the shard. In another file of the same length
+    they may lead to another record.
+    """
+
+    def __init__(self, records: Sequence[bytes], shards: Sequence[Any], remedy: str):
+        """Raises UserError if a shard cannot be read.
+
+        Args:
+          records: ArrayRecord's data source.
+          shards: its files, `file_instructions` of a `tfds.core.SplitInfo`.
+          remedy: what a message tells the user to do.
+        """
+        self._records, self._remedy = records, remedy
+        self._paths = [os.fspath(shard.filename) for shard in shards]
+        self._versions = [files.version(path, remedy) for path in self._paths]
+        self._stops = list(itertools.accumulate(shard.take for shard in shards))
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, i):
+        """Record `i`. Raises UserError if it cannot be read, or its shard has changed."""
+        shard = bisect.bisect_right(self._stops, i)
+        path, opened = self._paths[shard], self._versions[shard]
+        try:
+            record = self._records[i]
+        except (OSError, RuntimeError, ValueError) as error:
+            files.check_unchanged(path, opened, self._remedy)
+            reason = str(error).partition("\n")[0].partition(";")[0]
+            raise UserError(f"{path}: cannot be read ({reason}); {self._remedy}") from error
+        files.check_unchanged(path, opened, self._remedy)  # afterwards: what was read before a change is right
+        return record

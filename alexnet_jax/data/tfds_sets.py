@@ -88,6 +88,7 @@ class Tfds(Dataset):
                     f"{self.name}: the split {split!r} is empty or no such slice; they look like train[:10%]"
                 ) from error
             raise UserError(self.unreadable) from error
+        records = tfds_directory.Records(records, self.builder.info.splits[split].file_instructions, self.remedy)
         tfds_directory.check_shards(self.builder.info.splits[name], self.remedy)
         source = sources.TfdsSource(
             records,

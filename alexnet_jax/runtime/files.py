@@ -30,6 +30,7 @@ RESTORE = "restore or remove it"
 MOST_TEXT = 2**28  # bytes of a text file; bounds the memory for a huge file that is none
 
 Path = str | os.PathLike
+Version = tuple[int, int]  # of a file; see `version`
 
 # The exceptions that NumPy raises for a file that is not an array.
 _NO_ARRAY = (
@@ -105,6 +106,36 @@ def read_bytes(path: Path, most: int = -1, remedy: str = "") -> bytes:
         return file.read(most)
 
 
+def version(path: Path, remedy: str = "") -> Version:
+    """What stays the same as long as nobody writes to a file: its bytes and the time of the last change."""
+    with explaining(path, "read", remedy):
+        return _version(os.stat(path))
+
+
+def _version(status):
+    return status.st_size, status.st_mtime_ns
+
+
+def check_unchanged(path: Path, opened: Version, remedy: str = "") -> None:
+    """Raises UserError if the `version` of a file is not `opened` any more."""
+    if version(path, remedy) != opened:
+        raise UserError(f"{path}: has changed since it was opened{_advice(remedy)}")
+
+
+def read_part(path: Path, opened: Version, offset: int, length: int, remedy: str = "") -> bytes:
+    """`length` bytes of a file. Raises as `reading`, and UserError if its `version` is not `opened` any more."""
+    with explaining(path, "read", remedy):
+        descriptor = _open(path, os.O_RDONLY)  # quicker than `reading`, for images one by one
+        try:
+            data = os.pread(descriptor, length, offset)
+            unchanged = _version(os.fstat(descriptor)) == opened  # afterwards: what was read before a change is right
+        finally:
+            os.close(descriptor)
+    if not unchanged or len(data) < length:
+        raise UserError(f"{path}: has changed since it was opened{_advice(remedy)}")
+    return data
+
+
 def read_text(path: Path, remedy: str = RESTORE) -> str:
     """The text of a file. Raises as `reading`, and UserError if it is not UTF-8."""
     data = read_bytes(path, MOST_TEXT + 1, remedy)
@@ -173,21 +204,28 @@ def check_shape(value: Any, shape: Any, name: str = "the whole") -> None:
 
 def read_array(path: Path, remedy: str = RESTORE) -> np.ndarray:
     """The array in a .npy file. Raises as `reading`, and UserError if the file holds something else, or too little."""
-    return np.array(_map_array(path, remedy))
+    with reading(path, remedy) as file:
+        header = _map_array(path, remedy)
+        # Read, because a mapped file that shrinks would kill the process.
+        file.seek(header.offset)
+        values = np.fromfile(file, header.dtype, header.size)
+        if len(values) < header.size:
+            raise UserError(f"{path}: is not a whole array (it has become shorter){_advice(remedy)}")
+        return values.reshape(header.shape, order="C" if header.flags.c_contiguous else "F")
 
 
-def read_array_shape(path: Path, dtype: np.dtype, remedy: str = RESTORE) -> tuple[int, ...]:
-    """The shape of the array in a .npy file, in C order at the end of the file. Raises UserError if it is not one."""
+def check_array(path: Path, shape: tuple[int, ...], dtype: np.dtype, remedy: str = RESTORE) -> None:
+    """Raises UserError if a file is not a .npy file that ends with an array of this shape and dtype, in C order."""
     array = _map_array(path, remedy)
-    if array.dtype != dtype or not array.flags.c_contiguous or array.offset + array.nbytes != os.path.getsize(path):
-        raise UserError(f"{path}: is not a whole array of {dtype}{_advice(remedy)}")
-    return array.shape
+    found = array.shape, array.dtype, array.flags.c_contiguous, array.offset + array.nbytes
+    if found != (shape, dtype, True, os.path.getsize(path)):
+        raise UserError(f"{path}: is not a whole array of {dtype} {list(shape)}{_advice(remedy)}")
 
 
 def _map_array(path, remedy):
     with reading(path, remedy):
         try:
-            # Reading instead would first allocate whatever the header promises.
+            # It checks that the file has what the header promises. Reading would first allocate that.
             return np.lib.format.open_memmap(path, mode="r")
         except _NO_ARRAY as error:
             raise UserError(f"{path}: is not a whole array ({error}){_advice(remedy)}") from error

@@ -1,8 +1,11 @@
 """Textures, folders of images of every kind, and TFDS without TensorFlow."""
 
 import io
+import json
 import logging
 import os
+import shutil
+import subprocess
 import sys
 import unicodedata
 
@@ -13,7 +16,7 @@ from PIL import Image
 from tensorflow_datasets.proto import tf_example_pb2
 
 from alexnet_jax import UserError
-from alexnet_jax.data import base, datasets, sources, textures
+from alexnet_jax.data import base, datasets, preparation, sources, textures
 from alexnet_jax.data.base import IMAGENET
 from tests.fixtures import image_files, imagenet_archives
 from tests.support import write_images
@@ -96,9 +99,9 @@ def test_textures_are_made_once_whole_and_always_the_same(few_textures, tmp_path
     first = datasets.load("textures", str(tmp_path / "a"), 128)
     assert [len(s) for s in (first.train, first.validation, first.test)] == [40, 20, 20]
     assert sorted(os.listdir(tmp_path)) == ["a"]  # nothing temporary is left
-    monkeypatch.setattr(textures, "draw", None)  # a second look must not draw
-    again = datasets.load("textures", str(tmp_path / "a"), 128)
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(textures, "draw", None)  # a second look must not draw
+        again = datasets.load("textures", str(tmp_path / "a"), 128)
     image, label = again.train[25]
     assert label == 25 % 20 and again.class_names[label] == first.class_names[label]
     assert (image == textures.draw("train", 25)).all() and image.std() > 20
@@ -277,43 +280,130 @@ def test_images_of_another_size_than_the_nets_are_said(few_textures, tmp_path, c
     assert message.startswith("80 images of 128×128 pixels are resized to the net's 72×72; the mean of each channel")
 
 
-@pytest.mark.parametrize("how", ["shorter", "empty", "removed"])
-def test_textures_that_change_while_they_are_read_are_named(how, few_textures, tmp_path):
-    source = datasets.load("textures", str(tmp_path / "a"), 128).train
-    path = tmp_path / "a" / "train.npy"
+def change(path, how):
+    """Changes a file as others may do while it is in use."""
+    data = path.read_bytes()
     if how == "removed":
         path.unlink()
+    elif how == "overwritten":  # by as many bytes
+        path.write_bytes(data[::-1])
+    elif how == "replaced":
+        path.with_name("other").write_bytes(data[::-1])
+        path.with_name("other").replace(path)
     else:
-        os.truncate(path, path.stat().st_size - 1 if how == "shorter" else 0)
-    message = r"a/train.npy: (has become shorter|cannot be read .*); set config.dataset.root to a new directory"
-    with pytest.raises(UserError, match=message):
-        source[39]
-    assert how != "shorter" or (source[38][0] == textures.draw("train", 38)).all()
+        os.truncate(path, {"shorter": len(data) - 1, "empty": 0, "longer": len(data) + 100}[how])
+
+
+HOW = ["removed", "overwritten", "replaced", "shorter", "empty", "longer"]
+CHANGED = "(has changed since it was opened|cannot be read .No such file or directory.)"
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_textures_that_change_while_they_are_read_are_named(how, few_textures, tmp_path):
+    source = datasets.load("textures", str(tmp_path / "a"), 128).train
+    assert (source[38][0] == textures.draw("train", 38)).all()
+    change(tmp_path / "a" / "train.npy", how)
+    for i in (0, 39):
+        with pytest.raises(
+            UserError, match=rf"a/train.npy: {CHANGED}; set config.dataset.root to a new directory, and"
+        ):
+            source[i]
+
+
+def test_another_array_of_the_same_length_is_not_taken_for_the_first(few_textures, tmp_path):
+    source = datasets.load("textures", str(tmp_path / "a"), 128).train
+    path = tmp_path / "a" / "train.npy"
+    same = path.stat().st_size
+    np.save(path, np.load(path)[::-1])
+    assert path.stat().st_size == same
+    with pytest.raises(UserError, match="a/train.npy: has changed"):
+        source[0]
+
+
+WHOLE = np.zeros((20, 128, 128, 3), np.uint8)
 
 
 @pytest.mark.parametrize(
     "content",
-    [np.zeros((4, 8, 8, 3)), np.zeros((4, 8, 9, 3), np.uint8), np.zeros(4, np.uint8), np.zeros((4, 8, 8, 3), "u1,u1")],
+    [
+        WHOLE.astype(float),
+        WHOLE.view(np.int8),
+        np.asfortranarray(WHOLE),
+        WHOLE[:, :8, :8],
+        WHOLE[:, :0, :0],
+        WHOLE[:3],
+        WHOLE[:0],
+        WHOLE.ravel(),
+        np.zeros((20, 128, 128, 1), "u1,u1,u1"),
+    ],
 )
 def test_textures_of_another_kind_are_named(content, few_textures, tmp_path):
     datasets.load("textures", str(tmp_path / "a"), 128)
     np.save(tmp_path / "a" / "test.npy", content)
-    with pytest.raises(UserError, match=r"a/test.npy: .*; set config.dataset.root to a new"):
+    with pytest.raises(UserError, match=r"a/test.npy: is not a whole array.*; set config.dataset.root to a new"):
         datasets.load("textures", str(tmp_path / "a"), 128)
+
+
+def test_textures_with_more_at_the_end_are_named(few_textures, tmp_path):
+    datasets.load("textures", str(tmp_path / "a"), 128)
     with (tmp_path / "a" / "test.npy").open("ab") as file:
         file.write(b"more")
-    with pytest.raises(UserError, match=r"a/test.npy: .*; set config.dataset.root to a new"):
+    with pytest.raises(UserError, match=r"a/test.npy: is not a whole array.*; set config.dataset.root to a new"):
         datasets.load("textures", str(tmp_path / "a"), 128)
 
 
-@pytest.mark.parametrize("text", ["{}", "[]", '{"mean": 3}', "[" * 10**5, '{"mean": [1, 2]}', '{"mean": [[1], 2, 3]}'])
+def with_mean(*values):
+    return json.dumps({"mean": values, "colour_std": [1, 2, 3], "colour_axes": np.eye(3).tolist()})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("{}", "[]", '{"mean": 3}', "[" * 10**5, '{"mean": [1, 2]}', '{"mean": [[1], 2, 3]}'),
+        *(with_mean(1, 2, x) for x in (np.nan, np.inf, 1e300, 10**400, "a", "3", True, None, {}, [3])),
+        with_mean(1, 2),
+        with_mean(1, 2, 3).replace("[1.0, 0.0, 0.0]", "[1.0, 0.0]"),
+        with_mean(1, 2, 3).replace("[1.0, 0.0, 0.0], ", ""),
+    ],
+)
 def test_statistics_of_textures_of_another_shape_are_named(text, few_textures, tmp_path):
     datasets.load("textures", str(tmp_path / "a"), 128)
     (tmp_path / "a" / "statistics.json").write_text(text)
-    with pytest.raises(
-        UserError, match=r"a/statistics.json: is not what this program wrote.*; set config.dataset.root to a new"
-    ):
+    message = "(is not what this program wrote .*|holds no statistics of three colours)"
+    with pytest.raises(UserError, match=rf"a/statistics.json: {message}; set config.dataset.root to a new"):
         datasets.load("textures", str(tmp_path / "a"), 128)
+
+
+@pytest.mark.parametrize("name", ["dangling", "loop", "file/below", "x" * 300, "~nosuchuser/x", "/proc/nosuch/x"])
+def test_a_directory_that_cannot_hold_textures_is_named(name, few_textures, tmp_path, monkeypatch):
+    (tmp_path / "dangling").symlink_to(tmp_path / "nosuch")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "file").write_text("")
+    place = name if name[0] in "~/" else str(tmp_path / name)
+    for root in (place, ""):
+        monkeypatch.setenv("XDG_CACHE_HOME", place)
+        with pytest.raises(UserError, match=f"^{place}"):
+            datasets.load("textures", root, 128)
+
+
+def test_the_directory_of_textures_may_be_a_link(few_textures, tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    expected = datasets.load("textures", str(tmp_path / "a"), 128).train[5][0]
+    assert (datasets.load("textures", str(tmp_path / "link"), 128).train[5][0] == expected).all()
+
+
+@pytest.mark.slow
+def test_a_full_disk_ends_the_drawing_with_one_line(tmp_path):
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1M", "tmpfs", tmp_path], capture_output=True).returncode:
+        pytest.skip("only root may mount a small disk")
+    try:
+        code = f"from alexnet_jax.data import datasets\ndatasets.load('textures', '{tmp_path / 'a'}', 128)"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        expected = f"{tmp_path / 'a'}: cannot make the textures here (No space left on device); set --config.dataset"
+        assert done.returncode == 1 and expected in done.stderr.splitlines()[-1]
+        assert os.listdir(tmp_path) == []
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
 
 
 @pytest.mark.parametrize(
@@ -328,6 +418,7 @@ def test_statistics_of_textures_of_another_shape_are_named(text, few_textures, t
         {"image": [7], "label": [1]},
         {"image": [b"x", b"y"], "label": [1]},
         {"image": [b"x"], "label": [1, 1]},
+        {"image": [b"x"], "label": [-2]},
     ],
 )
 def test_a_record_that_is_no_example_is_named(features):
@@ -340,11 +431,59 @@ def test_a_record_that_is_no_example_is_named(features):
         source.read(0)
 
 
-def test_an_archive_that_becomes_shorter_is_named(tmp_path):
+@pytest.mark.parametrize("how", HOW)
+def test_an_archive_that_changes_while_it_is_read_is_named(how, tmp_path):
     root = imagenet_archives.write_archives(tmp_path)
     source, _ = datasets.find("imagenet", str(root)).load("validation", 64)
-    offset, size, name, _ = source.members[-1]
-    assert len(source.read(len(source) - 1)[0]) == size
-    os.truncate(root / "ILSVRC2012_img_val.tar", offset + size - 1)
-    with pytest.raises(UserError, match=f"ILSVRC2012_img_val.tar: has become shorter, and ends before {name}; restore"):
-        source.read(len(source) - 1)
+    assert len(source.read(0)[0]) == source.members[0][1]
+    change(root / "ILSVRC2012_img_val.tar", how)
+    with pytest.raises(UserError, match=f"ILSVRC2012_img_val.tar: {CHANGED}; restore it$"):
+        source.read(0)
+
+
+@pytest.fixture(scope="module")
+def three_shards(tmp_path_factory):
+    """A prepared set of six training images, two a shard."""
+    root = tmp_path_factory.mktemp("prepared")
+    folder = write_images(root / "images", {"train": (3, 3), "val": (1, 1)}, size=20)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(preparation, "IMAGES_PER_SHARD", 2)
+        preparation.prepare("folder", str(folder), root / "set", size=16, workers=1)
+    return root / "set"
+
+
+def shard(root, number):
+    (path,) = root.glob(f"*-train.array_record-0000{number}-of-00003")
+    return path
+
+
+@pytest.mark.parametrize("opened", [True, False])
+@pytest.mark.parametrize("how", HOW)
+def test_a_shard_that_changes_while_it_is_read_is_named(how, opened, three_shards, tmp_path):
+    root = shutil.copytree(three_shards, tmp_path / "set")
+    images = [image for image, _ in datasets.load("prepared", str(three_shards), 16).train]
+    source = datasets.load("prepared", str(root), 16).train
+    slices = datasets.find("prepared", str(root))
+    some = slices.load("train[1:4]", 16).source
+    if opened:
+        assert all((source[i][0] == images[i]).all() for i in range(6))
+        assert all((some[i][0] == images[1 + i]).all() for i in range(3))
+    change(shard(root, 1), how)
+    for images_of, i in ((source, 2), (source, 3), (some, 1), (some, 2)):
+        with pytest.raises(UserError, match=f"{shard(three_shards, 1).name}: {CHANGED}; prepare the set again"):
+            images_of[i]
+    for images_of, i, same in ((source, 0, 0), (source, 1, 1), (source, 4, 4), (source, 5, 5), (some, 0, 1)):
+        assert (images_of[i][0] == images[same]).all()
+
+
+@pytest.mark.parametrize("opened", [True, False])
+def test_another_shard_of_the_same_length_is_not_taken_for_the_first(opened, three_shards, tmp_path):
+    """ArrayRecord pads shards to 64 kB, so that those of small images have one length, and their records are sound."""
+    root = shutil.copytree(three_shards, tmp_path / "set")
+    source = datasets.load("prepared", str(root), 16).train
+    if opened:
+        source[2]
+    assert shard(root, 0).stat().st_size == shard(root, 1).stat().st_size
+    shutil.copyfile(shard(root, 0), shard(root, 1))
+    with pytest.raises(UserError, match="00001-of-00003: has changed since it was opened; prepare the set again"):
+        source[2]

@@ -16,6 +16,7 @@ from PIL import Image
 from tensorboardX.proto import event_pb2
 
 from alexnet_jax import UserError, train
+from alexnet_jax.data import datasets, preparation, textures
 from alexnet_jax.model import nets
 from alexnet_jax.runtime import files, sharding
 from alexnet_jax.training import checkpoint, fidelity, metrics, run_state
@@ -195,6 +196,44 @@ def test_a_broken_image_ends_the_run_and_keeps_what_was_learned(config, tmp_path
     assert 0 < saved < 6
     victim.write_bytes(whole)
     assert train.train_and_evaluate(config, tmp_path / "run")["step"] == 6
+
+
+@pytest.mark.parametrize(
+    ("name", "victim"),
+    [
+        ("textures", "train.npy"),
+        pytest.param("textures", "validation.npy", marks=pytest.mark.slow),
+        pytest.param("prepared", "*-train.array_record-00000-of-00001", marks=pytest.mark.slow),
+        pytest.param("prepared", "*-validation.array_record-00000-of-00001", marks=pytest.mark.slow),
+    ],
+)
+def test_data_that_shrink_during_the_training_end_it_and_keep_what_was_learned(
+    name, victim, config, tmp_path, monkeypatch
+):
+    if name == "textures":
+        monkeypatch.setattr(textures, "COUNTS", {"train": 40, "validation": 20, "test": 20})
+    else:
+        preparation.prepare("folder", str(tmp_path / "images"), tmp_path / "data", size=72, workers=1)
+    config.dataset.name, config.dataset.root = name, str(tmp_path / "data")
+    config.save_every, config.eval_every, config.num_epochs = 1000, 4.0, 8.0
+    datasets.load(name, config.dataset.root, 72)
+    (path,) = (tmp_path / "data").glob(victim)
+    whole, take_step = path.read_bytes(), train.Loop.step
+
+    def step(loop, *args):
+        take_step(loop, *args)
+        if loop.state.step == 2:
+            os.truncate(path, len(whole) // 2)
+
+    monkeypatch.setattr(train.Loop, "step", step)
+    with pytest.raises(UserError, match=f"^{path}: has changed since it was opened; "):
+        train.train_and_evaluate(config, tmp_path / "run")
+    (saved,) = (int(path.name) for path in (tmp_path / "run" / "checkpoints").iterdir())
+    total = round(8 * (40 if name == "textures" else 26) / 8)
+    assert 2 <= saved < total
+    path.write_bytes(whole)
+    monkeypatch.setattr(train.Loop, "step", take_step)
+    assert train.train_and_evaluate(config, tmp_path / "run")["step"] == total
 
 
 @pytest.mark.slow
