@@ -2,7 +2,8 @@
 
   python -m alexnet_jax.predict --workdir=DIR IMAGE …
 
-Images may have any format and size. The probabilities of several nets (--workdir=DIR --workdir=DIR2) are averaged.
+Images may have any size, and the formats that docs/data.md lists. The probabilities of several nets (--workdir=DIR
+--workdir=DIR2) are averaged.
 """
 
 import json

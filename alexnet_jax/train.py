@@ -239,7 +239,7 @@ def starting_point(config: ConfigDict, net: spec.Net) -> ensemble.Member | None:
         others = [name for name in theirs if theirs[name] != ours[name] and name not in harmless]
         others = ["net"] if "net" in others else others  # another net may not have the other fields
         flags = " ".join(shlex.quote(f"--config.model.{name}={theirs[name]}") for name in others)
-        raise UserError(f"config.init_from={config.init_from}: its net was trained with {flags}")
+        raise UserError(f"config.init_from={config.init_from}: its net was trained with {flags}; add that")
     if member.net.stretch != net.stretch:
         log.warning("config.init_from: its net was trained with config.model.stretch=%s", member.net.stretch)
     return member

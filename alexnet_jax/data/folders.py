@@ -21,7 +21,7 @@ DIRECTORIES = {
 
 
 class Folder(Dataset):
-    """Images of any format, in one directory per class. Labels number the classes in sorted order.
+    """Images in one directory per class. Labels number the classes in sorted order.
 
     Class names are in Unicode's form NFC: file systems store the same name in different forms.
     """

@@ -145,8 +145,8 @@ class Checkpoints:
                 except UnreadableError as error:
                     damaged[candidate] = error
             if steps and not step:
-                errors = "; ".join(map(str, damaged.values()))
-                raise UserError(f"no checkpoint is left: {errors}, or use a new --workdir")
+                errors = "; ".join(str(error).partition(_ADVICE)[0] for error in damaged.values())
+                raise UserError(f"no checkpoint is left: {errors}; restore one, or use a new --workdir")
         processes.check_same(step, f"{directory}: the processes see different checkpoints; it must be shared")
         with processes.together():
             if jax.process_index() == 0:
@@ -215,8 +215,10 @@ class Checkpoints:
         try:
             yield
         except (OSError, LookupError, RecursionError, TypeError, ValueError) as error:
+            older = max((other.step for other in self._checkpointer.checkpoints if other.step < step), default=0)
+            then = f" (then the checkpoint of step {older} is used)" if older else ""
             raise UnreadableError(
-                f"{self._checkpointer.directory / str(step)}: cannot be read ({_cause(error)}){_ADVICE}"
+                f"{self._checkpointer.directory / str(step)}: cannot be read ({_cause(error)}){_ADVICE}{then}"
             ) from error
 
     @contextlib.contextmanager
