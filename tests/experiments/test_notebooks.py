@@ -36,7 +36,7 @@ def test_the_install_cell_keeps_the_versions_that_the_runtime_imports(name, monk
     shadowed = tmp_path / "numpy-1.0.dist-info"
     shadowed.mkdir()
     (shadowed / "METADATA").write_text("Metadata-Version: 2.1\nName: numpy\nVersion: 1.0\n")
-    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    monkeypatch.setattr(sys, "path", [*filter(None, sys.path), str(tmp_path)])
     monkeypatch.chdir(tmp_path)
     find_spec, commands = importlib.util.find_spec, []
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name != "alexnet_jax" and find_spec(name))

@@ -37,7 +37,7 @@ def test_a_fidelity_decides_every_difference(kind):
     for difference in fidelity.DIFFERENCES:
         assert value(config, difference.field) == getattr(difference, kind), difference.field
     undecided = {name for name, of in settings.flatten(config.to_dict()) if of is None}
-    assert undecided == {"model.image_size", "schedule.notes"}
+    assert undecided == {"dataset.orientation", "model.image_size", "schedule.notes"}
 
 
 def test_fields_that_are_set_stay():

@@ -92,7 +92,7 @@ def message_of(read, workdir, config):
 
 
 def test_json_of_another_shape_is_one_line_that_names_the_file(config, tmp_path):
-    config.num_epochs = 0.3
+    config.num_epochs, config.dataset.orientation = 0.3, "upright"
     workdir = tmp_path / "run"
     train.train_and_evaluate(config, workdir)
     messages = []
