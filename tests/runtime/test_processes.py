@@ -86,8 +86,8 @@ runpy.run_module("alexnet_jax.main", run_name="__main__")
         self._logs = [workdir.with_name(f"{workdir.name}_{i}.log") for i in range(number)]
         self.all = []
         for i, path in enumerate(self._logs):
-            command = [sys.executable, "-c", code, "--config=configs/two_gpu.py", *common, *overrides]
-            command += [f"--process_id={i}", *(different if i else ())]
+            own = {flag.partition("=")[0]: flag for flag in [*common, *overrides, *(different if i else ())]}
+            command = [sys.executable, "-c", code, "--config=configs/two_gpu.py", *own.values(), f"--process_id={i}"]
             environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices)}
             with path.open("w") as log, path.with_suffix(".out").open("w") as out:
                 self.all.append(subprocess.Popen(command, stdout=out, stderr=log, env=environment))
@@ -239,7 +239,9 @@ def test_processes_at_the_address_of_a_run_leave_it_alone(images, tmp_path):
         assert done.returncode == 1
         assert re.fullmatch(rf"alexnet_jax: {tmp_path / 'run'}: in use by process .*\n", done.stderr)
     address = next(argument for argument in run.all[0].args if argument.startswith("--coordinator_address"))
-    elsewhere = [*run.all[0].args, f"--workdir={tmp_path / 'elsewhere'}"]
+    elsewhere = [
+        argument.replace(f"--workdir={tmp_path / 'run'}", f"--workdir={tmp_path}") for argument in run.all[0].args
+    ]
     done = subprocess.run(elsewhere, capture_output=True, text=True)
     assert done.returncode == 1
     assert re.fullmatch(rf"alexnet_jax: {address}: Address already in use; use another, and .*\n", done.stderr)
