@@ -305,7 +305,7 @@ def test_imagenet_is_prepared_as_it_is_stored(imagenet):
     assert datasets.find("imagenet", str(imagenet.parent), "upright").orientation == "upright"
 
 
-@pytest.mark.parametrize("complete", [True, False])
+@pytest.mark.parametrize("complete", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_set_of_an_earlier_version_was_prepared_as_stored(tmp_path, complete, capsys):
     root, output = on_their_side(tmp_path / "images"), tmp_path / "set"
     preparation.prepare("folder", str(root), output, size=32, workers=1, orientation="stored")

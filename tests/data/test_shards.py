@@ -105,6 +105,7 @@ def test_a_full_disk_ends_with_one_line_and_nothing_is_lost(folder, uninterrupte
     assert checksums(output) == checksums(uninterrupted)
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_at_the_end(folder, tmp_path):
     large = flags(folder, tmp_path / "set", "--size=128")
     result = run(*large, code=files_up_to(300_000))  # the mean image takes 393 kB
@@ -141,6 +142,7 @@ def test_an_output_of_something_else_is_left_alone(folder, uninterrupted, tmp_pa
         preparation.prepare("folder", str(folder), uninterrupted, size=49)
 
 
+@pytest.mark.slow
 def test_lost_shards_are_made_again(folder, uninterrupted, tmp_path):
     process = start(*flags(folder, tmp_path / "set", "--workers=1"))
     while len(list((tmp_path / "set").glob(".prepare/*.npz"))) < 5:
@@ -155,6 +157,7 @@ def test_lost_shards_are_made_again(folder, uninterrupted, tmp_path):
     assert checksums(tmp_path / "set") == checksums(uninterrupted)
 
 
+@pytest.mark.slow
 def test_the_limit_holds_when_all_shards_are_there(tmp_path):
     root = write_images(tmp_path / "images", {"train": (8, 8), "val": (2, 2)})
     for image in sorted((root / "train" / "class_1").iterdir())[-3:]:

@@ -82,6 +82,7 @@ def write_config(path, text=CONFIG):
     return f"--config={path / 'sweep.py'}"
 
 
+@pytest.mark.slow
 @TRAINING_TOO
 def test_an_interrupted_sweep_does_every_member_once_and_makes_the_table(command, tmp_path):
     flags = [write_config(tmp_path), f"--workdir={tmp_path / 'runs'}"]
@@ -179,7 +180,8 @@ def test_a_member_that_an_earlier_version_finished_does_not_count(tmp_path, run_
     assert status == 1 and "was finished with another version of this net or schedule" in error
 
 
-@pytest.mark.parametrize("damage", ["result.json", pytest.param("config.json", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("damage", ["result.json", "config.json"])
 def test_a_damaged_member_is_reported_and_stops_no_other(damage, command, tmp_path):
     text = CONFIG.partition("def sweep")[0] + "def sweep():\n    yield {{'seed': 0}}\n    yield {{'seed': 1}}\n"
     flags = [write_config(tmp_path, text), f"--workdir={tmp_path / 'runs'}"]

@@ -198,13 +198,14 @@ def test_a_broken_image_ends_the_run_and_keeps_what_was_learned(config, tmp_path
     assert train.train_and_evaluate(config, tmp_path / "run")["step"] == 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "victim"),
     [
         ("textures", "train.npy"),
-        pytest.param("textures", "validation.npy", marks=pytest.mark.slow),
-        pytest.param("prepared", "*-train.array_record-00000-of-00001", marks=pytest.mark.slow),
-        pytest.param("prepared", "*-validation.array_record-00000-of-00001", marks=pytest.mark.slow),
+        ("textures", "validation.npy"),
+        ("prepared", "*-train.array_record-00000-of-00001"),
+        ("prepared", "*-validation.array_record-00000-of-00001"),
     ],
 )
 def test_data_that_shrink_during_the_training_end_it_and_keep_what_was_learned(
