@@ -258,6 +258,7 @@ def start_alone(*flags, **environment):
 SLURM = {"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "localhost", "SLURM_PROCID": "1", "SLURM_LOCALID": "0"}
 
 
+@SLOW
 def test_a_process_that_stays_alone_ends():
     alone = start_alone("--distributed", "--start_timeout=1", **SLURM, SLURM_NTASKS="3")
     other = start_alone(*by_hand("127.0.0.1:9", 2, 1), "--start_timeout=1")

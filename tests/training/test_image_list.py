@@ -17,50 +17,70 @@ from tests.runtime.test_processes import Processes
 from tests.support import write_images
 
 
-@pytest.fixture
-def run(config, tmp_path):
-    """Trains for another half epoch, and returns what the folder's changes are called."""
-    config.num_epochs, config.save_every = 0.0, 1000
-
-    def go_on(caplog, epochs=0.5):
-        config.num_epochs += epochs
-        caplog.clear()
-        with caplog.at_level(logging.WARNING):
-            train.train_and_evaluate(config, tmp_path / "run")
-        return "\n".join(record.getMessage() for record in caplog.records)
-
-    return go_on
-
-
-def test_a_run_goes_on_without_a_broken_image_and_with_another_in_its_place(run, tmp_path, caplog):
-    images, order = tmp_path / "images" / "train", "it goes on, with a new order of the training images"
-    (images / "class_1" / "004.png").unlink()
-    assert run(caplog) == "" and run(caplog) == ""
-    victim, other = images / "class_1" / "003.png", images / "class_0" / "004.png"
+def test_a_run_goes_on_without_a_broken_image(config, tmp_path, caplog):
+    config.num_epochs, config.save_every = 0.5, 1000
+    train.train_and_evaluate(config, tmp_path / "run")
+    victim = tmp_path / "images" / "train" / "class_1" / "003.png"
     victim.write_bytes(b"")
+    config.num_epochs = 2.0
     with pytest.raises(UserError, match="class_1/003.png: not an image"):
-        run(caplog, epochs=1.5)
+        train.train_and_evaluate(config, tmp_path / "run")
     victim.unlink()
-    assert run(caplog) == (
-        "the images changed since this run last started (1 removed (train: class_1/003.png)); " + order
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        assert train.train_and_evaluate(config, tmp_path / "run")["step"] == 6
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        "the images changed since this run last started (1 removed (train: class_1/003.png)); it goes on, with a new "
+        "order of the training images"
     )
-    other.write_bytes(other.read_bytes() + b"\0")
-    assert run(caplog) == (
-        "the images changed since this run last started (1 replaced (train: class_0/004.png)); it goes on"
-    )
-    other.rename(images / "class_1" / other.name)
-    assert run(caplog) == (
-        "the images changed since this run last started (1 moved (train: class_0/004.png to class_1/004.png)); " + order
-    )
-    assert run(caplog) == ""
 
 
-def test_a_run_does_not_go_on_with_other_images(run, tmp_path, caplog):
-    run(caplog)
-    for i in range(3):
-        (tmp_path / "images" / "train" / "class_0" / f"00{i}.png").unlink()
-    with pytest.raises(UserError, match=r"was trained on other images \(3 removed \(train: .*002.png\)\); use a new"):
-        run(caplog)
+@pytest.fixture
+def changes(tmp_path, caplog):
+    """A folder of images, and a function that returns how the changes since its last call are called."""
+    root, workdir = write_images(tmp_path / "images", {"train": (13, 13), "val": (5, 6)}), tmp_path / "run"
+    workdir.mkdir()
+
+    def found():
+        lines = image_list.describe(datasets.load("folder", str(root), 64))
+        caplog.clear()
+        image_list.check_changes(lines, workdir)
+        image_list.keep(lines, workdir)
+        return [record.getMessage().partition(" last started ")[2] for record in caplog.records]
+
+    assert found() == found() == []
+    return root, found
+
+
+def test_every_change_is_named(changes):
+    root, found = changes
+    first, order = root / "train" / "class_0" / "004.png", "it goes on, with a new order of the training images"
+    whole = first.read_bytes()
+    first.write_bytes(whole + b"x")
+    assert found() == ["(1 replaced (train: class_0/004.png)); it goes on"]
+    first.rename(root / "train" / "class_1" / "104.png")
+    assert found() == ["(1 removed (train: class_0/004.png), 1 added (train: class_1/104.png)); " + order]
+    (root / "train" / "class_1" / "104.png").rename(root / "train" / "class_0" / "104.png")
+    assert found() == ["(1 moved (train: class_1/104.png to class_0/104.png)); " + order]
+    (root / "val" / "class_0" / "000.png").unlink()
+    (root / "val" / "class_1" / "000.png").unlink()
+    assert found() == ["(2 removed (validation: class_0/000.png, validation: class_1/000.png)); it goes on"]
+    write_images(root, {"test": (1, 4)})
+    (message,) = found()
+    assert message == "(5 added (test: class_0/000.png, test: class_1/000.png, test: class_1/001.png, …)); it goes on"
+    assert found() == []
+
+
+def test_a_run_does_not_go_on_with_other_images(changes):
+    root, found = changes
+    for i in range(2):
+        (root / "train" / "class_0" / f"00{i}.png").unlink()
+    assert "2 removed" in found()[0]  # a tenth of 26 is 2.6
+    for i in range(2, 5):
+        (root / "train" / "class_0" / f"00{i}.png").unlink()
+    with pytest.raises(UserError, match=r"run was trained on other images \(3 removed \(train: .*\)\); use a new"):
+        found()
 
 
 @pytest.mark.parametrize("lines", [None, b"", b"one\tfield\n", b"\xff"])
