@@ -54,7 +54,7 @@ def absolute(path: Path) -> pathlib.Path:
     try:
         return pathlib.Path(path).expanduser().absolute()
     except RuntimeError as error:
-        raise UserError(f"{path}: {error}; write the directory's whole path") from error
+        raise UserError(f"{path}: there is no such user; write the whole path") from error
     except OSError as error:
         raise UserError(f"{path}: the current directory does not exist any more; change to another") from error
 
@@ -307,7 +307,9 @@ def _open(path, flags):
     os.close(descriptor)
     if stat.S_ISDIR(status.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-    raise UserError(f"{path}: is {'a link' if is_file else 'a pipe or a device'}, not a file of its own; use another")
+    raise UserError(
+        f"{path}: is {'a link' if is_file else 'a pipe or a device'}, not a file of its own; remove it, or use another"
+    )
 
 
 def _advice(remedy):

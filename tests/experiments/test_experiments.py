@@ -112,7 +112,7 @@ def test_a_claim_from_training_to_the_pages(tiny_config, tmp_path, monkeypatch, 
     runs = store.load_runs(claim.runs_directory("laptop", work / "results"))
     run = runs[-1]
     assert run.commit.rstrip("+") == (head or "unknown")
-    assert run.config["dataset"] == {"name": "folder", "root": "images"}  # not the path
+    assert run.config["dataset"] == {"name": "folder", "root": "images", "orientation": "upright"}  # not the path
     assert run.result == files.read_json(work / "laptop" / "noise" / "seed=0" / "result.json")
     assert str(tmp_path) not in "".join(path.read_text() for path in paths)
 
@@ -144,13 +144,14 @@ def test_a_claim_from_training_to_the_pages(tiny_config, tmp_path, monkeypatch, 
     # Other data are refused, and so are nets to start from that do not exist or are outdated.
     monkeypatch.setitem(DATA_SETS, "noise", DataSet(2, 52, ""))
     refused = "has 2 classes and 51 validation images; at this scale tiny needs noise, which has 2 and 52"
-    assert refused in run_main(monkeypatch, *flags)
+    assert run_main(monkeypatch, *flags) == 1 and refused in capfd.readouterr().err
     monkeypatch.setitem(DATA_SETS, "noise", DataSet(2, 51, ""))
 
     def start_from(directory):
         starting = Sweep(lambda scale: [{"init_from": str(directory), "seed": 0}], claim.sweep.config)
         monkeypatch.setitem(claims.CLAIMS, "tiny", dataclasses.replace(claim, sweep=starting))
-        return run_main(monkeypatch, *flags)
+        assert run_main(monkeypatch, *flags) == 1
+        return capfd.readouterr().err
 
     assert "nope: no such directory" in start_from(tmp_path / "nope")
     (tmp_path / "old").mkdir()

@@ -112,7 +112,7 @@ def test_fine_tuning_another_net_is_refused(config, tmp_path):
     train.train_and_evaluate(config, tmp_path / "first")
     config.init_from, config.model.activation, config.model.norm_alpha = str(tmp_path / "first"), "tanh", 2e-5
     config.model.block2 = "relu pool"
-    settings = "--config.model.activation=relu '--config.model.block2=relu norm pool' --config.model.norm_alpha=0.0001; add that$"
-    message = f"config.init_from=.*first: its net was trained with {settings}"
+    settings = "--config.model.activation=relu '--config.model.block2=relu norm pool' --config.model.norm_alpha=0.0001"
+    message = f"config.init_from=.*first: its net was trained with {settings}; add that$"
     with pytest.raises(UserError, match=message):
         train.train_and_evaluate(config, tmp_path / "second")
