@@ -77,7 +77,10 @@ def _training_images(path: pathlib.Path) -> Iterator[tuple[int, int, str, int]]:
         class_name, dot, _ = os.path.basename(member.name).partition(".")
         if class_name not in labels or not dot:
             raise UserError(f"{path}: {member.name} is not a class of ILSVRC2012; use its training archive")
-        for image in _members(path, member):
+        images = list(_members(path, member))
+        if not images:
+            raise UserError(f"{path}, {member.name}: not a complete archive (holds no images); download it again")
+        for image in images:
             yield image.offset_data, image.size, os.path.basename(image.name), labels[class_name]
 
 
