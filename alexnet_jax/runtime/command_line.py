@@ -197,8 +197,7 @@ def set_up_jax(cpu_devices: int = 2, start_jax: bool = True) -> None:
     from alexnet_jax.runtime import sharding
 
     images.ignore_warnings()
-    # Whatever JAX_ENABLE_X64 is: the nets and their random numbers are float32.
-    jax.config.update("jax_enable_x64", False)
+    sharding.set_numerics()
     # Orbax logs every exception in each of its threads, and leaves coroutines that were never awaited.
     absl_logging.set_verbosity(absl_logging.FATAL)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)

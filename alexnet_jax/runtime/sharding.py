@@ -36,6 +36,33 @@ BATCH = PartitionSpec("data")
 ENVIRONMENT = ("JAX_PLATFORMS", "JAX_NUM_CPU_DEVICES", "XLA_FLAGS", "CUDA_VISIBLE_DEVICES")  # decide on the devices
 MOST_CPU_DEVICES = 1024  # each has threads of its own
 
+# The values of JAX's settings that decide on types and random numbers. JAX takes others from its environment, as
+# JAX_ENABLE_X64=1, and a notebook may have set them.
+NUMERICS = {
+    "jax_default_prng_impl": "threefry2x32",
+    "jax_enable_x64": False,
+    "jax_numpy_dtype_promotion": "standard",
+    "jax_numpy_rank_promotion": "allow",
+    "jax_random_seed_offset": 0,
+    "jax_threefry_partitionable": True,
+}
+
+
+def set_numerics() -> None:
+    """Gives JAX the settings of `NUMERICS`, whatever the environment has."""
+    for name, value in NUMERICS.items():
+        jax.config.update(name, value)
+
+
+def check_numerics() -> None:
+    """Raises UserError if a setting of JAX is not that of `NUMERICS`: a run's numbers would be others."""
+    for name, value in NUMERICS.items():
+        if getattr(jax.config, name) != value:
+            raise UserError(
+                f"JAX's setting {name} is {getattr(jax.config, name)!r}, which changes the numbers of a run; call "
+                f"jax.config.update({name!r}, {value!r})"
+            )
+
 
 def provide_cpu_devices(number: int) -> None:
     """Gives a process without accelerators `number` virtual devices, unless its environment sets another number.
@@ -75,8 +102,9 @@ def create_mesh(data: int, model: int, towers: int) -> Mesh:
     If there are fewer devices than towers, each device runs all towers, which is logged.
 
     Raises:
-      UserError: the towers or the devices cannot be divided like that.
+      UserError: the towers or the devices cannot be divided like that, or JAX has other settings than `NUMERICS`.
     """
+    check_numerics()
     count = len(devices())
     if model < 1 or towers % model:
         others = " or 1" if towers > 1 else ", as configs/one_gpu.py does"

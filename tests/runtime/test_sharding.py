@@ -163,6 +163,38 @@ def test_impossible_meshes_are_refused(data, model, towers, message):
         sharding.create_mesh(data, model, towers)
 
 
+# A value of each of `sharding.NUMERICS` that is not ours.
+OTHER_NUMERICS = {
+    "jax_default_prng_impl": "rbg",
+    "jax_enable_x64": True,
+    "jax_numpy_dtype_promotion": "strict",
+    "jax_numpy_rank_promotion": "raise",
+    "jax_random_seed_offset": 5,
+    "jax_threefry_partitionable": False,
+}
+
+
+@pytest.mark.parametrize("name", sharding.NUMERICS)
+def test_settings_of_jax_that_change_numbers_are_refused(name):
+    try:
+        jax.config.update(name, OTHER_NUMERICS[name])
+        with pytest.raises(UserError, match=f"{name} is .*; call jax.config.update"):
+            sharding.create_mesh(1, 1, towers=2)
+    finally:
+        jax.config.update(name, sharding.NUMERICS[name])
+
+
+def test_the_environment_does_not_change_the_random_numbers_of_a_command():
+    code = (
+        "from alexnet_jax.runtime import command_line; command_line.set_up_jax()\n"
+        "import jax; x = jax.random.normal(jax.random.key(1), (3,)); print(x.dtype, x.tolist())"
+    )
+    numbers = jax.random.normal(jax.random.key(1), (3,))
+    environment = os.environ | {name.upper(): str(value) for name, value in OTHER_NUMERICS.items()}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert done.stdout == f"float32 {numbers.tolist()}\n", done.stderr
+
+
 def test_both_towers_run_on_one_device_where_there_is_only_one(monkeypatch, caplog):
     devices = jax.devices()[:1]
     monkeypatch.setattr(jax, "devices", lambda: devices)
