@@ -33,7 +33,8 @@ class Axes(TypedDict):
 AXES: Axes = {"axis_names": ("data", "model"), "axis_types": (AxisType.Auto, AxisType.Auto)}
 BATCH = PartitionSpec("data")
 
-ENVIRONMENT = ("JAX_PLATFORMS", "JAX_NUM_CPU_DEVICES", "XLA_FLAGS", "CUDA_VISIBLE_DEVICES")  # decide on the devices
+# The variables that decide on the devices.
+ENVIRONMENT = ("JAX_PLATFORMS", "JAX_PLATFORM_NAME", "JAX_NUM_CPU_DEVICES", "XLA_FLAGS", "CUDA_VISIBLE_DEVICES")
 MOST_CPU_DEVICES = 1024  # each has threads of its own
 
 # The values of JAX's settings that decide on types and random numbers. JAX takes others from its environment, as
@@ -91,9 +92,10 @@ def devices() -> list[jax.Device]:
     try:
         return jax.devices()
     except (AssertionError, RuntimeError) as error:
-        set_here = [f"{name}={os.environ[name]}" for name in ENVIRONMENT if name in os.environ]
+        set_here = ", ".join(f"{name}={os.environ[name]}" for name in ENVIRONMENT if name in os.environ)
+        advice = f"check the environment: {set_here}" if set_here else "check the installation of jax"
         cause = str(error).partition("\n")[0] or "no such devices"
-        raise UserError(f"JAX has no devices ({cause}); check the environment: {', '.join(set_here)}") from error
+        raise UserError(f"JAX has no devices ({cause}); {advice}") from error
 
 
 def create_mesh(data: int, model: int, towers: int) -> Mesh:
