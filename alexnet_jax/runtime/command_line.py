@@ -190,7 +190,6 @@ def set_up_jax(cpu_devices: int = 2, start_jax: bool = True) -> None:
 
     It starts JAX, unless `processes.join` must do something first. Raises UserError if JAX cannot start.
     """
-    import jax
     from absl import logging as absl_logging
 
     from alexnet_jax.data import images
