@@ -6,6 +6,7 @@ split, with a checksum or a version as the name, no class, and the number of ima
 
 import gzip
 import hashlib
+import io
 import logging
 import os
 import pathlib
@@ -76,7 +77,11 @@ def check_changes(lines: str, workdir: pathlib.Path) -> None:
     if not path.exists():  # an earlier version of the program began the run
         return
     try:
-        before = gzip.decompress(files.read_bytes(path, remedy=files.RESTORE)).decode()
+        packed = io.BytesIO(files.read_bytes(path, files.MOST_TEXT, files.RESTORE))
+        most = files.MOST_TEXT + 2 * len(lines)  # a small file can hold any number of bytes
+        before = gzip.GzipFile(fileobj=packed).read(most + 1).decode()
+        if len(before) > most:
+            raise ValueError(f"more than {most:,} bytes")
         if before == lines:
             return
         old, new = _by_name(before), _by_name(lines)

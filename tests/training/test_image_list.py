@@ -12,6 +12,7 @@ from jax.experimental import multihost_utils
 
 from alexnet_jax import UserError, train
 from alexnet_jax.data import datasets
+from alexnet_jax.runtime import files
 from alexnet_jax.training import image_list
 from tests.runtime.test_processes import Processes
 from tests.support import write_images
@@ -87,6 +88,13 @@ def test_a_run_does_not_go_on_with_other_images(changes):
 def test_a_damaged_list_is_named(lines, tmp_path):
     (tmp_path / image_list.NAME).write_bytes(b"text" if lines is None else gzip.compress(lines))
     with pytest.raises(UserError, match=r"images.tsv.gz: is not what training wrote \(.*\); restore or remove it"):
+        image_list.check_changes("train\ta\tb\t1\n", tmp_path)
+
+
+def test_a_list_of_endless_bytes_is_not_unpacked(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "MOST_TEXT", 1000)
+    (tmp_path / image_list.NAME).write_bytes(gzip.compress(bytes(100_000)))
+    with pytest.raises(UserError, match=r"images.tsv.gz: is not what training wrote \(more than 1,024 bytes\)"):
         image_list.check_changes("train\ta\tb\t1\n", tmp_path)
 
 
