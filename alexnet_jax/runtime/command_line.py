@@ -3,9 +3,11 @@
 import argparse
 import contextlib
 import ctypes
+import importlib.util
 import io
 import logging
 import os
+import pathlib
 import re
 import signal
 import sys
@@ -19,15 +21,23 @@ from alexnet_jax.runtime import interruption, text
 
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # of glibc's malloc.h
 
+PROJECT = pathlib.Path(__file__).absolute().parents[2]
+LIBRARIES = ("CUDA", "JAX", "LIBTPU", "MPL", "TF", "TPU", "XLA")  # begin the names of the variables that they read
+
 
 def start() -> None:
     """Call it before the import of JAX and other libraries, which takes seconds.
 
     Until `one_line_errors`, a signal ends the process at once. An exception in an import, mostly because of a variable
-    of the environment, is reported in one line.
+    of the environment or a missing library, is reported in one line. Nothing more is imported from the current
+    directory, unless it is the project's.
     """
     interruption.end_at_once()
     sys.excepthook = _report
+    with contextlib.suppress(OSError):  # the current directory does not exist any more
+        # `python -m` puts it in front, and a file there, random.py or jax.py, would hide a module.
+        if sys.path[0] == os.getcwd() and not pathlib.Path(sys.path[0]).is_relative_to(PROJECT):
+            del sys.path[0]
     _open_standard_streams()
     os.environ["MPLBACKEND"] = "agg"  # matplotlib draws into files only
     if any(action == "error" for action, *_ in warnings.filters):  # PYTHONWARNINGS=error; the libraries do warn
@@ -38,11 +48,15 @@ def start() -> None:
 
 def _report(kind, error, trace):
     modules = [frame for frame in traceback.extract_tb(trace) if frame.name == "<module>"]  # the first is the command
-    if len(modules) < 2 or not issubclass(kind, (ImportError, OSError, RuntimeError, ValueError)):
+    missing = issubclass(kind, ModuleNotFoundError) and not importlib.util.find_spec(str(error.name).partition(".")[0])
+    if not missing and (len(modules) < 2 or not issubclass(kind, (ImportError, OSError, RuntimeError, ValueError))):
         sys.__excepthook__(kind, error, trace)
         return
     named = [f"{name}={value}" for name, value in os.environ.items() if len(value) > 1 and value in str(error)]
+    named = [variable for variable in named if variable.startswith(LIBRARIES)]
     advice = f"; check the environment's {', '.join(named)}" if named else ""
+    if missing:
+        advice = f" for {sys.executable}; use the Python of the environment that the project is installed in"
     print(f"alexnet_jax: cannot start: {text.printable(str(error)[:300])}{text.printable(advice)}", file=sys.stderr)
 
 

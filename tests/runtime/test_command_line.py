@@ -3,6 +3,7 @@
 import logging
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -142,6 +143,27 @@ def test_a_variable_that_jax_cannot_read_is_named(name, value):
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {name: value})
     assert done.returncode == 1 and done.stderr.startswith("alexnet_jax: cannot start: "), done.stderr
     assert f"{name}={value}" in done.stderr and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["main", "prepare", "evaluate", "predict", "report", "pretrained"])
+def test_a_python_without_the_libraries_is_named(name):
+    code = f"import runpy; runpy.run_module('alexnet_jax.{name}', run_name='__main__')"
+    bare = [sys.executable, "-S", "-c", code]  # without site-packages
+    done = subprocess.run(bare, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": os.getcwd()})
+    assert done.returncode == 1 and re.fullmatch(
+        rf"alexnet_jax: cannot start: No module named '\w+' for {re.escape(sys.executable)}; use the Python of the "
+        r"environment that the project is installed in\n",
+        done.stderr,
+    ), done.stderr
+
+
+def test_files_in_the_current_directory_hide_no_module(tmp_path):
+    for module in ("random", "queue", "jax", "numpy", "PIL"):
+        (tmp_path / f"{module}.py").write_text("raise SystemExit('imported')")
+    command = [sys.executable, "-m", "alexnet_jax.predict", f"--workdir={tmp_path}/no_run", "photo.jpg"]
+    environment = os.environ | {"PYTHONPATH": str(pathlib.Path(__file__).parents[2])}
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment)
+    assert done.returncode == 1 and "no_run" in done.stderr and done.stderr.count("\n") == 1, done.stderr
 
 
 @pytest.mark.parametrize("number", ["0", "-1", "100000", "x"])
