@@ -137,6 +137,11 @@ class Prepared(Tfds):
     def builder(self) -> Any:
         from alexnet_jax.data import tfds_directory
 
+        self._check_exists()
+        self.check()
+        return tfds_directory.builder(self.directory, self.remedy)
+
+    def _check_exists(self):
         directory = self.directory
         if not files.exists(directory / "statistics.json"):
             if files.exists(directory / "train") or files.exists(directory / "val"):
@@ -149,8 +154,6 @@ class Prepared(Tfds):
                 "python -m alexnet_jax.prepare, or, without any data, try "
                 "python -m alexnet_jax.main --config=configs/quickstart.py --workdir=/tmp/quickstart"
             )
-        self.check()
-        return tfds_directory.builder(directory, self.remedy)
 
     @property
     def identity(self) -> Any:
@@ -160,6 +163,7 @@ class Prepared(Tfds):
     @property
     def orientation(self) -> str:
         """The orientation that the set was prepared with."""
+        self._check_exists()
         path = self.directory / "prepare.json"
         description = files.read_json(path, {"orientation?": str}, self.remedy) if files.exists(path) else {}
         orientation = description.get("orientation", "stored")  # earlier versions did not record it

@@ -15,7 +15,7 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from alexnet_jax import UserError, prepare
+from alexnet_jax import UserError, prepare, settings
 from alexnet_jax.data import datasets, images, preparation
 from alexnet_jax.training import run_directory
 from configs import two_gpu
@@ -275,6 +275,14 @@ def on_their_side(root):
 
 def red_side(image):
     return "right" if image[16, 24, 0] > 100 > image[16, 8, 0] else "top" if image[8, 16, 0] > 100 else ""
+
+
+@pytest.mark.parametrize("orientation", [None, "upright", "stored"])
+def test_a_set_that_is_not_there_has_no_orientation(orientation, tmp_path):
+    config = settings.defaults()
+    config.dataset.update(name="prepared", root=str(tmp_path / "nowhere"), orientation=orientation)
+    with pytest.raises(UserError, match=r"dataset root .*/nowhere: no \(finished\) prepared set"):
+        run_directory.set_orientation(config, tmp_path / "run")
 
 
 @pytest.mark.parametrize(("orientation", "side"), [(None, "right"), ("upright", "right"), ("stored", "top")])
