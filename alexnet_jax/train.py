@@ -88,6 +88,8 @@ def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike) -> dict[s
             run_directory.keep(config, data.root, data.statistics.mean, state.step, workdir)
             image_list.keep(images, workdir)
             if state.step < training.total_steps:
+                with processes.together():
+                    checkpoints.check_space(state.trees)
                 (workdir / "result.json").unlink(missing_ok=True)  # of a shorter run
             describe(training, state.step)
             with (

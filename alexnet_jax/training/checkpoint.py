@@ -58,7 +58,10 @@ class Checkpoints:
         context = ocp.Context()
         context.asynchronous.timeout_secs = SAVE_TIMEOUT
         try:
-            str(directory).encode()  # TensorStore takes no other names than UTF-8
+            str(directory).encode()
+        except UnicodeEncodeError as error:
+            raise UserError(f"{directory}: its name is not UTF-8, which checkpoints need; use another") from error
+        try:
             self._checkpointer = ocp.training.Checkpointer(
                 directory,
                 preservation_policy=ocp.training.preservation_policies.LatestN(2),
@@ -97,19 +100,27 @@ class Checkpoints:
         """
         if step != self.latest_step:
             with processes.together(), self._writing():
-                self._check_space(trees)
+                self.check_space(trees)
                 metadata = metadata | {"checksums": {key: _checksums(tree) for key, tree in trees.items()}}
                 previous = self._saving
                 self._saving = self._checkpointer.save_async(step, trees, force=True, custom_metadata=metadata)
                 if previous:
                     previous.result()  # otherwise its thread would stay
 
-    def _check_space(self, trees):
-        # A process that fails while it writes makes the others wait until they time out: better not to begin.
+    def check_space(self, trees: Trees) -> None:
+        """Raises UserError if the disk has no space to save `trees`.
+
+        A process that fails while it writes makes the others wait until they time out: better not to begin.
+        """
+        directory = self._checkpointer.directory
         needed = sum(array.nbytes for array in jax.tree.leaves(trees))
-        free = shutil.disk_usage(self._checkpointer.directory).free
+        with files.explaining(directory, "written", "start again with a new --workdir"):
+            free = shutil.disk_usage(directory).free
         if free < needed:
-            raise OSError(f"it takes up to {needed / 1e6:.1f} MB, and {free / 1e6:.1f} MB are free")
+            raise UserError(
+                f"{directory}: no checkpoint can be written (it takes up to {needed / 1e6:.1f} MB, and "
+                f"{free / 1e6:.1f} MB are free); free some space"
+            )
 
     def metadata(self, step: int) -> Metadata:
         """The metadata that the checkpoint of `step` was saved with. Raises UserError if it cannot be read."""

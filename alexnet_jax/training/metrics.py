@@ -1,9 +1,11 @@
 """Top-k errors, and the output of a run: metrics.jsonl, TensorBoard, and a progress bar or log lines."""
 
 import contextlib
+import errno
 import json
 import logging
 import math
+import os
 import pathlib
 import secrets
 import sys
@@ -87,6 +89,8 @@ class Writer:
         """Appends one object: `step`, `epoch`, `split` and the values."""
         with self._writing():
             if self._file:
+                if not os.fstat(self._file.fileno()).st_nlink:
+                    raise FileNotFoundError(errno.ENOENT, "the directory was removed; start again")
                 line = json.dumps({"step": step, "epoch": epoch, "split": split} | dict(values))
                 print(line, file=self._file, flush=True)
                 scalars = [Summary.Value(tag=f"{split}/{name}", simple_value=x) for name, x in values.items()]

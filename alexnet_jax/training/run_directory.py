@@ -155,8 +155,7 @@ def keep(config: ConfigDict, absolute_root: str, mean: np.ndarray, start: int, w
             fields["dataset"]["root"] = absolute_root
             files.write_json(workdir / "config.json", fields)
             files.write_json(workdir / "net.json", record(config))
-            with files.whole(path, "wb") as file:
-                np.save(file, mean)
+            files.write_array(path, mean)
     with processes.together():
         if path.name not in os.listdir(workdir):
             raise UserError(f"--workdir={workdir}: must be one directory, which all processes share")

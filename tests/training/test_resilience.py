@@ -255,6 +255,21 @@ def test_too_little_space_for_a_checkpoint_leaves_those_before(tmp_path, monkeyp
     assert os.listdir(tmp_path / "checkpoints") == ["1"]
 
 
+def test_a_run_does_not_begin_without_space_for_a_checkpoint(config, tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**6, 10**6, 10**4))
+    monkeypatch.setattr(train.Loop, "run", lambda _: pytest.fail("it has begun"))
+    with pytest.raises(UserError, match=r"no checkpoint can be written \(it takes .* are free\); free some space"):
+        train.train_and_evaluate(config, tmp_path / "run")
+
+
+def test_a_removed_directory_is_noticed_at_the_next_line(tmp_path):
+    with metrics.Writer(tmp_path, 0, evaluated=False) as writer:
+        writer.write(1, 0.1, "train", {"loss": 1.0})
+        (tmp_path / "metrics.jsonl").unlink()
+        with pytest.raises(UserError, match=r"metrics cannot be written \(the directory was removed; start again\)"):
+            writer.write(2, 0.2, "train", {"loss": 1.0})
+
+
 def test_saves_leave_no_threads_behind(tmp_path):
     numbers = []
     with checkpoint.Checkpoints(tmp_path / "checkpoints") as checkpoints:
