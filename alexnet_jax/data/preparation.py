@@ -333,8 +333,7 @@ def finish(plan: list[shards.Shard], class_names: tuple[str, ...]) -> None:
         metadata = os.listdir(fresh)
         for file_name in metadata:
             os.replace(os.path.join(fresh, file_name), output / file_name)
-    with files.whole(output / "mean_image.npy", "wb", shards.REMEDY) as file:
-        np.save(file, total / train)
+    files.write_array(output / "mean_image.npy", total / train, shards.REMEDY)
     written = ["prepare.json", "undecodable.tsv", "mean_image.npy", *metadata, *(shard.path.name for shard in plan)]
     # Python's integers keep the sums exact up to the division.
     pixels, sums, products = train * size * size, total.sum((0, 1)).astype(object), products.astype(object)

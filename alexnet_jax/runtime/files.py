@@ -7,6 +7,7 @@ a directory may come from somebody else, and its links may lead anywhere. Whatev
 import contextlib
 import errno
 import fcntl
+import io
 import json
 import logging
 import os
@@ -251,6 +252,14 @@ def whole(path: Path, mode: str = "w", remedy: str = "") -> Iterator[IO]:
         os.replace(unfinished, path)
 
 
+def write_array(path: Path, array: np.ndarray, remedy: str = "") -> None:
+    """Writes a .npy file. Raises as `whole`."""
+    encoded = io.BytesIO()  # on a full disk, NumPy's own writing does not raise the system's error
+    np.save(encoded, array)
+    with whole(path, "wb", remedy) as file:
+        file.write(encoded.getbuffer())
+
+
 @contextlib.contextmanager
 def temporary(directory: Path) -> Iterator[pathlib.Path]:
     """The path of a new, empty file with a random name. It is removed at the end, unless it was renamed.
@@ -284,7 +293,10 @@ def append(path: Path, mode: str = "a", buffering: int = -1) -> IO:
 def make_directory(path: Path, remedy: str = "") -> None:
     """Makes a directory and its parents, if they do not exist. Raises UserError if it cannot be made."""
     with explaining(path, "written", remedy):
-        pathlib.Path(path).mkdir(parents=True, exist_ok=True)
+        try:
+            pathlib.Path(path).mkdir(parents=True, exist_ok=True)
+        except FileExistsError as error:
+            raise UserError(f"{path}: is not a directory; use another path") from error
 
 
 def check_no_link(path: Path) -> None:

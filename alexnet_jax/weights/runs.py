@@ -55,8 +55,7 @@ def to_workdir(weights: Weights, workdir: str | os.PathLike) -> None:
             unfinished.mkdir()
             files.write_json(unfinished / "config.json", json.loads(config.to_json()))
             files.write_json(unfinished / "net.json", run_directory.record(config))
-            with files.whole(unfinished / "mean.npy", "wb") as file:
-                np.save(file, weights.mean)
+            files.write_array(unfinished / "mean.npy", weights.mean)
             with checkpoint.Checkpoints(unfinished / "checkpoints") as checkpoints:
                 state.save(checkpoints, {"class_names": list(weights.class_names), "train_images": 0})
             interruption.check()
