@@ -50,7 +50,7 @@ class ConfigFile(flags.ArgumentParser):
 
 
 flags.FLAGS["config"].parser = ConfigFile()
-TYPES = {bool: "true or false", int: "a whole number", float: "a number"}
+TYPES = {bool: "true or false", int: "a whole number", float: "a number", tuple: "a tuple, as (30,60)"}
 
 
 def main(argv):
@@ -86,7 +86,7 @@ def parse_flags(argv: list[str]) -> list[str]:
     except (KeyError, AttributeError) as error:
         raise UserError(unknown_field(argv) or " ".join(str(error).split())) from error
     except (flags.Error, TypeError, ValueError) as error:
-        raise UserError(wrong_value(str(error))) from error
+        raise UserError(misplaced_setting(argv) or wrong_value(str(error))) from error
     if CONFIG.value is None or not WORKDIR.value:
         raise UserError("needs --config=FILE and --workdir=DIR; see --help")
     address, number, process_id = COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value
@@ -119,6 +119,21 @@ def unknown_field(argv: list[str]) -> str:
     return f"--config.{name}: the config has no such field; there are {', '.join(beside or known)}"
 
 
+def misplaced_setting(argv: list[str]) -> str:
+    """Explains the first argument that sets a field without --config, or a whole section; '' if there is none."""
+    from alexnet_jax import settings
+
+    known = [name for name, _ in settings.flatten(settings.defaults().to_dict())]
+    for argument in argv:
+        flag = argument.partition("=")[0]
+        if flag.removeprefix("--") in known:
+            return f"{flag}: is a field of the config; use --config.{flag.removeprefix('--')}"
+        fields = [f"--config.{name}" for name in known if f"--config.{name}".startswith(f"{flag}.")]
+        if fields and flag != "--config":
+            return f"{flag}: is a section of the config; set its fields: {', '.join(fields)}"
+    return ""
+
+
 def wrong_value(message: str) -> str:
     """absl's message about a flag, with the type of the field in place of Python's words if it is one of the config."""
     field = re.match(r"flag --config\.([\w.]+)=(.*?): ", message, re.S)
@@ -128,7 +143,7 @@ def wrong_value(message: str) -> str:
     config = CONFIG.value
     for section in sections:
         config = config[section]
-    return f"--config.{field[1]}={field[2]}: must be {TYPES.get(config.get_type(name), 'a section, set by its fields')}"
+    return f"--config.{field[1]}={field[2]}: must be {TYPES[config.get_type(name)]}"
 
 
 if __name__ == "__main__":

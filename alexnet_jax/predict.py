@@ -18,14 +18,14 @@ from alexnet_jax.analysis import ensemble, prediction
 from alexnet_jax.runtime import text
 
 
-@command_line.one_line_errors("the images above are complete")
+@command_line.one_line_errors("what was printed is complete")
 def main():
     parser = command_line.Parser("alexnet_jax.predict", __doc__)
     parser.add_argument(
         "--workdir", action="append", required=True, help="the directory of a run; several form an ensemble"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object per line instead")
-    parser.add_argument("image", nargs="+", help="an image file")
+    parser.add_argument("image", nargs="+", help="an image file; before names that begin with -, write --")
     args = parser.parse()
     command_line.set_up_jax()
     failed = False

@@ -32,6 +32,8 @@ def predict(trained: Ensemble, paths: Iterable[str | os.PathLike]) -> Iterator[d
         for i, path in enumerate(batch_paths):
             answers.append({"image": str(path)})
             try:
+                if os.path.isdir(path):
+                    raise UserError(f"{path}: is a directory; name its files, as {os.path.join(path, '*')}")
                 data = sources.read_file(path)
                 images_BxSxSx3[i] = images.decode(data, path, size, net.stretch, trained.orientation)
             except UserError as error:

@@ -18,6 +18,7 @@ DIRECTORIES = {
     "validation": ("val", "valid", "validation", "dev"),
     "test": ("test", "testing"),
 }
+OF_WINDOWS = ("Thumbs.db", "desktop.ini")  # its file manager leaves them in folders of images
 
 
 class Folder(Dataset):
@@ -57,7 +58,9 @@ class Folder(Dataset):
         split = next((name for name, directories in DIRECTORIES.items() if split in directories), split)
         if split not in self.directories:
             path = self.directory / DIRECTORIES.get(split, (split,))[0]
-            raise UserError(f"{path}: no such directory; {self.layout}")
+            is_split = self.directory.name.lower() in sum(DIRECTORIES.values(), ())
+            inside = f"; is {self.directory.parent} the root?" if is_split else ""
+            raise UserError(f"{path}: no such directory; {self.layout}{inside}")
         directory = self.directories[split]
         entries = _visible(directory)
         folders = {normalized(entry.name): entry for entry in entries if entry.is_dir()}
@@ -92,7 +95,7 @@ class Folder(Dataset):
 def _visible(directory: pathlib.Path) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(directory) as entries:
-            return [entry for entry in entries if not entry.name.startswith(".")]
+            return [entry for entry in entries if not entry.name.startswith(".") and entry.name not in OF_WINDOWS]
     except OSError as error:
         raise UserError(f"{error.filename}: cannot be read ({error.strerror})") from error
 

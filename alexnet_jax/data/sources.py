@@ -170,7 +170,7 @@ class FileSource(EncodedSource):
         return self.files[i][0]
 
     def read(self, i: int) -> tuple[bytes, int]:
-        return read_file(self.describe(i)), self.files[i][1]
+        return read_file(self.describe(i), "restore it, or run the same command again"), self.files[i][1]
 
     def part(self, start: int, stop: int) -> EncodedSource:
         return dataclasses.replace(self, files=self.files[start:stop])
@@ -325,6 +325,6 @@ def _relabelled(listing, labels):
     return ((name, label if label < 0 else labels[label], size) for name, label, size in listing)
 
 
-def read_file(path: str | os.PathLike) -> bytes:
-    """The bytes of an image file, MOST_BYTES at most. Raises UserError if it cannot be read."""
-    return files.read_bytes(path, MOST_BYTES)
+def read_file(path: str | os.PathLike, remedy: str = "") -> bytes:
+    """The bytes of an image file, MOST_BYTES at most. Raises UserError, with the remedy, if it cannot be read."""
+    return files.read_bytes(path, MOST_BYTES, remedy)

@@ -27,14 +27,13 @@ def run(argument: str, read: Callable[..., T]) -> T:
     """
     file, *word = argument.split(":", 1)
     path = pathlib.Path(file)
-    remedy = "the project's own are in configs/"
+    remedy = f"the project's own are in {pathlib.Path(__file__).absolute().parents[2] / 'configs'}"
     if not os.path.exists(file):
         raise UserError(f"--config={file}: no such file; {remedy}")
     if path.suffix != ".py":
         raise UserError(f"--config={file}: is not a Python file; {remedy}")
     files.read_bytes(path, remedy=remedy)  # a pipe would make Python wait
-    if "" not in sys.path:
-        sys.path.insert(0, "")  # the current directory, for configs that import others
+    sys.path.insert(0, "")  # the current directory, for configs that import others
     try:
         _import_siblings(path)
         loader = importlib.machinery.SourceFileLoader("config_file", str(path))
@@ -48,6 +47,8 @@ def run(argument: str, read: Callable[..., T]) -> T:
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
         where = f"{argument}, line {lines[-1]}" if lines else argument
         raise UserError(f"--config={where}: {type(error).__name__}: {error}") from error
+    finally:
+        sys.path.remove("")
 
 
 def _import_siblings(path: pathlib.Path) -> None:

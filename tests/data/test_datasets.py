@@ -236,6 +236,8 @@ def test_whatever_is_not_used_is_named_once_with_counts(tmp_path, caplog):
     write_images(tmp_path, {"train": (2, 1), "val": (1, 2), "extra": (4, 3)})
     (tmp_path / "labels.csv").write_text("")
     (tmp_path / ".hidden").write_text("")
+    for name in ("Thumbs.db", "desktop.ini"):
+        (tmp_path / "train" / "class_0" / name).write_bytes(b"no image")
     for i in range(3):
         (tmp_path / "train" / f"loose{i}.png").write_bytes(b"")
     write_images(tmp_path / "train" / "class_0", {"more": (20,)})
