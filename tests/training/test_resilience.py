@@ -262,6 +262,17 @@ def test_a_run_does_not_begin_without_space_for_a_checkpoint(config, tmp_path, m
         train.train_and_evaluate(config, tmp_path / "run")
 
 
+def test_an_array_that_does_not_fit_is_reported_with_the_systems_words(tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(UserError, match=r"mean.npy: cannot be written \(File too large\); free some space"):
+            files.write_array(tmp_path / "mean.npy", np.zeros(1000), "free some space")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_removed_directory_is_noticed_at_the_next_line(tmp_path):
     with metrics.Writer(tmp_path, 0, evaluated=False) as writer:
         writer.write(1, 0.1, "train", {"loss": 1.0})
