@@ -51,7 +51,7 @@ QUICKSTART = "--config=configs/quickstart.py"
         ),
         ([QUICKSTART, "--config.batch_size=1.5"], "--config.batch_size=1.5: must be a whole number"),
         ([QUICKSTART, "--config.augment.flip=maybe"], "--config.augment.flip=maybe: must be true or false"),
-        ([QUICKSTART, "--config.mesh=3"], "--config.mesh: is a section of the config; set its fields: --config.mesh.data"),
+        ([QUICKSTART, "--config.mesh=3"], "--config.mesh: is a section of the config; set its fields: --config.mesh."),
         ([QUICKSTART, "--config.schedule.epochs=(1,"], "--config.schedule.epochs=(1,: must be a tuple, as (30,60)"),
         ([QUICKSTART, "--num_epochs=3"], "--num_epochs: is a field of the config; use --config.num_epochs"),
         ([QUICKSTART, "--dataset.root=x"], "--dataset.root: is a field of the config; use --config.dataset.root"),
