@@ -56,7 +56,11 @@ OTHERS = (
 MOST_SCANS = 50  # of a JPEG; each takes as long as a whole image
 MOST_PIXELS = 178_956_970  # Pillow has the same limit
 MOST_IN_PYTHON = 10**7  # pixels of a PPM that Pillow decodes in Python
-MARKERS = re.compile(rb"\xff[\xda\xe1]")  # of a JPEG: a scan, EXIF or XMP; never within compressed pixels
+MOST_SEGMENTS = 100_000  # of a JPEG
+MOST_WIDE = 2**20  # pixels of a side of a PNG that OpenCV reads
+# The next segment of a JPEG, or its end. Compressed pixels hold no such bytes, but segments and what follows the end do.
+SEGMENT = re.compile(rb"\xff([\x02-\xcf\xd8-\xfe])")
+SCAN, END, APP1 = b"\xda", b"\xd9", b"\xe1"  # APP1 has EXIF or XMP
 
 # The ways to turn an image by the orientation tag: 'upright', as viewers do, or not at all, 'stored'.
 ORIENTATIONS = ("upright", "stored")
@@ -134,17 +138,15 @@ def _decode(data, origin, upright):
     try:
         tag, pixels = 1, None
         if data[:2] == b"\xff\xd8":
-            markers = MARKERS.findall(data)
-            if markers.count(b"\xff\xda") > MOST_SCANS:
-                raise ValueError(f"more than {MOST_SCANS} scans")
+            info = _jpeg_info(data)
             pixels = _decode_jpeg(data)
-            if pixels is not None and upright and b"\xff\xe1" in markers:
-                tag = _orientation(Image.open(io.BytesIO(data), formats=FORMATS))
+            if pixels is not None and upright and info:
+                tag = _orientation(Image.new("RGB", (1, 1)), info)
         if pixels is None:
             _check_size(data)
             image = Image.open(io.BytesIO(data), formats=FORMATS)
             pixels = np.asarray(_to_rgb(image, data, origin))
-            tag = _orientation(image) if upright else 1
+            tag = _orientation(image, image.info) if upright else 1
         return np.ascontiguousarray(TURNS[tag](pixels)) if tag in TURNS else pixels
     except Image.DecompressionBombError as error:
         raise UserError(f"{origin}: image too large ({error}); shrink or remove the file") from error
@@ -154,7 +156,26 @@ def _decode(data, origin, upright):
                 raise UserError(f"{origin}: not an image that can be read ({name}); {remedy}") from error
         raise UserError(f"{origin}: not an image; replace or remove the file") from error
     except BROKEN as error:
-        raise UserError(f"{origin}: not a complete image ({error}); replace or remove the file") from error
+        cause = str(error) or type(error).__name__
+        raise UserError(f"{origin}: not a complete image ({cause}); replace or remove the file") from error
+
+
+def _jpeg_info(data):
+    """EXIF and XMP of a JPEG, as Pillow's `Image.info` has them. Raises ValueError if it has too many scans."""
+    info, scans, place = {}, 0, 2
+    for _ in range(MOST_SEGMENTS):
+        segment = SEGMENT.search(data, place)
+        if not segment or segment[1] == END:
+            return info
+        start, place = segment.end() + 2, segment.end() + int.from_bytes(data[segment.end() : segment.end() + 2], "big")
+        scans += segment[1] == SCAN
+        if scans > MOST_SCANS:
+            raise ValueError(f"more than {MOST_SCANS} scans")
+        if segment[1] == APP1 and data.startswith(b"Exif\0\0", start):
+            info["exif"] = info["exif"] + data[start + 6 : place] if "exif" in info else data[start:place]
+        elif segment[1] == APP1 and data.startswith(b"http://ns.adobe.com/xap/1.0/\0", start):
+            info["xmp"] = data[start:place].split(b"\0", 1)[1]
+    raise ValueError(f"more than {MOST_SEGMENTS:,} segments")
 
 
 def _decode_jpeg(data):
@@ -169,10 +190,11 @@ def _decode_jpeg(data):
     return None
 
 
-def _orientation(image):
-    """The orientation tag of EXIF or, if that has none, of XMP; 1 if it cannot be read."""
+def _orientation(image, info):
+    """The orientation tag of the EXIF in `info` or, if that has none, of the XMP; 1 if it cannot be read."""
     if image.format == "JXL" and not image.jpeg:  # libjxl has turned it already
         return 1
+    image.info = info
     with contextlib.suppress(*BROKEN):
         tag = image.getexif().get(ExifTags.Base.Orientation, 1)
         return int(tag) if tag in TURNS else 1
@@ -227,6 +249,8 @@ def _to_rgb(image, data, origin):
     elif image.format == "PNG" and key is not None:
         depth = data[24]
         if image.mode == "RGB" and depth == 16:  # Pillow has shortened the pixels, not the key
+            if max(image.size) > MOST_WIDE:
+                raise Image.DecompressionBombError(f"a side of {max(image.size)} pixels")
             flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
             opaque = (cv2.imdecode(np.frombuffer(data, np.uint8), flags) != key[::-1]).any(2)
             del image.info["transparency"]

@@ -486,6 +486,38 @@ def test_a_jpeg_has_a_limited_number_of_scans():
         images.decode(many, "image", SIDE)
 
 
+def test_what_only_looks_like_scans_is_not_counted():
+    jpeg = encode(Image.fromarray(STORED), "JPEG", quality=95)
+    expected = images.decode(jpeg, "image", SIDE)
+    scans = b"\xff\xda\0\x0c\3" * 100  # in a segment of an editor, in a second image or a video after the end
+    for data in (odd_images.with_segment(jpeg, 0xED, scans), jpeg + scans, jpeg + b"\0\0\0\x18ftypmp42" + scans):
+        np.testing.assert_array_equal(images.decode(data, "image", SIDE), expected)
+
+
+@pytest.mark.parametrize(
+    ("marker", "body"), [(0xE0, b"JFIF"), (0xEE, b"Adobe\0"), (0xED, b"Photoshop 3.0\0"), (0xE2, b"MPF\0")]
+)
+def test_a_segment_that_pillow_cannot_read_does_not_hide_the_orientation(marker, body):
+    jpeg = encode(Image.fromarray(STORED), "JPEG", quality=95, subsampling=0)
+    turned = odd_images.with_segment(jpeg, 0xE1, b"Exif\0\0" + odd_images.exif(6))
+    odd = odd_images.with_segment(turned, marker, body)
+    np.testing.assert_array_equal(images.decode(odd, "image", SIDE), images.decode(turned, "image", SIDE))
+    assert not np.array_equal(images.decode(odd, "image", SIDE), images.decode(jpeg, "image", SIDE))
+
+
+def test_a_jpeg_has_a_limited_number_of_segments():
+    jpeg = encode(Image.fromarray(STORED), "JPEG", quality=95)
+    many = jpeg[:2] + b"\xff\xfe\0\2" * 100_001 + jpeg[2:]
+    with pytest.raises(UserError, match="not a complete image .more than 100,000 segments."):
+        images.decode(many, "image", SIDE)
+
+
+def test_a_png_wider_than_opencv_reads_is_too_large():
+    wide = png(np.zeros((1, 1_100_000, 3), np.uint16), 16, 2, (b"tRNS", bytes(6)))
+    with pytest.raises(UserError, match="image too large .a side of 1100000 pixels."):
+        images.decode(wide, "image", SIDE)
+
+
 def test_a_jpeg_may_have_many_segments_of_xmp():
     jpeg = data = encode(Image.fromarray(STORED), "JPEG", quality=95)
     for _ in range(200):
