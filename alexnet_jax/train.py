@@ -84,6 +84,8 @@ def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike) -> dict[s
     with interruption.held(), processes.locked(workdir / "lock"):
         with checkpoint.Checkpoints(workdir / "checkpoints") as checkpoints:
             state = restore_or_start(training, checkpoints, pretrained, workdir)
+            # After images were removed, it may have taken all its steps already.
+            training = dataclasses.replace(training, total_steps=max(training.total_steps, state.step))
             data = training.data
             run_directory.keep(config, data.root, data.statistics.mean, state.step, workdir)
             image_list.keep(images, workdir)
@@ -113,7 +115,8 @@ def restore_or_start(
         training.net, training.mesh, training.optimizer, training.seed, training.learning_rates.schedule.init
     )
     state = first.restored(checkpoints, training.images)
-    if state.step > training.total_steps:
+    images_before = checkpoints.metadata(state.step)["data"]["train_images"] if state.step else 0
+    if state.step > training.total_steps * max(1, images_before / len(training.data.train)):
         raise UserError(
             f"config.num_epochs: these are {training.total_steps} steps, and the run in {workdir} has taken "
             f"{state.step} already; use more, or another --workdir"

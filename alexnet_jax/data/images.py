@@ -85,7 +85,6 @@ BROKEN = (
     AttributeError,
     EOFError,
     LookupError,
-    MemoryError,
     OSError,
     RuntimeError,
     SyntaxError,
@@ -148,8 +147,9 @@ def _decode(data, origin, upright):
             pixels = np.asarray(_to_rgb(image, data, origin))
             tag = _orientation(image, image.info) if upright else 1
         return np.ascontiguousarray(TURNS[tag](pixels)) if tag in TURNS else pixels
-    except Image.DecompressionBombError as error:
-        raise UserError(f"{origin}: image too large ({error}); shrink or remove the file") from error
+    except (Image.DecompressionBombError, MemoryError) as error:  # Pillow has a limit on a row's bytes, too
+        cause = str(error) or "out of memory"
+        raise UserError(f"{origin}: image too large ({cause}); shrink or remove the file") from error
     except UnidentifiedImageError as error:
         for pattern, name, remedy in OTHERS:
             if re.match(pattern, data[:1000], re.DOTALL):

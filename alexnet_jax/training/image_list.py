@@ -1,9 +1,10 @@
 """images.tsv.gz in a run's directory: the images of a run, to compare with those of its next start.
 
-A line has the split, class, name and size in bytes of an image. A prepared, TFDS or embedded set has one line for each
+A line has the split, class, name and size in bytes of an image; in names a backslash begins an escape. A prepared, TFDS or embedded set has one line for each
 split, with a checksum or a version as the name, no class, and the number of images as the size.
 """
 
+import collections
 import gzip
 import hashlib
 import io
@@ -24,18 +25,22 @@ from alexnet_jax.runtime.text import printable
 log = logging.getLogger("alexnet_jax")
 
 NAME = "images.tsv.gz"
-MOST_CHANGED = 0.1  # of the training images, if the run may go on
+MOST_CHANGED = 0.5  # of the training images, if the run may go on
 
 
 def describe(data: datasets.Data) -> str:
     """The lines of images.tsv.gz."""
     splits = {"train": data.train, data.validation_split: data.validation, data.test_split: data.test}
-    class_names = [printable(base.normalized(name)) for name in data.class_names]
+    class_names = [_escaped(name) for name in data.class_names]
     return "".join(
-        f"{split}\t{class_names[label] if label >= 0 else ''}\t{printable(base.normalized(name))}\t{size}\n"
+        f"{split}\t{class_names[label] if label >= 0 else ''}\t{_escaped(name)}\t{size}\n"
         for split, source in splits.items()
         for name, label, size in source.listing
     )
+
+
+def _escaped(name):
+    return printable(base.normalized(name).replace("\\", r"\\"))
 
 
 def check_same(lines: str, data: datasets.Data) -> None:
@@ -92,7 +97,7 @@ def check_changes(lines: str, workdir: pathlib.Path) -> None:
     changed = {key for key in old.keys() | new.keys() if old.get(key) != new.get(key)}
     changes = _in_words(changed, old, new)
     most = max(_training_images(changed & old.keys()), _training_images(changed & new.keys()))
-    if most > MOST_CHANGED * _training_images(old):
+    if most > max(1, MOST_CHANGED * _training_images(old)):
         raise UserError(f"{workdir} was trained on other images ({changes}); use a new --workdir")
     same_order = [key for key in old if key[0] == "train"] == [key for key in new if key[0] == "train"]
     log.warning(
@@ -103,27 +108,36 @@ def check_changes(lines: str, workdir: pathlib.Path) -> None:
 
 
 def _by_name(lines):
-    """{(split, name): (class, size)}"""
-    rows = (line.split("\t") for line in lines.splitlines())
-    return {(split, name): (class_name, size) for split, class_name, name, size in rows}
+    """{(split, name, how many images before have this name): (class, size)}; Unicode forms make names equal."""
+    images, counts = {}, collections.Counter()
+    for line in lines.splitlines():
+        split, class_name, name, size = line.split("\t")
+        images[split, name, counts[split, name]] = class_name, size
+        counts[split, name] += 1
+    return images
 
 
 def _training_images(keys):
-    return sum(split == "train" for split, _ in keys)
+    return sum(split == "train" for split, *_ in keys)
 
 
 def _in_words(changed, old, new):
     """The changed images as '2 removed (train: a/1.png, train: a/2.png), 1 replaced (val: b/3.png)'."""
-    added = {(split, os.path.basename(name), new[split, name][1]): name for split, name in changed - old.keys()}
+    added = collections.defaultdict(list)  # the names by what a moved image keeps: split, name of the file, bytes
+    for key in sorted(changed - old.keys()):
+        added[key[0], os.path.basename(key[1]), new[key][1]].append(key[1])
     kinds: dict[str, list[str]] = {"moved": [], "removed": [], "added": [], "given another class": [], "replaced": []}
     for key in sorted(changed):
-        split, name = key
+        split, name, _ = key
         if key not in new:
-            target = added.pop((split, os.path.basename(name), old[key][1]), None)
-            kinds["moved" if target else "removed"].append(f"{split}: {name}" + (f" to {target}" if target else ""))
+            targets = added[split, os.path.basename(name), old[key][1]]
+            if targets:
+                kinds["moved"].append(f"{split}: {name} to {targets.pop(0)}")
+            else:
+                kinds["removed"].append(f"{split}: {name}")
         elif key in old:
             kinds["given another class" if old[key][0] != new[key][0] else "replaced"].append(f"{split}: {name}")
-    kinds["added"] = sorted(f"{split}: {name}" for (split, _, _), name in added.items())
+    kinds["added"] = sorted(f"{split}: {name}" for (split, _, _), names in added.items() for name in names)
     return ", ".join(
         f"{len(names):,} {kind} ({', '.join(names[:3])}{', …' * (len(names) > 3)})"
         for kind, names in kinds.items()

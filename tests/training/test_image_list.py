@@ -75,13 +75,46 @@ def test_every_change_is_named(changes):
 
 def test_a_run_does_not_go_on_with_other_images(changes):
     root, found = changes
-    for i in range(2):
-        (root / "train" / "class_0" / f"00{i}.png").unlink()
-    assert "2 removed" in found()[0]  # a tenth of 26 is 2.6
-    for i in range(2, 5):
-        (root / "train" / "class_0" / f"00{i}.png").unlink()
-    with pytest.raises(UserError, match=r"run was trained on other images \(3 removed \(train: .*\)\); use a new"):
+    images = sorted((root / "train").glob("*/*.png"))
+    for image in images[:13]:
+        image.write_bytes(image.read_bytes() + b"x")
+    assert "13 replaced" in found()[0]  # half of 26
+    for image in images[:14]:
+        image.write_bytes(image.read_bytes() + b"x")
+    with pytest.raises(UserError, match=r"run was trained on other images \(14 replaced \(train: .*\)\); use a new"):
         found()
+
+
+def test_of_few_images_one_may_change(tmp_path):
+    image_list.keep("train\ta\tb\t1\n", tmp_path)
+    image_list.check_changes("train\ta\tb\t2\n", tmp_path)
+
+
+def test_images_with_nearly_equal_names_are_told_apart(changes):
+    root, found = changes
+    folder = root / "train" / "class_0"
+    names = ["e\u0301.png", "\u00e9.png", "a\tb\n.png", r"a\tb\n.png"]
+    for name in names:
+        (folder / name).write_bytes((folder / "000.png").read_bytes())
+    assert found()[0].startswith("(4 added ")
+    for name in names:
+        (folder / name).unlink()
+        assert found()[0].startswith("(1 removed (train: class_0/")
+    for i in range(2):
+        (root / "train" / f"class_{i}" / "same.png").write_bytes(b"x")
+    assert found()[0].startswith("(2 added (train: class_0/same.png, train: class_1/same.png))")
+
+
+def test_a_run_that_has_taken_its_steps_ends_after_images_were_removed(config, tmp_path):
+    config.num_epochs, config.save_every = 4.0, 11
+    before = train.train_and_evaluate(config, tmp_path / "run")["step"]
+    for name in ("002.png", "003.png"):
+        (tmp_path / "images" / "train" / "class_1" / name).unlink()
+    (tmp_path / "run" / "result.json").unlink()
+    assert train.train_and_evaluate(config, tmp_path / "run")["step"] == before
+    config.num_epochs = 2.0
+    with pytest.raises(UserError, match="has taken .* already; use more"):
+        train.train_and_evaluate(config, tmp_path / "run")
 
 
 @pytest.mark.parametrize("lines", [None, b"", b"one\tfield\n", b"\xff"])
