@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import math
 import os
 import pathlib
 import re
@@ -101,6 +102,7 @@ class Checkpoints:
         if step != self.latest_step:
             with processes.together(), self._writing():
                 self.check_space(trees)
+                self._check_directory(step)
                 metadata = metadata | {"checksums": {key: _checksums(tree) for key, tree in trees.items()}}
                 previous = self._saving
                 self._saving = self._checkpointer.save_async(step, trees, force=True, custom_metadata=metadata)
@@ -122,11 +124,21 @@ class Checkpoints:
                 f"{free / 1e6:.1f} MB are free); free some space"
             )
 
+    def _check_directory(self, step):
+        """Raises OSError if no directory can be made for a checkpoint: orbax would wait in a thread, also at the end."""
+        if jax.process_index() == 0:
+            temporary = pathlib.Path(self._checkpointer.directory) / f"{step}.orbax-checkpoint-tmp"  # as orbax calls it
+            temporary.mkdir()
+            temporary.rmdir()
+
     def metadata(self, step: int) -> Metadata:
         """The metadata that the checkpoint of `step` was saved with. Raises UserError if it cannot be read."""
         with self._reading(step):
             metadata = self._checkpointer.metadata(step).custom_metadata
             files.check_shape(metadata, METADATA, "its metadata")
+            window = metadata["window"]
+            if window and (not all(map(math.isfinite, window.values())) or window.get("steps", 0) < 1):
+                raise ValueError(f"its sums of metrics are {window}")
             return metadata
 
     def restore(self, like: Trees, class_names: Sequence[str] = ()) -> tuple[int, Metadata, Trees]:
@@ -238,7 +250,7 @@ class Checkpoints:
             yield
         except (OSError, ValueError, jax.errors.JaxRuntimeError) as error:
             raise UserError(
-                f"{self._checkpointer.directory}: no checkpoint can be written ({_cause(error)})"
+                f"{self._checkpointer.directory}: no checkpoint can be written ({_cause(error)}); mend that and start again"
             ) from error
 
 
@@ -248,6 +260,8 @@ def _cause(error):
         error = error.__cause__ or error.__context__
     if "DEADLINE_EXCEEDED" in str(error):
         return f"another process did not write its part within {SAVE_TIMEOUT} s; see its message"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     code = re.search(r"os_error_code='(\d+)'", str(error))
     return os.strerror(int(code[1])) if code else str(error).partition("\n")[0][:200]
 

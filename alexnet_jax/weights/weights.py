@@ -179,7 +179,7 @@ def from_description(
     net = build_net(model, len(classes))
     if mean.shape not in ((3,), (net.stored_size, net.stored_size, 3)):
         raise ValueError(f"its mean, of shape {mean.shape}, is not that of the net's images")
-    if step < 1:
+    if not 1 <= step < 2**31:
         raise ValueError(f"its step is {step}")
     return Weights(model, read_params(net, arrays, names, convert), _float32("mean", mean), classes, step)
 

@@ -255,6 +255,20 @@ def test_too_little_space_for_a_checkpoint_leaves_those_before(tmp_path, monkeyp
     assert os.listdir(tmp_path / "checkpoints") == ["1"]
 
 
+@pytest.mark.parametrize(("step", "cause"), [(2, "Not a directory"), (10**300, "File name too long")])
+def test_where_no_checkpoint_can_be_made_orbax_does_not_begin(step, cause, tmp_path, monkeypatch):
+    directory = tmp_path / "checkpoints"
+    with (
+        pytest.raises(UserError, match=rf"no checkpoint can be written \({cause}\); mend that and start again"),
+        checkpoint.Checkpoints(directory) as checkpoints,
+    ):
+        monkeypatch.setattr(checkpoints._checkpointer, "save_async", lambda *_, **__: pytest.fail("it has begun"))
+        if cause == "Not a directory":
+            directory.rmdir()
+            directory.write_text("")
+        checkpoints.save(step, {"params": jnp.zeros(10)}, {})
+
+
 def test_a_run_does_not_begin_without_space_for_a_checkpoint(config, tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**6, 10**6, 10**4))
     monkeypatch.setattr(train.Loop, "run", lambda _: pytest.fail("it has begun"))
