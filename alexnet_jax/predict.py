@@ -32,7 +32,7 @@ def main():
     for answer in prediction.predict(ensemble.load(args.workdir), args.image):
         if "error" in answer:
             failed = True
-            print(f"alexnet_jax: {text.printable(answer['error'])}", file=sys.stderr)
+            text.print_error(f"alexnet_jax: {answer['error']}")
         if args.json:
             print(json.dumps(answer), flush=True)
         elif "error" not in answer:

@@ -4,14 +4,14 @@ Both are made only from the JSON files in results/, and have the same bytes each
 """
 
 import pathlib
-import sys
+import traceback
 from collections.abc import Iterable
 
 from alexnet_jax import UserError
 from alexnet_jax.analysis import figures, pages
 from alexnet_jax.model import nets
 from alexnet_jax.runtime import files
-from alexnet_jax.runtime.text import printable
+from alexnet_jax.runtime.text import print_error
 from experiments import claims, estimates, store
 from experiments.claims.claim import SCALES, Claim, Summary
 
@@ -50,14 +50,29 @@ SOURCES = (
 
 
 def summarise(claim: Claim, scale: str, results: pathlib.Path) -> Summary:
-    """The summary of a claim at a scale from the stored runs in a directory."""
+    """The summary of a claim at a scale from the stored runs in a directory.
+
+    Raises UserError if the claim cannot be computed from what the files hold.
+    """
+    try:
+        return _summary(claim, scale, results)
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        cause = f"{type(error).__name__}: {error}, {frame.filename}:{frame.lineno}"
+        paths = [claim.runs_directory(scale, results)] + [claim.measurement_path(scale, results)] * bool(claim.measure)
+        raise UserError(
+            f"{' or '.join(map(str, paths))}: is not what this program wrote ({cause}); {files.RESTORE}"
+        ) from error
+
+
+def _summary(claim, scale, results):
     runs = claim.finished_runs(scale, results)
     if not claim.measure:
         return claim.summary(runs)
     measured = claim.measurement(scale, results)
     if not measured and len(runs) == len(list(claim.sweep.members(scale))):
         command = f"python -m experiments {claim.name} --scale={scale} --workdir={results.parent}"
-        print(f"{claim.name}: trained, but not measured; {command} continues", file=sys.stderr)
+        print_error(f"{claim.name}: trained, but not measured; {command} continues")
     return claim.summary(runs, measured)
 
 
@@ -139,7 +154,7 @@ def write(directory: pathlib.Path) -> list[pathlib.Path]:
     used = [run for by_scale in summaries.values() for summary in by_scale.values() for run in summary.runs]
     if unused := sorted(set((results / "runs").glob("*/*/*.json")) - {run.path for run in used}):
         reason = "no claim needs them now, or too few runs of a claim are finished"
-        print(printable(f"{len(unused)} runs are not used, for example {unused[0]}: {reason}"), file=sys.stderr)
+        print_error(f"{len(unused)} runs are not used, for example {unused[0]}: {reason}")
     net = figures.png(figures.diagram(nets.NETS["two_gpu"]))
     blocks: list[pages.Block] = [("title", "The paper's claims"), ("text", INTRODUCTION), ("text", RULES)]
     blocks += [("text", CAUTIONS), ("table", overview(summaries)), ("text", SOURCES)]

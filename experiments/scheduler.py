@@ -4,13 +4,12 @@ import os
 import pathlib
 import signal
 import subprocess
-import sys
 import time
 from typing import NamedTuple
 
 from alexnet_jax import UserError
 from alexnet_jax.runtime import interruption
-from alexnet_jax.runtime.text import print_line, printable
+from alexnet_jax.runtime.text import print_error, print_line
 from experiments.sweep_members import LINUX, Member
 
 
@@ -101,10 +100,10 @@ def run(members: list[Member], at_once: int) -> int:
     for number, handler in handlers.items():
         signal.signal(number, handler)
     if received:
-        print("alexnet_jax: interrupted; run the same command again to continue", file=sys.stderr)
+        print_error("alexnet_jax: interrupted; run the same command again to continue")
         return 128 + received[0][0]
     for damage in damaged:
-        print(f"alexnet_jax: {printable(damage)}", file=sys.stderr)
+        print_error(f"alexnet_jax: {damage}")
     if failed:
-        print(f"alexnet_jax: {failed} of {len(members)} members failed; see above", file=sys.stderr)
+        print_error(f"alexnet_jax: {failed} of {len(members)} members failed; see above")
     return 1 if failed or damaged else 0

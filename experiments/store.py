@@ -25,7 +25,7 @@ SHAPE = {
     "result": sweep_members.RESULT | {"step": int, "num_examples": int},
     "metrics": [{"split": str, "epoch": float, "top1_error": float}],
     "net?": dict,
-    "start?": dict,
+    "start?": {"commit?": str, "config?": dict, "net?": dict, "result?": sweep_members.RESULT},
     "data?": {"listing?": str},
 }
 COMMITTED = pathlib.Path(__file__).parent / "results"
@@ -82,6 +82,7 @@ def _load_run(path):
         numbers = [run.result[view][error] for view, error in sweep_members.ERRORS]
         numbers += [run.seed, run.result["step"], run.result["num_examples"]]
         valid = min(numbers) >= 0 and {line["split"] for line in run.metrics} == {"train", "eval"}
+        valid &= not run.start or run.start.keys() >= {"commit", "config", "result"}
     except TypeError:  # an unknown field
         valid = False
     if not valid:

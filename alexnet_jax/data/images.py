@@ -58,7 +58,7 @@ MOST_PIXELS = 178_956_970  # Pillow has the same limit
 MOST_IN_PYTHON = 10**7  # pixels of a PPM that Pillow decodes in Python
 MOST_SEGMENTS = 100_000  # of a JPEG
 MOST_WIDE = 2**20  # pixels of a side of a PNG that OpenCV reads
-# The next segment of a JPEG, or its end. Compressed pixels hold no such bytes, but segments and what follows the end do.
+# The next segment of a JPEG, or its end. Compressed pixels hold no such bytes. Segments and what follows the end may.
 SEGMENT = re.compile(rb"\xff([\x02-\xcf\xd8-\xfe])")
 SCAN, END, APP1 = b"\xda", b"\xd9", b"\xe1"  # APP1 has EXIF or XMP
 

@@ -57,7 +57,7 @@ def _report(kind, error, trace):
     advice = f"; check the environment's {', '.join(named)}" if named else ""
     if missing:
         advice = f" for {sys.executable}; use the Python of the environment that the project is installed in"
-    print(f"alexnet_jax: cannot start: {text.printable(str(error)[:300])}{text.printable(advice)}", file=sys.stderr)
+    text.print_error(f"alexnet_jax: cannot start: {str(error)[:300]}{advice}")
 
 
 def _open_standard_streams():
@@ -169,13 +169,12 @@ def one_line_errors(interrupted: str) -> Iterator[None]:
     except OSError as error:  # for example of a name that is too long, or a directory that may not be searched
         if error.filename is None:
             raise
-        _end(1, f"{error.filename}: cannot be used ({error.strerror})")
+        _end(1, f"{error.filename}: cannot be used ({error.strerror}); mend that, or use another")
 
 
 def _end(status, message):
     if message:
-        with contextlib.suppress(OSError):
-            print(f"alexnet_jax: {text.printable(message)}", file=sys.stderr, flush=True)
+        text.print_error(f"alexnet_jax: {message}")
     try:
         sys.stdout.flush()
     except (BrokenPipeError, UserError):  # Python's own flush at exit must not fail again

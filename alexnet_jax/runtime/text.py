@@ -1,5 +1,8 @@
 """Text from files, on terminals and in logs."""
 
+import contextlib
+import sys
+
 
 def printable(text: object) -> str:
     """A text as one line that shows every character as itself or as an escape.
@@ -13,3 +16,9 @@ def printable(text: object) -> str:
 def print_line(line: object) -> None:
     """Prints one `printable` line, at once."""
     print(printable(line), flush=True)
+
+
+def print_error(line: object) -> None:
+    """Prints one `printable` line to stderr. It is lost if stderr cannot be written: the results matter more."""
+    with contextlib.suppress(OSError):
+        print(printable(line), file=sys.stderr, flush=True)

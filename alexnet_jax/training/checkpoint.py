@@ -125,7 +125,7 @@ class Checkpoints:
             )
 
     def _check_directory(self, step):
-        """Raises OSError if no directory can be made for a checkpoint: orbax would wait in a thread, also at the end."""
+        """Raises OSError if a checkpoint's directory cannot be made: orbax would wait for it in a thread."""
         if jax.process_index() == 0:
             temporary = pathlib.Path(self._checkpointer.directory) / f"{step}.orbax-checkpoint-tmp"  # as orbax calls it
             temporary.mkdir()
@@ -250,7 +250,8 @@ class Checkpoints:
             yield
         except (OSError, ValueError, jax.errors.JaxRuntimeError) as error:
             raise UserError(
-                f"{self._checkpointer.directory}: no checkpoint can be written ({_cause(error)}); mend that and start again"
+                f"{self._checkpointer.directory}: no checkpoint can be written ({_cause(error)}); mend that and start "
+                "again"
             ) from error
 
 

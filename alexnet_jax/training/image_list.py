@@ -1,7 +1,8 @@
 """images.tsv.gz in a run's directory: the images of a run, to compare with those of its next start.
 
-A line has the split, class, name and size in bytes of an image; in names a backslash begins an escape. A prepared, TFDS or embedded set has one line for each
-split, with a checksum or a version as the name, no class, and the number of images as the size.
+A line has the split, class, name and size in bytes of an image; a backslash begins an escape. A prepared, TFDS or
+embedded set has one line for each split, with a checksum or a version as the name, no class, and the number of images
+as the size.
 """
 
 import collections

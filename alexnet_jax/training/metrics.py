@@ -48,15 +48,15 @@ def read(path: pathlib.Path) -> list[dict[str, Any]]:
       UserError: the file cannot be read, or holds something else.
     """
     lines: list[dict[str, Any]] = []
-    for text in files.read_text(path).splitlines(keepends=True):
-        if text.endswith("\n"):
-            try:
-                line = files.parse_json(text, LINE)
-                if not all(math.isfinite(line[name]) for name in ("step", "epoch", "loss", "top1_error")):
-                    raise ValueError("not finite")
-            except (OverflowError, ValueError) as error:
-                raise UserError(f"{path}: cannot be read (line {len(lines) + 1}: {error}); {files.RESTORE}") from error
-            lines.append(line)
+    *whole, rest = files.read_text(path).split("\n")
+    for text in whole + [rest] * ("\r" in rest):  # a tool has changed the ends of lines
+        try:
+            line = files.parse_json(text, LINE)
+            if not all(math.isfinite(line[name]) for name in ("step", "epoch", "loss", "top1_error")):
+                raise ValueError("not finite")
+        except (OverflowError, ValueError) as error:
+            raise UserError(f"{path}: cannot be read (line {len(lines) + 1}: {error}); {files.RESTORE}") from error
+        lines.append(line)
     return lines
 
 

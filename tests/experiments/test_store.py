@@ -85,12 +85,24 @@ def test_runs_of_another_config_net_or_data_set_do_not_count(write_run, tmp_path
         {"more": 1},
         {"settings": {}},
         {"metrics": []},
+        {"start": {"commit": "abc", "config": {}}},
+        {"start": {"commit": 5, "config": {}, "result": {}}},
+        {"start": {"commit": "abc", "config": {}, "result": "x"}},
         {"result": {"step": 9, "num_examples": 3925, "center": {"top1_error": 0.4, "top5_error": 0.1}}},
     ],
 )
 def test_a_damaged_file_is_named(damage, write_run):
     with pytest.raises(UserError, match=r"a.json: is not what this program wrote( \(.*\))?; restore or remove it"):
         write_run(stored_run(TEN_VIEWS.sweep.config("laptop"), seed=1) | damage)
+
+
+@pytest.mark.parametrize("measured", ["x", {}, {"center": 5}])
+def test_a_measurement_that_its_claim_cannot_use_is_named(measured, write_run, tmp_path):
+    runs = write_run(stored_run(DROPOUT.sweep.config("laptop"), **with_seed({}, 1)))
+    path = DROPOUT.measurement_path("laptop", tmp_path / "results")
+    store.store_measurement({run.name: measured for run in runs}, runs, path)
+    with pytest.raises(UserError, match=r"dropout_laptop.json: is not what this program wrote \(\w+Error: .*:\d+\); r"):
+        results_page.summarise(DROPOUT, "laptop", tmp_path / "results")
 
 
 def test_a_measurement_of_runs_that_changed_since_does_not_count(write_run, tmp_path):

@@ -150,6 +150,18 @@ def test_a_mean_that_promises_terabytes_is_named(config, tmp_path):
         run_directory.keep(config, "", np.ones(3, np.float32), 1, tmp_path)
 
 
+def test_metrics_whose_ends_of_lines_were_changed_are_not_dropped(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    lines = [json.dumps({"step": i, "epoch": i, "split": "train", "loss": 1, "top1_error": 0}) for i in range(3)]
+    path.write_bytes("\n".join(lines).encode())  # the last is cut short
+    assert [line["step"] for line in metrics.read(path)] == [0, 1]
+    path.write_bytes("\r\n".join([*lines, ""]).encode())
+    assert [line["step"] for line in metrics.read(path)] == [0, 1, 2]
+    path.write_bytes("\r".join([*lines, ""]).encode())
+    with pytest.raises(UserError, match="metrics.jsonl: cannot be read .line 1: Extra data"):
+        metrics.read(path)
+
+
 def test_a_list_of_images_that_is_a_pipe_is_named(tmp_path):
     os.mkfifo(tmp_path / image_list.NAME)
     with pytest.raises(UserError, match=r"images.tsv.gz: is a pipe or a device"):

@@ -257,15 +257,12 @@ def test_too_little_space_for_a_checkpoint_leaves_those_before(tmp_path, monkeyp
 
 @pytest.mark.parametrize(("step", "cause"), [(2, "Not a directory"), (10**300, "File name too long")])
 def test_where_no_checkpoint_can_be_made_orbax_does_not_begin(step, cause, tmp_path, monkeypatch):
-    directory = tmp_path / "checkpoints"
-    with (
-        pytest.raises(UserError, match=rf"no checkpoint can be written \({cause}\); mend that and start again"),
-        checkpoint.Checkpoints(directory) as checkpoints,
-    ):
-        monkeypatch.setattr(checkpoints._checkpointer, "save_async", lambda *_, **__: pytest.fail("it has begun"))
-        if cause == "Not a directory":
-            directory.rmdir()
-            directory.write_text("")
+    checkpoints = checkpoint.Checkpoints(tmp_path / "checkpoints")
+    monkeypatch.setattr(checkpoints._checkpointer, "save_async", lambda *_, **__: pytest.fail("it has begun"))
+    if cause == "Not a directory":
+        (tmp_path / "checkpoints").rmdir()
+        (tmp_path / "checkpoints").write_text("")
+    with pytest.raises(UserError, match=rf"no checkpoint can be written \({cause}\); mend that and start again"):
         checkpoints.save(step, {"params": jnp.zeros(10)}, {})
 
 

@@ -289,8 +289,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path):
     command = [sys.executable, "-m", "alexnet_jax.pretrained", f"--read={file}", f"--workdir={there}"]
     limited = ["bash", "-c", 'ulimit -f 200 && exec "$@"', "bash"]  # KB in a file, above config.json's and mean.npy's
     process = subprocess.run(limited + command, capture_output=True, text=True)
-    said = (
-        rf"alexnet_jax: --workdir={there}: cannot be written \(.*: no checkpoint can be written \(File too large\); mend that and start again\)\n"
-    )
+    reason = r".*: no checkpoint can be written \(File too large\); mend that and start again"
+    said = rf"alexnet_jax: --workdir={there}: cannot be written \({reason}\)\n"
     assert process.returncode == 1 and re.fullmatch(said, process.stderr), process.stderr
     assert not there.exists()
