@@ -247,6 +247,8 @@ def starting_point(config: ConfigDict, net: spec.Net) -> ensemble.Member | None:
         raise UserError(f"config.init_from={config.init_from}: its net was trained with {flags}; add that")
     if member.net.stretch != net.stretch:
         log.warning("config.init_from: its net was trained with config.model.stretch=%s", member.net.stretch)
+    if member.dataset and member.orientation != config.dataset.orientation:
+        log.warning("config.init_from: its net was trained with config.dataset.orientation=%s", member.orientation)
     return member
 
 

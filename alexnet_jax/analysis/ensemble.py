@@ -94,7 +94,7 @@ def read(workdir: pathlib.Path) -> Member:
     Raises:
       UserError: the directory holds no net, it is damaged, or this version of the program defines its net otherwise.
     """
-    if not os.path.isdir(workdir / "checkpoints"):
+    if not files.is_directory(workdir / "checkpoints"):
         raise UserError(
             f"{workdir}: holds no trained net; train one (python -m alexnet_jax.main) or import a file of weights "
             "(python -m alexnet_jax.pretrained)"

@@ -1,5 +1,6 @@
 """Folders of images: train/CLASS/*, val/CLASS/* and optionally test/CLASS/*."""
 
+import contextlib
 import functools
 import logging
 import os
@@ -9,6 +10,7 @@ from collections.abc import Sequence
 from alexnet_jax import UserError
 from alexnet_jax.data import sources
 from alexnet_jax.data.base import Dataset, Split, normalized
+from alexnet_jax.runtime import files
 
 log = logging.getLogger("alexnet_jax")
 
@@ -37,14 +39,14 @@ class Folder(Dataset):
     @functools.cached_property
     def directories(self) -> dict[str, pathlib.Path]:
         """The directory of each split. Raises UserError if the root cannot be read, or a split has two directories."""
-        if not self.root or not os.path.isdir(self.directory):
+        if not self.root or not files.is_directory(self.directory):
             raise UserError(
                 f"dataset root {self.root!r}: no such directory; set it (config.dataset.root, --root): {self.layout}"
             )
         entries = _visible(self.directory)
         directories = {}
         for split, names in DIRECTORIES.items():
-            found = [entry for entry in entries if entry.name.lower() in names and entry.is_dir()]
+            found = [entry for entry in entries if entry.name.lower() in names and _is_folder(entry)]
             if len(found) > 1:
                 both = " and ".join(entry.name for entry in found)
                 raise UserError(f"{self.root}: holds {both}, which are both {split} images; rename or remove one")
@@ -63,12 +65,12 @@ class Folder(Dataset):
             raise UserError(f"{path}: no such directory; {self.layout}{inside}")
         directory = self.directories[split]
         entries = _visible(directory)
-        folders = {normalized(entry.name): entry for entry in entries if entry.is_dir()}
+        folders = {normalized(entry.name): entry for entry in entries if _is_folder(entry)}
         if not folders:
             raise UserError(f"{directory}: no class folders; {self.layout}")
-        files, unused = [], []
+        images, unused = [], []
         for entry in entries:
-            if not entry.is_dir():
+            if not _is_folder(entry):
                 unused.append(entry)
             elif entry is not folders[normalized(entry.name)]:
                 raise UserError(
@@ -81,14 +83,14 @@ class Folder(Dataset):
             folder = folders[class_name].name
             _check_class_name(directory, folder)
             entries = _visible(directory / folder)
-            names = sorted(entry.name for entry in entries if entry.is_file())
-            inner += [entry for entry in entries if not entry.is_file()]
+            names = sorted(entry.name for entry in entries if _is_file(entry))
+            inner += [entry for entry in entries if not _is_file(entry)]
             if not names:
                 raise UserError(f"{directory / folder}: no images in this class folder; add some or remove it")
-            files += [(os.path.join(folder, name), label) for name in names]
+            images += [(os.path.join(folder, name), label) for name in names]
         _warn_of_unused(directory, inner, "inside class folders")
         return Split(
-            sources.FileSource(str(directory), files, image_size, stretch, self.orientation), tuple(sorted(folders))
+            sources.FileSource(str(directory), images, image_size, stretch, self.orientation), tuple(sorted(folders))
         )
 
 
@@ -98,6 +100,18 @@ def _visible(directory: pathlib.Path) -> list[os.DirEntry[str]]:
             return [entry for entry in entries if not entry.name.startswith(".") and entry.name not in OF_WINDOWS]
     except OSError as error:
         raise UserError(f"{error.filename}: cannot be read ({error.strerror})") from error
+
+
+def _is_folder(entry):
+    with contextlib.suppress(OSError):  # a link that leads back to itself
+        return entry.is_dir()
+    return False
+
+
+def _is_file(entry):
+    with contextlib.suppress(OSError):
+        return entry.is_file()
+    return False
 
 
 def _warn_of_unused(directory: str | os.PathLike, entries: Sequence[os.DirEntry[str]], place: str) -> None:

@@ -162,7 +162,8 @@ def _decode(data, origin, upright):
 
 def _jpeg_info(data):
     """EXIF and XMP of a JPEG, as Pillow's `Image.info` has them. Raises ValueError if it has too many scans."""
-    info, scans, place = {}, 0, 2
+    info: dict[str, bytes] = {}
+    scans, place = 0, 2
     for _ in range(MOST_SEGMENTS):
         segment = SEGMENT.search(data, place)
         if not segment or segment[1] == END:

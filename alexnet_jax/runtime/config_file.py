@@ -2,7 +2,6 @@
 
 import importlib.machinery
 import importlib.util
-import os
 import pathlib
 import sys
 import traceback
@@ -28,7 +27,7 @@ def run(argument: str, read: Callable[..., T]) -> T:
     file, *word = argument.split(":", 1)
     path = pathlib.Path(file)
     remedy = f"the project's own are in {pathlib.Path(__file__).absolute().parents[2] / 'configs'}"
-    if not os.path.exists(file):
+    if not files.exists(file):
         raise UserError(f"--config={file}: no such file; {remedy}")
     if path.suffix != ".py":
         raise UserError(f"--config={file}: is not a Python file; {remedy}")

@@ -75,14 +75,23 @@ def explaining(path: Path, verb: str, remedy: str = "") -> Iterator[None]:
 
 def exists(path: Path) -> bool:
     """Whether there is a file or directory of this name. Raises UserError if that cannot be known."""
-    with explaining(path, "read", ""):
+    return _mode(path) != 0
+
+
+def is_directory(path: Path) -> bool:
+    """Whether there is a directory of this name. Raises UserError if that cannot be known."""
+    return stat.S_ISDIR(_mode(path))
+
+
+def _mode(path):
+    """The type and the permissions of a file; 0 if there is none."""
+    with explaining(path, "read"):
         try:
-            os.stat(path)
+            return os.stat(path).st_mode
         except (FileNotFoundError, NotADirectoryError):
-            return False
+            return 0
         except ValueError as error:  # a zero byte in the path
             raise OSError(errno.EINVAL, str(error)) from error
-        return True
 
 
 @contextlib.contextmanager

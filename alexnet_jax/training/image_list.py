@@ -110,7 +110,8 @@ def check_changes(lines: str, workdir: pathlib.Path) -> None:
 
 def _by_name(lines):
     """{(split, name, how many images before have this name): (class, size)}; Unicode forms make names equal."""
-    images, counts = {}, collections.Counter()
+    images: dict[tuple[str, str, int], tuple[str, str]] = {}
+    counts: collections.Counter[tuple[str, str]] = collections.Counter()
     for line in lines.splitlines():
         split, class_name, name, size = line.split("\t")
         images[split, name, counts[split, name]] = class_name, size

@@ -1,5 +1,6 @@
 """ONNX files: our own, those of the ONNX model zoo, and exports of torchvision's AlexNet."""
 
+import math
 import os
 from typing import IO, Any
 
@@ -53,13 +54,15 @@ def _array(tensor: Any, directory: str) -> np.ndarray:
     path = os.path.normpath(os.path.join(directory, entries["location"]))
     if os.path.realpath(path) != path or os.path.commonpath([path, directory]) != directory:
         raise UserError(f"its weights are in {path}, which is elsewhere or a link; put that file beside it")
-    start = int(entries.get("offset", 0))
-    end = start + int(entries["length"]) if "length" in entries else None
-    if start < 0 or end is not None and end < start:
-        raise ValueError(f"{tensor.name} is at the bytes {start} to {end} of {path}")
-    with files.reading(path) as file:  # mapped: read_params checks the shape before it reads
-        numbers = np.asarray(np.memmap(file, np.uint8, "r"))[start:end]
-    return numbers.view(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)).reshape(tensor.dims)
+    dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
+    start, length = int(entries.get("offset", 0)), math.prod(tensor.dims) * dtype.itemsize
+    with files.reading(path) as file:
+        is_inside = 0 <= start <= start + length <= os.fstat(file.fileno()).st_size
+        if not is_inside or length > MOST or int(entries.get("length", length)) != length:
+            raise ValueError(f"{tensor.name} does not have its {length} bytes at byte {start} of {path}")
+        file.seek(start)
+        data = file.read(length)
+    return np.frombuffer(data, dtype).reshape(tensor.dims)
 
 
 def _read_others(graph, tensors, directory):

@@ -242,6 +242,8 @@ def test_whatever_is_not_used_is_named_once_with_counts(tmp_path, caplog):
         (tmp_path / "train" / f"loose{i}.png").write_bytes(b"")
     write_images(tmp_path / "train" / "class_0", {"more": (20,)})
     (tmp_path / "train" / "class_1" / "missing.png").symlink_to("nowhere")
+    (tmp_path / "train" / "class_1" / "loop.png").symlink_to("loop.png")
+    (tmp_path / "train" / "loop").symlink_to("loop")
     os.mkfifo(tmp_path / "train" / "class_1" / "pipe")
     (tmp_path / "train" / "class_0" / "more" / "again").symlink_to(tmp_path / "train" / "class_0")
     data = datasets.load("folder", str(tmp_path), 64)
@@ -249,8 +251,9 @@ def test_whatever_is_not_used_is_named_once_with_counts(tmp_path, caplog):
     train = tmp_path / "train"
     assert messages(caplog) == [
         f"{tmp_path}: 8 files beside the splits are not used: extra (7), labels.csv",
-        f"{train}: 3 files beside the class folders are not used: loose0.png, loose1.png, loose2.png",
-        f"{train}: 22 files inside class folders are not used: class_0/more (20), class_1/missing.png, class_1/pipe",
+        f"{train}: 4 files beside the class folders are not used: loop, loose0.png, loose1.png, …",
+        f"{train}: 23 files inside class folders are not used: class_0/more (20), class_1/loop.png, "
+        "class_1/missing.png, …",
     ]
 
 
