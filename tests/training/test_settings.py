@@ -112,7 +112,7 @@ def test_the_mean_of_a_run_never_changes(config, tmp_path):
 
 def test_a_directory_that_cannot_be_one_is_refused(config, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot be written"):
+    with pytest.raises(UserError, match="file: is not a directory; use another path"):
         train.train_and_evaluate(config, tmp_path / "file")
 
 
