@@ -324,9 +324,9 @@ def test_a_set_of_an_earlier_version_was_prepared_as_stored(tmp_path, complete, 
     statistics = json.loads((output / "statistics.json").read_text())
     del statistics["bytes"]["prepare.json"]
     (output / "statistics.json").write_text(json.dumps(statistics))
+    assert datasets.find("prepared", str(output)).orientation == "stored"
     if not complete:
         (output / "statistics.json").unlink()
-    assert datasets.find("prepared", str(output)).orientation == "stored"
     with pytest.raises(
         UserError, match="a set of the same images, prepared with --orientation=stored; add this flag, or"
     ):
