@@ -4,6 +4,7 @@ import os
 import pathlib
 import signal
 import sys
+import tempfile
 import unittest.mock
 
 os.environ["JAX_NUM_CPU_DEVICES"] = "4"
@@ -53,6 +54,13 @@ def config(tmp_path):
     config.log_every = 2
     config.save_every = 3
     return fidelity.resolve(config)
+
+
+@pytest.fixture
+def reachable_path():
+    """A directory like `tmp_path` that other users can reach, for `bound_by_permissions`."""
+    with tempfile.TemporaryDirectory() as directory:
+        yield pathlib.Path(directory)
 
 
 @pytest.fixture

@@ -1,6 +1,8 @@
 """What tests of several rooms build their cases from: nets, meshes and folders of images."""
 
+import contextlib
 import functools
+import os
 
 import jax
 import numpy as np
@@ -15,6 +17,21 @@ from configs import two_gpu
 
 # Metadata of a checkpoint.
 METADATA = {"data": {"class_names": ["some"], "train_images": 26}, "schedule": {}, "window": {"steps": 1}}
+
+NOBODY = 65534  # a user without privileges
+
+
+@contextlib.contextmanager
+def bound_by_permissions(directory):
+    """Lets the permissions of the files in a directory bind this process, also where root runs the tests."""
+    if os.geteuid() == 0:
+        for path in (directory, *directory.rglob("*")):
+            os.chown(path, NOBODY, NOBODY)
+        os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(os.getuid())
 
 
 def describe(net, kind="paper", **fields):

@@ -12,7 +12,7 @@ import pytest
 from alexnet_jax import UserError
 from alexnet_jax.data import datasets, preparation, shards
 from tests.fixtures.prepare_runs import checksums
-from tests.support import write_images
+from tests.support import bound_by_permissions, write_images
 
 
 @pytest.fixture(scope="module")
@@ -193,10 +193,12 @@ def test_outputs_that_cannot_be(output, message, prepared, tmp_path, monkeypatch
     assert len(str(error.value).splitlines()) == 1
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 @pytest.mark.parametrize("output", ["", "below"])
-def test_an_output_without_permission(output, prepared, tmp_path):
-    (tmp_path / "closed").mkdir()
-    (tmp_path / "closed").chmod(0o555)
-    with pytest.raises(UserError, match="--output=.*: cannot be written .Permission denied"):
-        preparation.prepare("folder", str(prepared / "images"), tmp_path / "closed" / output, size=16, workers=1)
+def test_an_output_without_permission(output, prepared, reachable_path):
+    images, closed = shutil.copytree(prepared / "images", reachable_path / "images"), reachable_path / "closed"
+    closed.mkdir(0o555)
+    with (
+        bound_by_permissions(reachable_path),
+        pytest.raises(UserError, match="--output=.*: cannot be written .Permission denied"),
+    ):
+        preparation.prepare("folder", str(images), closed / output, size=16, workers=1)

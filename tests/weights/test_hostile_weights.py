@@ -21,9 +21,9 @@ from alexnet_jax.weights import onnx_file, pickled
 from alexnet_jax.weights.weights import KEY, dotted, unchanged
 from tests.fixtures import fake_torch
 from tests.fixtures.weight_files import some_weights
+from tests.support import bound_by_permissions
 from tests.weights.test_pretrained import NO_TORCH, SUFFIXES, assert_same
 
-NOT_ROOT = pytest.mark.skipif(os.geteuid() == 0, reason="root may do everything")
 V1_OBJECT = b"{'descr': '|O', 'fortran_order': False, 'shape': ()}"
 
 
@@ -554,18 +554,17 @@ def test_places_that_are_no_file_are_named(suffix, tmp_path, monkeypatch):
             pretrained.read(name)
 
 
-@NOT_ROOT
-def test_missing_permission_is_named(whole, tmp_path):
-    pretrained.write(tmp_path / "net.onnx", whole)
-    (tmp_path / "net.onnx").chmod(0)
-    with pytest.raises(UserError, match="net.onnx: cannot be read .Permission denied"):
-        pretrained.read(tmp_path / "net.onnx")
-    (tmp_path / "closed").mkdir(0o500)
-    for work in (
-        lambda: pretrained.write(tmp_path / "closed" / "net.onnx", whole),
-        lambda: pretrained.to_workdir(whole, tmp_path / "closed" / "run"),
+def test_missing_permission_is_named(whole, reachable_path):
+    net, closed = reachable_path / "net.onnx", reachable_path / "closed"
+    pretrained.write(net, whole)
+    net.chmod(0)
+    closed.mkdir(0o500)
+    for work, message in (
+        (lambda: pretrained.read(net), "net.onnx: cannot be read .Permission denied"),
+        (lambda: pretrained.write(closed / "net.onnx", whole), "closed/.*: cannot be written .Permission denied"),
+        (lambda: pretrained.to_workdir(whole, closed / "run"), "closed/.*: cannot be written .Permission denied"),
     ):
-        with pytest.raises(UserError, match="closed/.*: cannot be written .Permission denied"):
+        with bound_by_permissions(reachable_path), pytest.raises(UserError, match=message):
             work()
 
 
