@@ -105,9 +105,7 @@ def parse_flags(argv: list[str]) -> list[str]:
 
 def unknown_field(argv: list[str]) -> str:
     """Explains the first --config.FIELD that the config does not have; '' if it has all."""
-    from alexnet_jax import settings
-
-    known = [name for name, _ in settings.flatten(settings.defaults().to_dict())]
+    known = _fields()
     given = [match[1] for argument in argv if (match := re.match(r"--?(?:no)?config\.([^=]*)", argument))]
     name = next((name for name in given if not any(f"{one}.".startswith(f"{name}.") for one in known)), None)
     if not name:
@@ -121,9 +119,7 @@ def unknown_field(argv: list[str]) -> str:
 
 def misplaced_setting(argv: list[str]) -> str:
     """Explains the first argument that sets a field without --config, or a whole section; '' if there is none."""
-    from alexnet_jax import settings
-
-    known = [name for name, _ in settings.flatten(settings.defaults().to_dict())]
+    known = _fields()
     for argument in argv:
         flag = argument.partition("=")[0]
         if flag.removeprefix("--") in known:
@@ -132,6 +128,12 @@ def misplaced_setting(argv: list[str]) -> str:
         if fields and flag != "--config":
             return f"{flag}: is a section of the config; set its fields: {', '.join(fields)}"
     return ""
+
+
+def _fields():
+    from alexnet_jax import settings
+
+    return [name for name, _ in settings.flatten(settings.defaults().to_dict())]
 
 
 def wrong_value(message: str) -> str:

@@ -9,8 +9,10 @@ import pathlib
 import re
 import resource
 import stat
+import struct
 import sys
 import threading
+import zipfile
 from multiprocessing.sharedctypes import SynchronizedArray
 
 import numpy as np
@@ -73,7 +75,7 @@ class Shard:
                         np.array(expected[name]).dtype.kind,
                     ):
                         raise ValueError(f"{name} is {array.dtype} {list(array.shape)}")
-            except Exception as error:  # NumPy and zipfile raise whatever their parts raise
+            except (*files.NO_ARRAY, NotImplementedError, RuntimeError, struct.error, zipfile.BadZipFile) as error:
                 raise UserError(f"{self.summary}: is not the summary of a shard ({error}); remove it") from error
         return [arrays[name] for name in names]
 

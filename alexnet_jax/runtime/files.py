@@ -34,7 +34,7 @@ Path = str | os.PathLike
 Version = tuple[int, int]  # of a file; see `version`
 
 # The exceptions that NumPy raises for a file that is not an array.
-_NO_ARRAY = (
+NO_ARRAY = (
     AttributeError,
     EOFError,
     LookupError,
@@ -237,7 +237,7 @@ def _map_array(path, remedy):
         try:
             # It checks that the file has what the header promises. Reading would first allocate that.
             return np.lib.format.open_memmap(path, mode="r")
-        except _NO_ARRAY as error:
+        except NO_ARRAY as error:
             raise UserError(f"{path}: is not a whole array ({error}){_advice(remedy)}") from error
 
 
