@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import TypeVar
 
 from alexnet_jax import UserError
-from alexnet_jax.runtime import files
+from alexnet_jax.runtime import command_line, files
 
 T = TypeVar("T")
 
@@ -26,7 +26,7 @@ def run(argument: str, read: Callable[..., T]) -> T:
     """
     file, *word = argument.split(":", 1)
     path = pathlib.Path(file)
-    remedy = f"the project's own are in {pathlib.Path(__file__).absolute().parents[2] / 'configs'}"
+    remedy = f"the project's own are in {command_line.PROJECT / 'configs'}"
     if not files.exists(file):
         raise UserError(f"--config={file}: no such file; {remedy}")
     if path.suffix != ".py":
