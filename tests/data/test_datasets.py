@@ -1,11 +1,8 @@
-"""Textures, folders of images of every kind, and TFDS without TensorFlow."""
+"""Folders of images of every kind, and TFDS without TensorFlow."""
 
 import io
-import json
 import logging
 import os
-import shutil
-import subprocess
 import sys
 import unicodedata
 
@@ -16,9 +13,9 @@ from PIL import Image
 from tensorflow_datasets.proto import tf_example_pb2
 
 from alexnet_jax import UserError
-from alexnet_jax.data import base, datasets, preparation, sources, textures
+from alexnet_jax.data import base, datasets, sources
 from alexnet_jax.data.base import IMAGENET
-from tests.fixtures import image_files, imagenet_archives
+from tests.fixtures import image_files
 from tests.support import write_images
 
 
@@ -88,54 +85,6 @@ def test_unknown_data_set_is_refused():
         UserError, match=r"'mnist': no such data set; use prepared, tfds:NAME, folder, imagenet or textures"
     ):
         datasets.load("mnist", "", 64)
-
-
-@pytest.fixture
-def few_textures(monkeypatch):
-    monkeypatch.setattr(textures, "COUNTS", {"train": 40, "validation": 20, "test": 20})
-
-
-def test_textures_are_made_once_whole_and_always_the_same(few_textures, tmp_path, monkeypatch):
-    first = datasets.load("textures", str(tmp_path / "a"), 128)
-    assert [len(s) for s in (first.train, first.validation, first.test)] == [40, 20, 20]
-    assert sorted(os.listdir(tmp_path)) == ["a"]  # nothing temporary is left
-    with monkeypatch.context() as patch:
-        patch.setattr(textures, "draw", None)  # a second look must not draw
-        again = datasets.load("textures", str(tmp_path / "a"), 128)
-    image, label = again.train[25]
-    assert label == 25 % 20 and again.class_names[label] == first.class_names[label]
-    assert (image == textures.draw("train", 25)).all() and image.std() > 20
-    assert not (textures.draw("train", 0) == textures.draw("test", 0)).all()
-    assert again.train[0][0].shape == (128, 128, 3)
-    assert datasets.load("textures", str(tmp_path / "a"), 72).train[0][0].shape == (72, 72, 3)
-
-
-def test_statistics_of_the_textures_are_those_of_their_training_images(few_textures, tmp_path):
-    dataset = datasets.load("textures", str(tmp_path / "a"), 128)
-    pixels = np.stack([image for image, _ in dataset.train]).reshape(-1, 3).astype(np.float64)
-    statistics = dataset.statistics
-    np.testing.assert_allclose(statistics.mean, pixels.mean(0), rtol=1e-5)
-    covariance = (statistics.colour_axes * statistics.colour_std**2) @ statistics.colour_axes.T
-    np.testing.assert_allclose(covariance, np.cov(pixels.T, bias=True), rtol=1e-3)
-
-
-def test_interrupted_drawing_leaves_nothing(few_textures, tmp_path, monkeypatch):
-    def fail(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(textures, "draw", fail)
-    with pytest.raises(UserError, match="No space left"):
-        datasets.load("textures", str(tmp_path / "a"), 128)
-    assert os.listdir(tmp_path) == []
-
-
-def test_a_directory_that_holds_something_else_is_refused(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(
-        UserError,
-        match="train.npy: cannot be read .No such file or directory.; set config.dataset.root to a new directory",
-    ):
-        datasets.load("textures", str(tmp_path), 128)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:tensorflow_datasets|etils")
@@ -285,132 +234,6 @@ def test_images_of_another_size_than_the_nets_are_said(few_textures, tmp_path, c
     assert message.startswith("80 images of 128×128 pixels are resized to the net's 72×72; the mean of each channel")
 
 
-def change(path, how):
-    """Changes a file as others may do while it is in use."""
-    data = path.read_bytes()
-    if how == "removed":
-        path.unlink()
-    elif how == "overwritten":  # by as many bytes
-        path.write_bytes(data[::-1])
-    elif how == "replaced":
-        path.with_name("other").write_bytes(data[::-1])
-        path.with_name("other").replace(path)
-    else:
-        os.truncate(path, {"shorter": len(data) - 1, "empty": 0, "longer": len(data) + 100}[how])
-
-
-HOW = ["removed", "overwritten", "replaced", "shorter", "empty", "longer"]
-CHANGED = "(has changed since it was opened|cannot be read .No such file or directory.)"
-
-
-@pytest.mark.parametrize("how", HOW)
-def test_textures_that_change_while_they_are_read_are_named(how, few_textures, tmp_path):
-    source = datasets.load("textures", str(tmp_path / "a"), 128).train
-    assert (source[38][0] == textures.draw("train", 38)).all()
-    change(tmp_path / "a" / "train.npy", how)
-    for i in (0, 39):
-        with pytest.raises(
-            UserError, match=rf"a/train.npy: {CHANGED}; set config.dataset.root to a new directory, and"
-        ):
-            source[i]
-
-
-def test_another_array_of_the_same_length_is_not_taken_for_the_first(few_textures, tmp_path):
-    source = datasets.load("textures", str(tmp_path / "a"), 128).train
-    path = tmp_path / "a" / "train.npy"
-    same = path.stat().st_size
-    np.save(path, np.load(path)[::-1])
-    assert path.stat().st_size == same
-    with pytest.raises(UserError, match="a/train.npy: has changed"):
-        source[0]
-
-
-WHOLE = np.zeros((20, 128, 128, 3), np.uint8)
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        WHOLE.astype(float),
-        WHOLE.view(np.int8),
-        np.asfortranarray(WHOLE),
-        WHOLE[:, :8, :8],
-        WHOLE[:, :0, :0],
-        WHOLE[:3],
-        WHOLE[:0],
-        WHOLE.ravel(),
-        np.zeros((20, 128, 128, 1), "u1,u1,u1"),
-    ],
-)
-def test_textures_of_another_kind_are_named(content, few_textures, tmp_path):
-    datasets.load("textures", str(tmp_path / "a"), 128)
-    np.save(tmp_path / "a" / "test.npy", content)
-    with pytest.raises(UserError, match=r"a/test.npy: is not a whole array.*; set config.dataset.root to a new"):
-        datasets.load("textures", str(tmp_path / "a"), 128)
-
-
-def test_textures_with_more_at_the_end_are_named(few_textures, tmp_path):
-    datasets.load("textures", str(tmp_path / "a"), 128)
-    with (tmp_path / "a" / "test.npy").open("ab") as file:
-        file.write(b"more")
-    with pytest.raises(UserError, match=r"a/test.npy: is not a whole array.*; set config.dataset.root to a new"):
-        datasets.load("textures", str(tmp_path / "a"), 128)
-
-
-def with_mean(*values):
-    return json.dumps({"mean": values, "colour_std": [1, 2, 3], "colour_axes": np.eye(3).tolist()})
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        *("{}", "[]", '{"mean": 3}', "[" * 10**5, '{"mean": [1, 2]}', '{"mean": [[1], 2, 3]}'),
-        *(with_mean(1, 2, x) for x in (np.nan, np.inf, 1e300, 10**400, "a", "3", True, None, {}, [3])),
-        with_mean(1, 2),
-        with_mean(1, 2, 3).replace("[1.0, 0.0, 0.0]", "[1.0, 0.0]"),
-        with_mean(1, 2, 3).replace("[1.0, 0.0, 0.0], ", ""),
-    ],
-)
-def test_statistics_of_textures_of_another_shape_are_named(text, few_textures, tmp_path):
-    datasets.load("textures", str(tmp_path / "a"), 128)
-    (tmp_path / "a" / "statistics.json").write_text(text)
-    message = "(is not what this program wrote .*|holds no statistics of three colours)"
-    with pytest.raises(UserError, match=rf"a/statistics.json: {message}; set config.dataset.root to a new"):
-        datasets.load("textures", str(tmp_path / "a"), 128)
-
-
-@pytest.mark.parametrize("name", ["dangling", "loop", "file/below", "x" * 300, "~nosuchuser/x", "/proc/nosuch/x"])
-def test_a_directory_that_cannot_hold_textures_is_named(name, few_textures, tmp_path, monkeypatch):
-    (tmp_path / "dangling").symlink_to(tmp_path / "nosuch")
-    (tmp_path / "loop").symlink_to(tmp_path / "loop")
-    (tmp_path / "file").write_text("")
-    place = name if name[0] in "~/" else str(tmp_path / name)
-    for root in (place, ""):
-        monkeypatch.setenv("XDG_CACHE_HOME", place)
-        with pytest.raises(UserError, match=f"^{place}"):
-            datasets.load("textures", root, 128)
-
-
-def test_the_directory_of_textures_may_be_a_link(few_textures, tmp_path):
-    (tmp_path / "link").symlink_to(tmp_path / "a")
-    expected = datasets.load("textures", str(tmp_path / "a"), 128).train[5][0]
-    assert (datasets.load("textures", str(tmp_path / "link"), 128).train[5][0] == expected).all()
-
-
-@pytest.mark.slow
-def test_a_full_disk_ends_the_drawing_with_one_line(tmp_path):
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1M", "tmpfs", tmp_path], capture_output=True).returncode:
-        pytest.skip("only root may mount a small disk")
-    try:
-        code = f"from alexnet_jax.data import datasets\ndatasets.load('textures', '{tmp_path / 'a'}', 128)"
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-        expected = f"{tmp_path / 'a'}: cannot make the textures here (No space left on device); set --config.dataset"
-        assert done.returncode == 1 and expected in done.stderr.splitlines()[-1]
-        assert os.listdir(tmp_path) == []
-    finally:
-        subprocess.run(["umount", tmp_path], check=True)
-
-
 @pytest.mark.parametrize(
     "features",
     [
@@ -434,61 +257,3 @@ def test_a_record_that_is_no_example_is_named(features):
     source = sources.TfdsSource([example.SerializeToString()], "set/train", None, 64, False, 0, 1, num_classes=2)
     with pytest.raises(UserError, match="set/train, example 0: not an image with a label"):
         source.read(0)
-
-
-@pytest.mark.parametrize("how", HOW)
-def test_an_archive_that_changes_while_it_is_read_is_named(how, tmp_path):
-    root = imagenet_archives.write_archives(tmp_path)
-    source, _ = datasets.find("imagenet", str(root)).load("validation", 64)
-    assert len(source.read(0)[0]) == source.members[0][1]
-    change(root / "ILSVRC2012_img_val.tar", how)
-    with pytest.raises(UserError, match=f"ILSVRC2012_img_val.tar: {CHANGED}; restore it$"):
-        source.read(0)
-
-
-@pytest.fixture(scope="module")
-def three_shards(tmp_path_factory):
-    """A prepared set of six training images, two a shard."""
-    root = tmp_path_factory.mktemp("prepared")
-    folder = write_images(root / "images", {"train": (3, 3), "val": (1, 1)}, size=20)
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(preparation, "IMAGES_PER_SHARD", 2)
-        preparation.prepare("folder", str(folder), root / "set", size=16, workers=1)
-    return root / "set"
-
-
-def shard(root, number):
-    (path,) = root.glob(f"*-train.array_record-0000{number}-of-00003")
-    return path
-
-
-@pytest.mark.parametrize("opened", [True, False])
-@pytest.mark.parametrize("how", HOW)
-def test_a_shard_that_changes_while_it_is_read_is_named(how, opened, three_shards, tmp_path):
-    root = shutil.copytree(three_shards, tmp_path / "set")
-    images = [image for image, _ in datasets.load("prepared", str(three_shards), 16).train]
-    source = datasets.load("prepared", str(root), 16).train
-    slices = datasets.find("prepared", str(root))
-    some = slices.load("train[1:4]", 16).source
-    if opened:
-        assert all((source[i][0] == images[i]).all() for i in range(6))
-        assert all((some[i][0] == images[1 + i]).all() for i in range(3))
-    change(shard(root, 1), how)
-    for images_of, i in ((source, 2), (source, 3), (some, 1), (some, 2)):
-        with pytest.raises(UserError, match=f"{shard(three_shards, 1).name}: {CHANGED}; prepare the set again"):
-            images_of[i]
-    for images_of, i, same in ((source, 0, 0), (source, 1, 1), (source, 4, 4), (source, 5, 5), (some, 0, 1)):
-        assert (images_of[i][0] == images[same]).all()
-
-
-@pytest.mark.parametrize("opened", [True, False])
-def test_another_shard_of_the_same_length_is_not_taken_for_the_first(opened, three_shards, tmp_path):
-    """ArrayRecord pads shards to 64 kB, so that those of small images have one length, and their records are sound."""
-    root = shutil.copytree(three_shards, tmp_path / "set")
-    source = datasets.load("prepared", str(root), 16).train
-    if opened:
-        source[2]
-    assert shard(root, 0).stat().st_size == shard(root, 1).stat().st_size
-    shutil.copyfile(shard(root, 0), shard(root, 1))
-    with pytest.raises(UserError, match="00001-of-00003: has changed since it was opened; prepare the set again"):
-        source[2]
