@@ -137,6 +137,8 @@ def test_ctrl_c_ends_the_reader_of_a_pickle(tmp_path, monkeypatch):
         return started[0]
 
     monkeypatch.setattr(subprocess, "Popen", popen)
+    # A shell without job control starts its background processes with SIGINT ignored.
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     timer = threading.Timer(0.5, signal.pthread_kill, [threading.get_ident(), signal.SIGINT])
     timer.start()
     begin = time.monotonic()
@@ -145,6 +147,7 @@ def test_ctrl_c_ends_the_reader_of_a_pickle(tmp_path, monkeypatch):
             pretrained.read(tmp_path / "net.npy")
     finally:
         timer.cancel()
+        signal.signal(signal.SIGINT, handler)
     assert started[0].wait(timeout=10) == -signal.SIGKILL and time.monotonic() - begin < 10
 
 
