@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from typing import IO, Any
 
 import numpy as np
+import safetensors.numpy
 
 from alexnet_jax import UserError
 from alexnet_jax.runtime import interruption
@@ -181,6 +182,17 @@ def parse_json(text: str | bytes, shape: Any = dict) -> Any:
         raise ValueError("nested too deeply") from error
     check_shape(value, shape)
     return value
+
+
+def parse_safetensors(data: bytes) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """The arrays and the metadata in a safetensors file. Raises SafetensorError or ValueError if it is damaged."""
+    try:
+        arrays = safetensors.numpy.load(data)  # it checks the header, too
+    except KeyError as error:
+        raise ValueError(f"it holds {error.args[0]}, which NumPy does not have") from error
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = parse_json(data[8:end], {"__metadata__?": {str: str}})
+    return arrays, header.get("__metadata__", {})
 
 
 def check_shape(value: Any, shape: Any, name: str = "the whole") -> None:

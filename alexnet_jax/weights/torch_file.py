@@ -8,7 +8,8 @@ from typing import IO
 import numpy as np
 
 from alexnet_jax import UserError
-from alexnet_jax.weights import others, pickled, weights
+from alexnet_jax.runtime import untrusted
+from alexnet_jax.weights import others, weights
 from alexnet_jax.weights.weights import KEY, Weights
 
 
@@ -18,7 +19,7 @@ def read(file: IO[bytes]) -> Weights:
         raise UserError("a tar archive; unpack it, or, if PyTorch before 0.2 wrote it, save it by a newer version")
     if not importlib.util.find_spec("torch"):
         raise UserError(weights.NEEDS.format("torch"))
-    state, texts = pickled.read(file, "pth")
+    state, texts = untrusted.read(file, "pth")
     if KEY in texts:
         mean = state.pop(f"{KEY}.mean", np.zeros(0))
         names = others.torchvision_names if "features.0.weight" in state else weights.weight_names

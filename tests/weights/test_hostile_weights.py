@@ -15,7 +15,7 @@ import pytest
 import safetensors.numpy
 
 from alexnet_jax import UserError, pretrained
-from alexnet_jax.weights import pickled
+from alexnet_jax.runtime import untrusted
 from alexnet_jax.weights.weights import KEY
 from tests.fixtures import fake_torch
 from tests.weights.test_pretrained import NO_TORCH, assert_same
@@ -62,8 +62,8 @@ HOSTILE_PICKLES = {
 @pytest.mark.parametrize("name", HOSTILE_PICKLES)
 def test_hostile_pickles_end_in_one_line(name, tmp_path, monkeypatch):
     contents, message = HOSTILE_PICKLES[name]
-    monkeypatch.setattr(pickled, "SECONDS", 1)
-    monkeypatch.setattr(pickled, "MEMORY", 1_000_000_000)
+    monkeypatch.setattr(untrusted, "SECONDS", 1)
+    monkeypatch.setattr(untrusted, "MEMORY", 1_000_000_000)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "net.npy").write_bytes(npy(contents))
     refused(tmp_path / "net.npy", f"net.npy: not an intact .npy file of weights .*{message}")
@@ -106,7 +106,7 @@ def test_pickles_of_python_2_are_read(header, version, tmp_path):
     array += b"cnumpy\ndtype\n(U\x02O8K\x00K\x01tR(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK?tb\x89]" + layers
     (tmp_path / "net.npy").write_bytes(npy(b"\x80\x02" + array + b"atb.", header, version))
     with open(tmp_path / "net.npy", "rb") as file:
-        arrays, texts = pickled.read(file, "npy")
+        arrays, texts = untrusted.read(file, "npy")
     expected = {
         "conv1.kernel": np.array([[1, 2, 3], [4, 5, -1.5e-7]], np.float32),
         "conv1.bias": np.array([0.1, -200.0]),
@@ -192,14 +192,14 @@ def test_files_of_pytorch_are_known_by_their_content(name, stand_in, whole, tmp_
     ],
 )
 def test_whatever_pytorch_does_ends_in_one_line(contents, message, stand_in, tmp_path, monkeypatch):
-    monkeypatch.setattr(pickled, "SECONDS", 1)
+    monkeypatch.setattr(untrusted, "SECONDS", 1)
     (tmp_path / "net.pth").write_bytes(b"PK\x03\x04" + contents)
     line = refused(tmp_path / "net.pth", f"net.pth: not an intact .pth file of weights .*{message}")
     assert line.endswith("no code in it was run") and "weights_only=False" not in line
 
 
 def test_a_reader_that_waits_is_ended(stand_in, tmp_path, monkeypatch):
-    monkeypatch.setattr(pickled, "PATIENCE", 0.02)
+    monkeypatch.setattr(untrusted, "PATIENCE", 0.02)
     (tmp_path / "net.pth").write_bytes(b"\x80\x02wait")
     refused(tmp_path / "net.pth", "reading it takes more than 1.2 s")
 
@@ -262,7 +262,7 @@ HOSTILE_STATE_DICTS = {
 def test_hostile_state_dicts_end_in_one_line(name, legacy, tmp_path, monkeypatch):
     import zipfile
 
-    monkeypatch.setattr(pickled, "SECONDS", 20)
+    monkeypatch.setattr(untrusted, "SECONDS", 20)
     monkeypatch.chdir(tmp_path)
     contents, message = HOSTILE_STATE_DICTS[name]
     if legacy:

@@ -1,17 +1,18 @@
-"""A program that reads a pickle from its standard input, and writes the arrays in it to its standard output.
+"""A program that reads another program's file from its standard input, and writes its arrays to its standard output.
 
-  python unpickling.py {npy | pth} SECONDS BYTES < FILE
+  python untrusted_reader.py {npy | pth | cifar | mat} SECONDS BYTES < FILE
 
-`pickled` starts it: a pickle can make its reader crash, or use any amount of time and memory, and here it ends no more
-than this process. The output is a safetensors file. It imports nothing of the package, so that it starts at once.
+`untrusted` starts it: a pickle can make its reader crash, or use any amount of time and memory, and here it ends no
+more than this process. The output is a safetensors file. It imports nothing of the package, so that it starts at once.
 """
 
 import contextlib
+import json
 import os
 import pickle
 import resource
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import IO, Any
 
 import numpy as np
@@ -41,11 +42,11 @@ class Pickled:
     def __setstate__(self, state: Any) -> None:
         self.state = state
 
-    def array(self) -> np.ndarray:
-        """The NumPy array. Raises ValueError if its numbers are not floating-point."""
+    def array(self, dtypes: Sequence[str] = ("f2", "f4", "f8")) -> np.ndarray:
+        """The NumPy array. Raises ValueError if its dtype is not one of `dtypes`."""
         _, shape, dtype, is_fortran, data = self.state
-        if dtype.args[0] not in ("f2", "f4", "f8"):
-            raise ValueError(f"an array of {dtype.args[0]}, not of floating-point numbers")
+        if dtype.args[0] not in dtypes:
+            raise ValueError(f"an array of {dtype.args[0]}, not of {' or '.join(dtypes)}")
         data = data.encode("latin1") if isinstance(data, str) else data
         flat = np.frombuffer(data, np.dtype(dtype.args[0]).newbyteorder(dtype.state[1]))
         return flat.reshape(shape, order="F" if is_fortran else "C")
@@ -95,6 +96,42 @@ def read_pth(file: IO[bytes]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     return arrays, {key: text for key, text in metadata.items() if isinstance(text, str)}
 
 
+def read_cifar(file: IO[bytes]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """What a pickle of CIFAR holds: the pixels, labels and file names of some images, or the names of the classes.
+
+    Returns:
+      arrays: `data`, uint8 [N, 3072], or [3072, N] as the 2012 code has it; and the labels, int64 [N].
+      texts: lists of names, as JSON.
+    """
+    arrays, texts = {}, {}
+    contents = _ArraysOnly(file, encoding="latin1").load()
+    for key, value in contents.items():
+        if isinstance(value, Pickled) and key == "data":
+            arrays[key] = value.array(("u1", "b", "B"))
+        elif isinstance(value, list) and all(isinstance(x, int) for x in value):
+            arrays[key] = np.array(value, np.int64)
+        elif isinstance(value, list) and all(isinstance(x, str) for x in value):
+            texts[key] = json.dumps(value)
+    return arrays, texts
+
+
+def read_mat(file: IO[bytes]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """The classes in `meta.mat` of a development kit of ILSVRC: `ids`, int64 [N], and their WordNet ids as JSON."""
+    import scipy.io
+
+    synsets = np.ravel(scipy.io.loadmat(file, squeeze_me=True, variable_names=["synsets"])["synsets"])
+    (ids,) = (name for name in synsets.dtype.names if name.startswith("ILSVRC"))
+    return {"ids": synsets[ids].astype(np.int64)}, {"WNID": json.dumps([str(x) for x in synsets["WNID"]])}
+
+
+READERS: dict[str, Callable[[IO[bytes]], tuple[dict[str, np.ndarray], dict[str, str]]]] = {
+    "npy": read_npy,
+    "pth": read_pth,
+    "cifar": read_cifar,
+    "mat": read_mat,
+}
+
+
 def serialize(arrays: Mapping[str, np.ndarray], texts: dict[str, str]) -> bytes:
     """A safetensors file. Its format has one order of bytes and of axes."""
     plain = {key: np.asarray(x, x.dtype.newbyteorder("="), "C") for key, x in arrays.items()}
@@ -117,7 +154,7 @@ def main():
         limit(int(seconds), int(memory))
         sys.stdin.seek(0)  # it shares its place in the file with the process that opened it
         try:
-            output.write(serialize(*{"npy": read_npy, "pth": read_pth}[kind](sys.stdin.buffer)))
+            output.write(serialize(*READERS[kind](sys.stdin.buffer)))
         except Exception as error:
             first_line = str(error).partition("\n")[0] or type(error).__name__
             sys.exit(first_line.encode("ascii", "backslashreplace")[:200].decode())
