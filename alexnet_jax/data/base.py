@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from alexnet_jax import UserError
+from alexnet_jax.data import class_names as names
 from alexnet_jax.data import sources
 from alexnet_jax.runtime import files
 
@@ -60,6 +61,7 @@ class Split(NamedTuple):
         own_names = [normalized(name) for name in self.class_names]
         if own_names == [normalized(name) for name in class_names]:
             return self.source
+        own_names = list(names.translated(own_names, class_names))
         label_of = {normalized(name): label for label, name in enumerate(class_names)}
         if missing := sorted(set(own_names) - label_of.keys()):
             shown = ", ".join(missing[:3]) + (", …" if missing[3:] else "")
@@ -92,6 +94,7 @@ class Dataset:
       owns_root: whether everything below the root belongs to the data set.
       preparable: whether `alexnet_jax.prepare` can read it; its sources must then be `sources.EncodedSource`.
       cropped: whether its images were made square by cropping.
+      prepared_size: height and width in pixels that `alexnet_jax.prepare` gives its images.
       test_is_final: whether the final evaluation uses the test split, if it exists. Otherwise it uses the validation
         split, because the labels of the test images may be secret.
     """
@@ -104,11 +107,25 @@ class Dataset:
     owns_root = False
     preparable = True
     cropped = False
+    prepared_size = 256
     test_is_final = True
+
+    @classmethod
+    def names_in(cls, path: pathlib.Path) -> list[str]:
+        """The names, as in `config.dataset.name`, of the data sets of this kind in a directory, or in an archive.
+
+        A kind that `--dataset=auto` shall find overrides it. It looks at names of files, and reads as little as it can.
+        """
+        return []
 
     def __init__(self, name: str, root: str, orientation: str | None = None):
         self.name, self.root = name, root
         self._orientation = orientation
+
+    @property
+    def recorded_name(self) -> str:
+        """The name that `alexnet_jax.prepare` records."""
+        return self.name
 
     @property
     def orientation(self) -> str:
@@ -156,10 +173,10 @@ class Dataset:
         """The splits for validation and for the final evaluation. Raises UserError if the data set has neither."""
         splits = self.splits
         if splits and not {"validation", "test"} & set(splits):
-            hint = f"; {self.layout}" if self.layout else ""
+            hint = f"{self.layout}, or " if self.layout else ""
             raise UserError(
                 f"{self.root or self.name}: no validation or test images to measure with, only "
-                f"{', '.join(splits)}{hint}"
+                f"{', '.join(splits)}; {hint}set some aside: python -m alexnet_jax.prepare --holdout=0.1"
             )
         validation = "validation" if "validation" in splits else "test"
         test = "test" if "test" in splits and self.test_is_final else validation

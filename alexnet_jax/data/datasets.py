@@ -7,7 +7,20 @@ import dataclasses
 import logging
 
 from alexnet_jax import UserError
-from alexnet_jax.data import archives, base, folders, sources, textures, tfds_sets
+from alexnet_jax.data import base, sources
+from alexnet_jax.data.kinds import (
+    cifar,
+    csv_list,
+    folders,
+    hugging_face,
+    imagenet,
+    kaggle,
+    textures,
+    tfds_sets,
+    tiny_imagenet,
+    webdataset,
+)
+from alexnet_jax.runtime import files
 
 log = logging.getLogger("alexnet_jax")
 
@@ -16,30 +29,73 @@ KINDS: dict[str, type[base.Dataset]] = {
     "prepared": tfds_sets.Prepared,
     "tfds": tfds_sets.Tfds,
     "folder": folders.Folder,
-    "imagenet": archives.ImagenetArchives,
+    "csv": csv_list.CsvList,
+    "imagenet": imagenet.Ilsvrc2012,
+    "imagenet2010": imagenet.Ilsvrc2010,
+    "kaggle": kaggle.Kaggle,
+    "huggingface": hugging_face.HuggingFace,
+    "webdataset": webdataset.WebDataset,
+    "tiny_imagenet": tiny_imagenet.TinyImagenet,
+    "cifar10": cifar.Cifar,
+    "cifar100": cifar.Cifar,
     "textures": textures.Textures,
 }
+AUTO = "auto"  # the name that `recognise` replaces
+SHOWN = 8  # names of files in a message
 
 
 def find(name: str, root: str, orientation: str | None = None) -> base.Dataset:
     """The data set that `config.dataset` names.
 
     Args:
+      name, root: as for `load`.
       orientation: see `images.decode`; None for the data set's own. A prepared set has its own in any case.
 
     Raises:
       UserError: its kind does not exist.
     """
+    if name == AUTO:
+        name = recognise(root)
     kind, colon, rest = name.partition(":")
     if kind not in KINDS or bool(colon) != KINDS[kind].takes_name or bool(rest) != bool(colon):
         raise UserError(f"dataset {name!r}: no such data set; use {kind_names()}")
     return KINDS[kind](name, root, orientation)
 
 
+def recognise(root: str) -> str:
+    """The name of the data set in a directory or an archive, by what lies there.
+
+    Raises:
+      UserError: it holds nothing that is recognised, or more than one data set.
+    """
+    path = files.absolute(root)
+    if not root or not files.exists(path):
+        raise UserError(f"dataset root {root!r}: no such file or directory; set it (config.dataset.root, --root)")
+    names = [name for kind in dict.fromkeys(KINDS.values()) for name in kind.names_in(path)]
+    if len(names) > 1:
+        flags = " or ".join(f"--dataset={name}" for name in names)
+        raise UserError(f"dataset root {root!r}: holds several data sets; name one: {flags}")
+    if not names and not files.is_directory(path):
+        raise UserError(
+            f"dataset root {root!r}: no archive that is read in place; extract it, and name the directory; "
+            "docs/getting-data.md has the layouts"
+        )
+    if not names:
+        with files.explaining(path, "read"):
+            entries = sorted(entry.name for entry in path.iterdir())
+        shown = ", ".join(entries[:SHOWN]) + (", …" if entries[SHOWN:] else "")
+        raise UserError(
+            f"dataset root {root!r}: no data set is recognised in it (it holds {shown or 'nothing'}); "
+            "docs/getting-data.md has the layouts"
+        )
+    return names[0]
+
+
 def kind_names(preparable: bool = False) -> str:
     """The names of the kinds, for messages; with `preparable`, only of those that `alexnet_jax.prepare` reads."""
+    argument = {"csv": "FILE"}
     names = [name for name, kind in KINDS.items() if kind.preparable or not preparable]
-    *most, last = [f"{name}:NAME" if KINDS[name].takes_name else name for name in names]
+    *most, last = [f"{name}:{argument.get(name, 'NAME')}" if KINDS[name].takes_name else name for name in names]
     return f"{', '.join(most)} or {last}"
 
 
@@ -70,9 +126,9 @@ def load(name: str, root: str, image_size: int, stretch: bool = False, orientati
     """Loads the data that `config.dataset` names.
 
     Args:
-      name: 'prepared' (by alexnet_jax.prepare), 'tfds:NAME', 'folder', 'imagenet' or 'textures' (embedded).
-      root: the directory. '' means ./imagenet256 for `prepared`, ~/tensorflow_datasets for TFDS, and a cache directory
-        for `textures`.
+      name: one of KINDS, with a name after a colon as in 'tfds:NAME' and 'csv:FILE'; or AUTO.
+      root: the directory or archive. '' means ./imagenet256 for `prepared`, ~/tensorflow_datasets for TFDS, the
+        directory of the file for `csv`, and a cache directory for `textures`.
       image_size: height and width of the sources' images, in pixels.
       stretch: whether images that are not square are stretched; otherwise they are cropped to their centres.
       orientation: as for `find`.

@@ -132,6 +132,12 @@ def encode(data: bytes, origin: str, size: int, quality: int, orientation: str) 
     return encoded.getvalue()
 
 
+def png(pixels: np.ndarray) -> bytes:
+    """Pixels, RGB, uint8 [height, width, 3], as a PNG. `decode` returns the same pixels."""
+    _, encoded = cv2.imencode(".png", pixels[..., ::-1], (cv2.IMWRITE_PNG_COMPRESSION, 1))
+    return encoded.tobytes()
+
+
 def _decode(data, origin, upright):
     """RGB, uint8 [height, width, 3]."""
     try:

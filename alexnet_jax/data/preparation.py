@@ -11,6 +11,7 @@ import pathlib
 import shutil
 import signal
 import tempfile
+import time
 from collections.abc import Iterator
 
 import cv2
@@ -19,10 +20,13 @@ import PIL
 import simplejpeg
 
 from alexnet_jax import UserError
-from alexnet_jax.data import datasets, images, shards, sources, tfds_sets
+from alexnet_jax.data import base, datasets, images, shards, sources
+from alexnet_jax.data.class_names import readable
+from alexnet_jax.data.kinds import tfds_sets
 from alexnet_jax.runtime import files, interruption, progress, text
 
 IMAGES_PER_SHARD = 256  # at least: a reader keeps every shard open, so a split has at most MOST_SHARDS of them
+SAMPLES = 10  # images that a dry run shows
 MOST_SHARDS = {"train": 256, "validation": 16, "test": 16}
 
 
@@ -30,10 +34,12 @@ def prepare(
     dataset: str,
     root: str | os.PathLike,
     output: str | os.PathLike,
-    size: int = 256,
+    size: int | None = None,
     workers: int | None = None,
     max_undecodable: float = 0.01,
     orientation: str | None = None,
+    holdout: float | None = None,
+    dry_run: bool = False,
 ) -> None:
     """Makes a TFDS data set (ArrayRecord, JPEG) of images [size, size, 3] from any source.
 
@@ -46,35 +52,45 @@ def prepare(
       prepare.json: the source, the settings and the versions of the libraries, which identify the set.
 
     Args:
-      dataset: 'imagenet', 'folder' or 'tfds:NAME'.
-      root: the directory of the first two; for TFDS its data directory, or '' for the default.
-      output: a directory, made if missing.
+      dataset: as `config.dataset.name`; 'auto' for what lies in the root.
+      root: the directory or archive; for TFDS its data directory, or '' for the default.
+      output: a directory, made if missing; '' only with `dry_run`.
+      size: height and width in pixels; None for `Dataset.prepared_size`.
       workers: number of processes; None for one per core.
       max_undecodable: the largest tolerable fraction of images that cannot be decoded.
       orientation: see `images.decode`; None for 'stored' with ImageNet's archives, otherwise 'upright'.
+      holdout: the fraction of the training images to set aside for validation, if the set has no validation images.
+      dry_run: only print what was recognised, and how much disk and time it would take.
 
     Raises:
       UserError: the source or the output does not work. Finished shards are kept.
     """
+    workers = workers or available_cores()
     output = files.absolute(output)
     try:
         str(output).encode()
     except UnicodeEncodeError as error:
         raise UserError(f"--output={output}: its name is not UTF-8, which ArrayRecord needs; use another") from error
-    kind = datasets.KINDS.get(dataset.partition(":")[0])
-    if kind and kind.owns_root and _real(output).is_relative_to(_real(root)):
-        raise UserError(f"--output={output}: is inside --root={root}; use another directory")
     text.print_line(f"looking for the images of {dataset} {root}")
-    splits, class_names = find(dataset, os.fspath(root), size, orientation)
-    name = f"{dataset.removeprefix('tfds:').partition(':')[0].partition('/')[0]}_{size}"
+    found = find_dataset(dataset, os.fspath(root), orientation)
+    if found.owns_root and not dry_run and _real(output).is_relative_to(_real(root)):
+        raise UserError(f"--output={output}: is inside --root={root}; use another directory")
+    size = size or found.prepared_size
+    splits, class_names = find(found, size, holdout)
+    name = f"{found.recorded_name.removeprefix('tfds:').partition(':')[0].partition('/')[0]}_{size}"
     plan = [
         shards.Shard(split, i, len(parts), part, name, size, output)
         for split, source in splits.items()
         for parts in [divide(source, MOST_SHARDS[split])]
         for i, part in enumerate(parts)
     ]
+    if dry_run:
+        print_samples(found, splits, class_names)
+        check_space(plan, plan, len(class_names), workers)
+        text.print_line("nothing was written")
+        return
     description = {
-        "dataset": dataset,
+        "dataset": found.recorded_name,
         "size": size,
         "orientation": splits["train"].orientation,
         "jpeg_quality": shards.JPEG_QUALITY,
@@ -83,7 +99,7 @@ def prepare(
         "opencv": cv2.__version__,
         "pillow": PIL.__version__,
         "simplejpeg": simplejpeg.__version__,
-    }
+    } | ({"holdout": holdout} if holdout else {})
     with (
         files.explaining(f"--output={output}", "written", shards.REMEDY),
         claimed(output, description) as complete,
@@ -94,10 +110,10 @@ def prepare(
         done = [shard for shard in plan if shard.done]
         missing = [shard for shard in plan if shard not in done]
         undecodable = list_undecodable(done, output)
-        check_space(plan, missing, len(class_names))
+        check_space(plan, missing, len(class_names), workers)
         total = sum(len(shard.source) for shard in plan)
         check_undecodable(len(undecodable), total, max_undecodable, output)
-        run(missing, total, len(undecodable), workers or available_cores(), max_undecodable)
+        run(missing, total, len(undecodable), workers, max_undecodable)
         finish(plan, class_names)
 
 
@@ -105,20 +121,32 @@ def _real(path):
     return pathlib.Path(os.path.realpath(files.absolute(path)))
 
 
-def find(
-    name: str, root: str, size: int, orientation: str | None = None
-) -> tuple[dict[str, sources.EncodedSource], tuple[str, ...]]:
-    """The sources of a data set, {split: source}, and its class names. Raises UserError if it cannot be prepared."""
+def find_dataset(name: str, root: str, orientation: str | None = None) -> base.Dataset:
+    """The data set of this name. Raises UserError if it does not exist or cannot be prepared."""
     kind = datasets.KINDS.get(name.partition(":")[0])
-    if not kind or not kind.preparable:
-        raise UserError(f"--dataset={name}: use {datasets.kind_names(preparable=True)}")
-    dataset = datasets.find(name, root, orientation)
+    if name != datasets.AUTO and not (kind and kind.preparable):
+        raise UserError(f"--dataset={name}: use {datasets.AUTO}, {datasets.kind_names(preparable=True)}")
+    found = datasets.find(name, root, orientation)
+    if not found.preparable:
+        raise UserError(f"--root={root}: holds a set that is prepared already; train on it (config.dataset.root)")
+    return found
+
+
+def find(
+    dataset: base.Dataset, size: int, holdout: float | None = None
+) -> tuple[dict[str, sources.EncodedSource], tuple[str, ...]]:
+    """The sources of a data set, {split: source}, and its class names. Raises UserError if it cannot be prepared.
+
+    Args:
+      size: height and width of the images, in pixels.
+      holdout: see `prepare`.
+    """
     train, class_names = dataset.load("train", size)
     splits = {"train": check_encoded(train)}
     for split in dataset.splits:
         if split in ("validation", "test"):
-            source = check_encoded(dataset.load(split, size).relabelled(class_names))
             try:
+                source = check_encoded(dataset.load(split, size).relabelled(class_names))
                 source.read(0)
             except sources.SecretLabelsError:
                 text.print_line(f"leaving out {split}: its labels are secret")
@@ -126,8 +154,32 @@ def find(
                 splits[split] = source
         elif split != "train":
             text.print_line(f"leaving out {split}: neither train nor validation nor test")
-    dataset.held_out()  # raises if the data set has neither validation nor test images
+    if holdout and "validation" in splits:
+        raise UserError(
+            f"--holdout={holdout}: {dataset.root or dataset.name} has validation images already; leave it out"
+        )
+    if holdout:
+        splits["train"], held_out = sources.hold_out(splits["train"], holdout)
+        splits = {"train": splits.pop("train"), "validation": held_out} | splits
+        text.print_line(f"set aside {len(held_out):,} training images for validation, by a hash of their names")
+    else:
+        dataset.held_out()  # raises if the data set has neither validation nor test images
     return splits, class_names
+
+
+def print_samples(
+    dataset: base.Dataset, splits: dict[str, sources.EncodedSource], class_names: tuple[str, ...]
+) -> None:
+    """Prints the kind of a data set, its splits, and SAMPLES of its training images with their labels."""
+    text.print_line(f"recognised as {dataset.name}: {type(dataset).__doc__.partition(chr(10))[0]}")  # type: ignore[union-attr]
+    for split, source in splits.items():
+        labels = {label for _, label in source.labels_by_name}
+        text.print_line(f"{split}: {len(source):,} images of {len(labels)} classes, orientation {source.orientation}")
+    train = splits["train"]
+    text.print_line("some training images: label, class, name")
+    for i in sorted({len(train) * i // SAMPLES for i in range(SAMPLES)}):
+        _, label = train.read(i)
+        text.print_line(f"{label:6}  {readable(class_names[label])}  {train.name(i)}")
 
 
 def check_encoded(source: sources.Source) -> sources.EncodedSource:
@@ -206,28 +258,41 @@ def check_same(path: pathlib.Path, description: dict) -> None:
         )
 
 
-def check_space(plan: list[shards.Shard], missing: list[shards.Shard], num_classes: int) -> None:
-    """Prints how much disk space the set takes. Raises UserError if too little is free."""
+def check_space(plan: list[shards.Shard], missing: list[shards.Shard], num_classes: int, workers: int) -> None:
+    """Prints how much disk and time the set takes. Raises UserError if too little disk is free."""
     size, output = plan[0].size, plan[0].output
     spread = [plan[len(plan) * i // 64].source for i in range(64)]
-    encoded = []
+    encoded, start = [], time.monotonic()
     for source, place in dict.fromkeys((source, len(source) * i // 64) for i, source in enumerate(spread)):
         with contextlib.suppress(UserError):
             data, _ = source.read(place)
             encoded.append(len(images.encode(data, "", size, shards.JPEG_QUALITY, source.orientation)))
+    seconds = (time.monotonic() - start) / max(1, len(encoded))
+    count = sum(len(shard.source) for shard in missing)
     bytes_per_image = (float(np.mean(encoded)) if encoded else size * size) + 100
-    needed = bytes_per_image * sum(len(shard.source) for shard in missing) + 4 * size * size * 3 * len(missing)
-    free = shutil.disk_usage(output).free
+    needed = bytes_per_image * count + 4 * size * size * 3 * len(missing)
+    free = shutil.disk_usage(next(path for path in (output, *output.parents) if path.exists())).free
     counts = {split: sum(len(s.source) for s in plan if s.split == split) for split in ("train", "validation", "test")}
     split_counts = ", ".join(f"{count:,} {split}" for split, count in counts.items() if count)
     text.print_line(
         f"{split_counts} images of {num_classes} classes; {len(plan) - len(missing)} of {len(plan)} shards done"
     )
-    text.print_line(f"{output}: about {gigabytes(needed)} to write, {gigabytes(free)} free")
+    processes = min(workers, max(1, len(missing)))
+    text.print_line(
+        f"{output}: about {gigabytes(needed)} to write, {gigabytes(free)} free; about "
+        f"{duration(count * seconds / processes)} by {processes} {'processes' if processes > 1 else 'process'}"
+    )
     if needed > free:
         raise UserError(
             f"--output={output}: needs about {gigabytes(needed)} and has {gigabytes(free)}; free some space"
         )
+
+
+def duration(seconds: float) -> str:
+    """A time in words, rounded up."""
+    if seconds < 100:
+        return f"{math.ceil(seconds)} s"
+    return f"{math.ceil(seconds / 60)} minutes" if seconds < 6000 else f"{seconds / 3600:.1f} hours"
 
 
 def gigabytes(number: float) -> str:

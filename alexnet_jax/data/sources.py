@@ -7,8 +7,11 @@ import dataclasses
 import hashlib
 import math
 import os
+import struct
+import unicodedata
+import zlib
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from google.protobuf import message
@@ -20,6 +23,9 @@ from alexnet_jax.runtime import files
 REMEDY = "set config.dataset.root to a new directory, and the images are drawn again"
 SECRET = -1  # TFDS's label of an example whose class is not published
 MOST_BYTES = 2**29  # of one file; bounds the memory for a huge file that is not an image
+ZIP_HEADER = struct.Struct(
+    "<4s22xHH"
+)  # before each file in a zip file: a mark, and the bytes of its name and of extras
 
 
 class Source(Protocol):
@@ -116,6 +122,11 @@ class EncodedSource:
     def listing(self) -> Iterator[tuple[str, int, int]]:
         raise NotImplementedError
 
+    @property
+    def labels_by_name(self) -> Iterator[tuple[str, int]]:
+        """(name, label) of every image."""
+        return ((name, label) for name, label, _ in self.listing)
+
     def __len__(self) -> int:
         raise NotImplementedError
 
@@ -176,37 +187,109 @@ class FileSource(EncodedSource):
         return dataclasses.replace(self, files=self.files[start:stop])
 
 
+class Member(NamedTuple):
+    """An image in an archive. It has `size` bytes from `offset` on; in a zip file, from behind the header there.
+
+    Attributes:
+      archive: which of the archives it is in.
+      crc: in a zip file, the checksum of the image.
+      deflated: in a zip file, whether the bytes are compressed.
+    """
+
+    offset: int
+    size: int
+    name: str
+    label: int
+    archive: int = 0
+    crc: int | None = None
+    deflated: bool = False
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class ArchiveSource(EncodedSource):
-    """Members of the tar file `origin`, as (offset, bytes, name, label)."""
+    """Members of tar or zip files, which are read in place."""
 
     origin: str
-    version: files.Version  # of the tar file, when the members were listed
-    members: Sequence[tuple[int, int, str, int]]
+    archives: Sequence[tuple[str, files.Version]]  # their paths, and their versions when the members were listed
+    members: Sequence[Member]
     image_size: int
     stretch: bool = False
     orientation: str = "stored"
 
     @property
     def manifest(self) -> Sequence[Any]:
-        return self.members
+        return [tuple(member[:4]) for member in self.members]
 
     @property
     def listing(self) -> Iterator[tuple[str, int, int]]:
-        return ((name, label, size) for _, size, name, label in self.members)
+        return ((member.name, member.label, member.size) for member in self.members)
 
     def __len__(self) -> int:
         return len(self.members)
 
+    def describe(self, i: int) -> str:
+        return f"{self.archives[self.members[i].archive][0]}, {self.name(i)}"
+
     def name(self, i: int) -> str:
-        return self.members[i][2]
+        return self.members[i].name
 
     def read(self, i: int) -> tuple[bytes, int]:
-        offset, size, _, label = self.members[i]
-        return files.read_part(self.origin, self.version, offset, min(size, MOST_BYTES), "restore it"), label
+        offset, size, _, label, archive, crc, deflated = self.members[i]
+        path, version = self.archives[archive]
+        if crc is None:
+            return files.read_part(path, version, offset, min(size, MOST_BYTES), "restore it"), label
+        header = files.read_part(path, version, offset, ZIP_HEADER.size, "restore it")
+        mark, name_length, extra_length = ZIP_HEADER.unpack(header)
+        offset += ZIP_HEADER.size + name_length + extra_length
+        data = files.read_part(path, version, offset, min(size, MOST_BYTES), "restore it")
+        try:
+            data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, MOST_BYTES) if deflated else data
+        except zlib.error:
+            data = b""
+        if mark != b"PK\3\4" or zlib.crc32(data) != crc:
+            raise UserError(f"{self.describe(i)}: is damaged in the zip file; download it again")
+        return data, label
 
     def part(self, start: int, stop: int) -> EncodedSource:
         return dataclasses.replace(self, members=self.members[start:stop])
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PixelSource(EncodedSource):
+    """Images that are stored as pixels, in memory: uint8 [N, S, S, 3], and their labels and names."""
+
+    origin: str
+    pixels: np.ndarray
+    labels: Sequence[int]
+    names: Sequence[str]
+    image_size: int
+    stretch: bool = False
+    orientation: str = "upright"
+
+    @property
+    def manifest(self) -> Sequence[Any]:
+        return hashlib.sha256(self.pixels.tobytes()).hexdigest(), *self.labels
+
+    @property
+    def listing(self) -> Iterator[tuple[str, int, int]]:
+        return zip(self.names, self.labels, map(zlib.crc32, self.pixels), strict=True)
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def __getitem__(self, i: int) -> tuple[np.ndarray, int]:
+        return images.square(self.pixels[i], self.image_size, self.stretch), self.labels[i]
+
+    def name(self, i: int) -> str:
+        return self.names[i]
+
+    def read(self, i: int) -> tuple[bytes, int]:
+        """Image `i` as PNG, which is lossless, and its label."""
+        return images.png(self.pixels[i]), self.labels[i]
+
+    def part(self, start: int, stop: int) -> EncodedSource:
+        place = slice(start, stop)
+        return dataclasses.replace(self, pixels=self.pixels[place], labels=self.labels[place], names=self.names[place])
 
 
 class SecretLabelsError(UserError):
@@ -234,6 +317,10 @@ class TfdsSource(EncodedSource):
     @property
     def listing(self) -> Iterator[tuple[str, int, int]]:
         yield hashlib.sha256(repr(self.manifest).encode()).hexdigest(), -1, len(self)
+
+    @property
+    def labels_by_name(self) -> Iterator[tuple[str, int]]:
+        return ((self.name(i), self.read(i)[1]) for i in range(len(self)))
 
     def __len__(self) -> int:
         return self.stop - self.start
@@ -288,21 +375,13 @@ class RelabelledSource:
         return _relabelled(self.source.listing, self.labels)
 
 
-class RelabelledEncodedSource(EncodedSource):
-    """An encoded source whose label l becomes labels[l]."""
+class EncodedView(EncodedSource):
+    """The base class of encoded sources that show another one differently."""
 
-    def __init__(self, source: EncodedSource, labels: Sequence[int]):
-        self.source, self.labels = source, labels
+    def __init__(self, source: EncodedSource):
+        self.source = source
         self.origin, self.image_size = source.origin, source.image_size
         self.stretch, self.orientation = source.stretch, source.orientation
-
-    @property
-    def manifest(self) -> Sequence[Any]:
-        return self.labels, self.source.manifest
-
-    @property
-    def listing(self) -> Iterator[tuple[str, int, int]]:
-        return _relabelled(self.source.listing, self.labels)
 
     def __len__(self) -> int:
         return len(self.source)
@@ -313,12 +392,104 @@ class RelabelledEncodedSource(EncodedSource):
     def name(self, i: int) -> str:
         return self.source.name(i)
 
+
+class RelabelledEncodedSource(EncodedView):
+    """An encoded source whose label l becomes labels[l]."""
+
+    def __init__(self, source: EncodedSource, labels: Sequence[int]):
+        super().__init__(source)
+        self.labels = labels
+
+    @property
+    def labels_by_name(self) -> Iterator[tuple[str, int]]:
+        return ((name, self.labels[label]) for name, label in self.source.labels_by_name)
+
+    @property
+    def manifest(self) -> Sequence[Any]:
+        return self.labels, self.source.manifest
+
+    @property
+    def listing(self) -> Iterator[tuple[str, int, int]]:
+        return _relabelled(self.source.listing, self.labels)
+
+    def __getitem__(self, i: int) -> tuple[np.ndarray, int]:
+        image, label = self.source[i]
+        return image, self.labels[label]
+
     def read(self, i: int) -> tuple[bytes, int]:
         data, label = self.source.read(i)
         return data, self.labels[label]
 
     def part(self, start: int, stop: int) -> EncodedSource:
         return RelabelledEncodedSource(self.source.part(start, stop), self.labels)
+
+
+class SelectedSource(EncodedView):
+    """Some images of an encoded source, by their indices in rising order."""
+
+    def __init__(self, source: EncodedSource, indices: Sequence[int]):
+        super().__init__(source)
+        self.indices = indices
+
+    @property
+    def manifest(self) -> Sequence[Any]:
+        return self.indices, self.source.manifest
+
+    @property
+    def listing(self) -> Iterator[tuple[str, int, int]]:
+        listed = list(self.source.listing)
+        return (listed[i] for i in self.indices)
+
+    @property
+    def labels_by_name(self) -> Iterator[tuple[str, int]]:
+        listed = list(self.source.labels_by_name)
+        return (listed[i] for i in self.indices)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, i: int) -> tuple[np.ndarray, int]:
+        return self.source[self.indices[i]]
+
+    def describe(self, i: int) -> str:
+        return self.source.describe(self.indices[i])
+
+    def name(self, i: int) -> str:
+        return self.source.name(self.indices[i])
+
+    def read(self, i: int) -> tuple[bytes, int]:
+        return self.source.read(self.indices[i])
+
+    def part(self, start: int, stop: int) -> EncodedSource:
+        indices = self.indices[start:stop]
+        first = indices[0] if indices else 0
+        last = indices[-1] + 1 if indices else 0
+        return SelectedSource(self.source.part(first, last), [i - first for i in indices])
+
+
+def hold_out(source: EncodedSource, fraction: float) -> tuple[EncodedSource, EncodedSource]:
+    """Divides a source into training and validation images: `fraction` of every class, at least one image.
+
+    A hash of their names chooses them, so that they are the same in any order and on any machine.
+
+    Raises:
+      UserError: a class has only one image.
+    """
+    by_class: dict[int, list[tuple[bytes, int]]] = {}
+    for i, (name, label) in enumerate(source.labels_by_name):
+        digest = hashlib.sha256(unicodedata.normalize("NFC", name).encode(errors="surrogateescape")).digest()
+        by_class.setdefault(label, []).append((digest, i))
+    chosen: set[int] = set()
+    for hashed in by_class.values():
+        if len(hashed) < 2:
+            raise UserError(
+                f"{source.describe(hashed[0][1])}: is the only image of its class, and --holdout takes one of each "
+                "class for validation; add images or remove the class"
+            )
+        count = min(max(1, round(fraction * len(hashed))), len(hashed) - 1)
+        chosen.update(i for _, i in sorted(hashed)[:count])
+    rest = [i for i in range(len(source)) if i not in chosen]
+    return SelectedSource(source, rest), SelectedSource(source, sorted(chosen))
 
 
 def _relabelled(listing, labels):

@@ -4,7 +4,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from alexnet_jax.analysis import ensemble, figures, inference, retrieval
-from alexnet_jax.data import datasets, images, textures
+from alexnet_jax.data import datasets, images
+from alexnet_jax.data.kinds import textures
 from configs import quickstart
 from experiments import estimates, store
 from experiments.claims.claim import DATA_SETS, Claim, Summary, Sweep, paper_config

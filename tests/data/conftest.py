@@ -2,7 +2,7 @@
 
 import pytest
 
-from alexnet_jax.data import textures
+from alexnet_jax.data.kinds import textures
 
 
 @pytest.fixture

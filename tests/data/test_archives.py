@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from alexnet_jax import UserError
-from alexnet_jax.data import archives, datasets
+from alexnet_jax.data import datasets
+from alexnet_jax.data.kinds import imagenet
 from tests.fixtures import hostile_files, imagenet_archives
 
-TRAIN, BLOCK = archives.TRAIN, tarfile.BLOCKSIZE
+TRAIN, BLOCK = imagenet.TRAIN, tarfile.BLOCKSIZE
 END = bytes(2 * BLOCK)
 # Versions of Python differ in how much tarfile itself checks.
 # Which of them depends on the version of Python.
@@ -31,7 +32,7 @@ def whole(tmp_path_factory):
 @pytest.fixture
 def root(whole, tmp_path):
     """A directory with whole archives. The training archive may be replaced."""
-    for name in (TRAIN, archives.VALIDATION):
+    for name in (TRAIN, imagenet.VALIDATION):
         (tmp_path / name).write_bytes((whole / name).read_bytes())
     return tmp_path
 

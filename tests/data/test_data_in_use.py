@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from alexnet_jax import UserError
-from alexnet_jax.data import datasets, preparation, textures
+from alexnet_jax.data import datasets, preparation
+from alexnet_jax.data.kinds import textures
 from tests.fixtures import imagenet_archives
 from tests.support import write_images
 

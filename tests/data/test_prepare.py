@@ -194,12 +194,19 @@ def test_tfds_is_prepared(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--output=x"], "the following arguments are required: --dataset; see --help"),
+        (["--output=x"], "--dataset=auto needs --root=DIR"),
+        (["--root=y"], "--output=DIR is needed, or --dry_run"),
+        (["--output=x", "--root=y", "--holdout=1"], "--holdout must be between 0 and 1"),
+        (
+            ["--output=x", "--dataset=folder", "--labels=x.csv"],
+            "--labels=FILE.csv: name a file, and leave out --dataset",
+        ),
+        (["--output=x", "--labels=nowhere.csv"], "nowhere.csv: cannot be read (No such file or directory)"),
         (["--dataset=folder", "--output=x", "--root=/nowhere"], "dataset root '/nowhere': no such directory"),
         (["--dataset=folder", "--output=x"], "--dataset=folder needs --root=DIR"),
         (["--dataset=folder", "--output=", "--root=y"], "--output= has no value"),
-        (["--dataset=mnist", "--output=x", "--root=y"], "--dataset=mnist: use tfds:NAME, folder or imagenet"),
-        (["--dataset=mnist", "--output=x"], "--dataset=mnist: use tfds:NAME, folder or imagenet"),
+        (["--dataset=mnist", "--output=x", "--root=y"], "--dataset=mnist: use auto, tfds:NAME, folder, csv:FILE"),
+        (["--dataset=mnist", "--output=x"], "--dataset=mnist: use auto, tfds:NAME, folder, csv:FILE"),
         (["--dataset=tfds:no_such_set", "--output=x"], "dataset 'tfds:no_such_set': no usable data set"),
         (["--dataset=folder", "--output=x", "--root=y", "--size=0"], "--size must be from 1 to 4096"),
         (["--dataset=folder", "--output=x", "--worker=2"], "unrecognized arguments: --worker=2"),

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from alexnet_jax import UserError
-from alexnet_jax.data import datasets, textures
+from alexnet_jax.data import datasets
+from alexnet_jax.data.kinds import textures
 
 
 def test_textures_are_made_once_whole_and_always_the_same(few_textures, tmp_path, monkeypatch):

@@ -16,7 +16,8 @@ from PIL import Image
 from tensorboardX.proto import event_pb2
 
 from alexnet_jax import UserError, train
-from alexnet_jax.data import datasets, preparation, textures
+from alexnet_jax.data import datasets, preparation
+from alexnet_jax.data.kinds import textures
 from alexnet_jax.model import nets
 from alexnet_jax.runtime import files, sharding
 from alexnet_jax.training import checkpoint, fidelity, metrics, run_state

@@ -1,15 +1,18 @@
-"""Folders of images: train/CLASS/*, val/CLASS/* and optionally test/CLASS/*."""
+"""Folders of images: train/CLASS/*, val/CLASS/* and optionally test/CLASS/*; or CLASS/* alone."""
 
 import contextlib
 import functools
 import logging
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+
+from PIL import Image
 
 from alexnet_jax import UserError
-from alexnet_jax.data import sources
+from alexnet_jax.data import class_names, sources
 from alexnet_jax.data.base import Dataset, Split, normalized
+from alexnet_jax.data.images import FORMATS
 from alexnet_jax.runtime import files
 
 log = logging.getLogger("alexnet_jax")
@@ -20,17 +23,30 @@ DIRECTORIES = {
     "validation": ("val", "valid", "validation", "dev"),
     "test": ("test", "testing"),
 }
+SPLIT_OF = {name: split for split, names in DIRECTORIES.items() for name in names}
+OF_PYTORCH = ("meta.bin",)  # torchvision's ImageNet leaves it beside train/ and val/
+SUFFIXES = [suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS]
+FIRST = 100  # folders in which to look for images
 OF_WINDOWS = ("Thumbs.db", "desktop.ini")  # its file manager leaves them in folders of images
 
 
 class Folder(Dataset):
-    """Images in one directory per class. Labels number the classes in sorted order.
+    """Images in one directory per class. Labels number the classes as `class_names.ordered` does.
 
-    Class names are in Unicode's form NFC: file systems store the same name in different forms.
+    Class names are in Unicode's form NFC: file systems store the same name in different forms. A directory of nothing
+    but class folders is one split, 'train'. Folders 0 … 999 are ImageNet's classes.
     """
 
     owns_root = True
     layout = "a folder of images holds train/CLASS/* and val/CLASS/*"
+
+    @classmethod
+    def names_in(cls, path: pathlib.Path) -> list[str]:
+        if not files.is_directory(path):
+            return []
+        splits = {entry.name.lower(): entry.path for entry in _visible(path) if _is_folder(entry)}
+        found = [splits[name] for name in SPLIT_OF if name in splits]  # training images first
+        return ["folder"] if has_images(found[0] if found else path) else []
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -44,7 +60,7 @@ class Folder(Dataset):
                 f"dataset root {self.root!r}: no such directory; set it (config.dataset.root, --root): {self.layout}"
             )
         entries = _visible(self.directory)
-        directories = {}
+        directories: dict[str, pathlib.Path] = {}
         for split, names in DIRECTORIES.items():
             found = [entry for entry in entries if entry.name.lower() in names and _is_folder(entry)]
             if len(found) > 1:
@@ -52,46 +68,92 @@ class Folder(Dataset):
                 raise UserError(f"{self.root}: holds {both}, which are both {split} images; rename or remove one")
             if found:
                 directories[split] = pathlib.Path(found[0])
-        used = {path.name for path in directories.values()}
+        if not directories and has_images(self.directory):
+            return {"train": self.directory}
+        used = {path.name for path in directories.values()} | set(OF_PYTORCH)
         _warn_of_unused(self.root, [entry for entry in entries if entry.name not in used], "beside the splits")
         return directories
 
     def load(self, split: str, image_size: int, stretch: bool = False) -> Split:
-        split = next((name for name, directories in DIRECTORIES.items() if split in directories), split)
+        split = SPLIT_OF.get(split, split)
         if split not in self.directories:
             path = self.directory / DIRECTORIES.get(split, (split,))[0]
-            is_split = self.directory.name.lower() in sum(DIRECTORIES.values(), ())
+            is_split = self.directory.name.lower() in SPLIT_OF
             inside = f"; is {self.directory.parent} the root?" if is_split else ""
             raise UserError(f"{path}: no such directory; {self.layout}{inside}")
         directory = self.directories[split]
-        entries = _visible(directory)
-        folders = {normalized(entry.name): entry for entry in entries if _is_folder(entry)}
-        if not folders:
-            raise UserError(f"{directory}: no class folders; {self.layout}")
-        images, unused = [], []
-        for entry in entries:
-            if not _is_folder(entry):
-                unused.append(entry)
-            elif entry is not folders[normalized(entry.name)]:
-                raise UserError(
-                    f"{directory}: two class folders have the same name in different Unicode forms ({entry.name!a}, "
-                    f"{folders[normalized(entry.name)].name!a}); merge them"
-                )
-        _warn_of_unused(directory, unused, "beside the class folders")
-        inner = []
-        for label, class_name in enumerate(sorted(folders)):
-            folder = folders[class_name].name
-            _check_class_name(directory, folder)
-            entries = _visible(directory / folder)
-            names = sorted(entry.name for entry in entries if _is_file(entry))
-            inner += [entry for entry in entries if not _is_file(entry)]
-            if not names:
-                raise UserError(f"{directory / folder}: no images in this class folder; add some or remove it")
-            images += [(os.path.join(folder, name), label) for name in names]
-        _warn_of_unused(directory, inner, "inside class folders")
-        return Split(
-            sources.FileSource(str(directory), images, image_size, stretch, self.orientation), tuple(sorted(folders))
+        listed = dict(class_folders(directory, self.layout))
+        names = class_names.ordered([normalized(folder) for folder in listed])
+        label_of = {name: label for label, name in enumerate(names)}
+        images = sorted(
+            [
+                (os.path.join(folder, name), label_of[normalized(folder)])
+                for folder in listed
+                for name in listed[folder]
+            ],
+            key=lambda image: image[1],
         )
+        source = sources.FileSource(str(directory), images, image_size, stretch, self.orientation)
+        return Split(source, class_names.canonical(names))
+
+
+def class_folders(directory: pathlib.Path, layout: str) -> Iterator[tuple[str, list[str]]]:
+    """(name, sorted names of its files) of every class folder in a directory, sorted by the names in NFC.
+
+    It logs what is not used.
+
+    Raises:
+      UserError: there are none, one is empty, or its name cannot be a class name.
+    """
+    entries = _visible(directory)
+    folders = {normalized(entry.name): entry for entry in entries if _is_folder(entry)}
+    if not folders:
+        raise UserError(f"{directory}: no class folders; {layout}")
+    unused, inner = [], []
+    for entry in entries:
+        if not _is_folder(entry):
+            unused.append(entry)
+        elif entry is not folders[normalized(entry.name)]:
+            raise UserError(
+                f"{directory}: two class folders have the same name in different Unicode forms ({entry.name!a}, "
+                f"{folders[normalized(entry.name)].name!a}); merge them"
+            )
+    _warn_of_unused(directory, unused, "beside the class folders")
+    for class_name in sorted(folders):
+        folder = folders[class_name].name
+        _check_class_name(directory, folder)
+        entries = _visible(directory / folder)
+        names = sorted(entry.name for entry in entries if _is_file(entry))
+        inner += [entry for entry in entries if not _is_file(entry)]
+        if not names:
+            raise UserError(f"{directory / folder}: no images in this class folder; add some or remove it")
+        yield folder, names
+    _warn_of_unused(directory, inner, "inside class folders")
+
+
+def loose_files(directory: pathlib.Path) -> list[str]:
+    """The sorted names of the files in a directory. It logs how many others are not used. Raises UserError."""
+    entries = _visible(directory)
+    _warn_of_unused(directory, [entry for entry in entries if not _is_file(entry)], "inside folders")
+    return sorted(entry.name for entry in entries if _is_file(entry))
+
+
+def folder_names(directory: pathlib.Path) -> list[str]:
+    """The names of the folders in a directory. Raises UserError if it cannot be read."""
+    return [entry.name for entry in _visible(directory) if _is_folder(entry)]
+
+
+def has_images(directory: str | os.PathLike) -> bool:
+    """Whether one of the first folders in a directory holds image files, by their names."""
+    try:
+        folders = [entry for entry in _visible(pathlib.Path(directory)) if _is_folder(entry)]
+        return any(
+            os.path.splitext(entry.name)[1].lower() in SUFFIXES
+            for folder in folders[:FIRST]
+            for entry in _visible(pathlib.Path(folder.path))
+        )
+    except UserError:
+        return False
 
 
 def _visible(directory: pathlib.Path) -> list[os.DirEntry[str]]:

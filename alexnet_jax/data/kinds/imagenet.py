@@ -1,152 +1,247 @@
-"""The official archives of ILSVRC2012, read without extracting them."""
+"""ImageNet as its authors publish it: the archives of ILSVRC2012 and ILSVRC2010, read without extracting them.
+
+A development kit numbers the classes in an order of its own. Here they are in the order of their WordNet ids.
+"""
 
 import collections
 import functools
-import logging
+import json
 import os
 import pathlib
 import re
-import tarfile
-from collections.abc import Iterator
-from typing import IO, Any
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
 
 from alexnet_jax import UserError
-from alexnet_jax.data import sources
+from alexnet_jax.data import archives, sources
 from alexnet_jax.data.base import Dataset, Split
-from alexnet_jax.runtime import files
+from alexnet_jax.data.class_names import imagenet_names
+from alexnet_jax.runtime import files, untrusted
 
-log = logging.getLogger("alexnet_jax")
-
-MOST_HEADER = 2**16  # bytes of an extended header, which holds a file's name and attributes
-RECORD = 2**20  # bytes; more than the zeros at the end of an archive: tar pads to 10 kB, other tools a little more
-COMPRESSED = (  # (first bytes, format, a command that writes to its output)
-    (b"\x1f\x8b", "gzip", "gzip -dc"),
-    (b"BZh", "bzip2", "bzip2 -dc"),
-    (b"\xfd7zXZ\0", "xz", "xz -dc"),
-    (b"\x28\xb5\x2f\xfd", "zstd", "zstd -dc"),
-    (b"PK\x03\x04", "zip", "unzip -p"),
-)
 TRAIN, VALIDATION = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
+SITE = "download from https://image-net.org/download"
+MOST_KIT = 2**24  # bytes of a file in a development kit
+CLASSES = 1000  # of ILSVRC2010 and ILSVRC2012; a kit also describes the groups that they form
 
 
-class ImagenetArchives(Dataset):
-    """The training and validation images in the two archives of a directory; class names are WordNet ids, sorted.
+class Archives(Dataset):
+    """The images in official archives; class names are WordNet ids, sorted.
 
-    A training image's class is the name of its inner archive. A validation image's class is looked up by the number in
+    A training image's class is the name of its inner archive. The class of another image is looked up by the number in
     its file name, so that a missing file does not shift the labels of the others.
+
+    Attributes:
+      year: of the challenge.
+      archives: the archive of each split.
     """
 
-    splits = ("train", "validation")
+    year: int
+    archives: dict[str, str]
     default_orientation = "stored"  # as in 2012
 
+    @property
+    def splits(self) -> tuple[str, ...]:
+        return tuple(self.archives)
+
     def load(self, split: str, image_size: int, stretch: bool = False) -> Split:
-        if split not in self.splits:
+        if split not in self.archives:
             raise UserError(f"the archives of ImageNet have no split {split!r}, but {', '.join(self.splits)}")
-        if missing := [name for name in (TRAIN, VALIDATION) if not files.exists(self.directory / name)]:
-            raise UserError(
-                f"dataset root {self.root!r}: {' and '.join(missing)} not found; download from https://image-net.org/download"
-            )
-        path = self.directory / (TRAIN if split == "train" else VALIDATION)
+        if missing := [name for name in self.needed if not files.exists(self.directory / name)]:
+            raise UserError(f"dataset root {self.root!r}: {' and '.join(missing)} not found; {SITE}")
+        path = self.directory / self.archives[split]
         version = files.version(path)
-        members = list((_training_images if split == "train" else _validation_images)(path))
+        members = list(self._training_images(path) if split == "train" else self._numbered_images(path, split))
         if not members:
             raise UserError(f"{path}: holds no images; download it again")
-        names = collections.Counter(name for _, _, name, _ in members)
+        names = collections.Counter(member.name for member in members)
         if len(names) < len(members):
             ((name, count),) = names.most_common(1)
             raise UserError(f"{path}: holds {name!a} {count} times; download it again")
-        source = sources.ArchiveSource(str(path), version, members, image_size, stretch, self.orientation)
-        return Split(source, _class_names())
+        source = sources.ArchiveSource(
+            str(path), ((str(path), version),), members, image_size, stretch, self.orientation
+        )
+        return Split(source, self.class_names)
+
+    @property
+    def needed(self) -> Sequence[str]:
+        """The files that must be there."""
+        return tuple(self.archives.values())
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        raise NotImplementedError
+
+    def numbered(self, split: str) -> Sequence[str]:
+        """The class of every image of a split, by the numbers in their file names from 1 on."""
+        raise NotImplementedError
+
+    @property
+    def _labels(self):
+        return {class_name: label for label, class_name in enumerate(self.class_names)}
+
+    def _training_images(self, path: pathlib.Path) -> Iterator[sources.Member]:
+        labels = self._labels
+        for inner in archives.tar_members(path):
+            class_name, dot, _ = os.path.basename(inner.name).partition(".")
+            if class_name not in labels or not dot:
+                raise UserError(f"{path}: {inner.name} is not a class of ILSVRC{self.year}; use its training archive")
+            images = list(archives.tar_members(path, inner))
+            if not images:
+                raise UserError(f"{path}, {inner.name}: not a complete archive (holds no images); download it again")
+            for image in images:
+                yield sources.Member(image.offset_data, image.size, os.path.basename(image.name), labels[class_name])
+
+    def _numbered_images(self, path: pathlib.Path, split: str) -> Iterator[sources.Member]:
+        labels, classes = self._labels, self.numbered(split)
+        short, full = {"validation": "val"}.get(split, split), {"validation": "validation"}.get(split, split)
+        for image in archives.tar_members(path):
+            number = re.search(rf"_{short}_(\d{{8}})\.JPEG$", image.name)
+            if not number or not 1 <= int(number[1]) <= len(classes):
+                raise UserError(f"{path}: {image.name} is not an image of ILSVRC{self.year}; use its {full} archive")
+            label = labels[classes[int(number[1]) - 1]]
+            yield sources.Member(image.offset_data, image.size, os.path.basename(image.name), label)
+
+
+class Ilsvrc2012(Archives):
+    """The training and validation images of ILSVRC2012. If its development kit lies beside them, it is checked."""
+
+    year = 2012
+    archives = {"train": TRAIN, "validation": VALIDATION}
+    kit = "ILSVRC2012_devkit_t12.tar.gz"
+
+    @classmethod
+    def names_in(cls, path: pathlib.Path) -> list[str]:
+        return ["imagenet"] if any(files.exists(path / name) for name in cls.archives.values()) else []
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return tuple(imagenet_names())
+
+    def numbered(self, split: str) -> Sequence[str]:
+        path = self.directory / self.kit
+        if files.exists(path):
+            classes, numbers = read_kit(path, self.year)
+            if sorted(classes.values()) != list(self.class_names):
+                raise UserError(f"{path}: its classes are not those of ILSVRC2012; download it again")
+            check_labels(path, enumerate((classes.get(number, "") for number in numbers), 1))
+        return validation_classes()
 
 
 @functools.cache
-def _class_names() -> tuple[str, ...]:
-    return tuple(_development_kit("labels.txt"))
-
-
-def _development_kit(name: str) -> list[str]:
-    """A list from the ILSVRC2012 development kit, as TFDS includes it."""
+def validation_classes() -> tuple[str, ...]:
+    """The WordNet id of every validation image of ILSVRC2012, by its number from 1 on, as TFDS includes them."""
     import tensorflow_datasets as tfds
 
-    return tfds.core.tfds_path(f"datasets/imagenet2012/{name}").read_text().split()
+    return tuple(tfds.core.tfds_path("datasets/imagenet2012/validation_labels.txt").read_text().split())
 
 
-def _training_images(path: pathlib.Path) -> Iterator[tuple[int, int, str, int]]:
-    labels = {class_name: label for label, class_name in enumerate(_class_names())}
-    for member in _members(path):
-        class_name, dot, _ = os.path.basename(member.name).partition(".")
-        if class_name not in labels or not dot:
-            raise UserError(f"{path}: {member.name} is not a class of ILSVRC2012; use its training archive")
-        images = list(_members(path, member))
-        if not images:
-            raise UserError(f"{path}, {member.name}: not a complete archive (holds no images); download it again")
-        for image in images:
-            yield image.offset_data, image.size, os.path.basename(image.name), labels[class_name]
+def check_labels(path: files.Path, labels: Iterable[tuple[int, str]]) -> None:
+    """Raises UserError if a validation image of ILSVRC2012, (number, WordNet id), has another class than published."""
+    published = validation_classes()
+    for number, class_name in labels:
+        if not 1 <= number <= len(published) or published[number - 1] != class_name:
+            expected = published[number - 1] if 1 <= number <= len(published) else "none"
+            raise UserError(
+                f"{path}: labels the validation image {number} as {class_name!a}, but its class is {expected}; "
+                "download it again"
+            )
 
 
-def _validation_images(path: pathlib.Path) -> Iterator[tuple[int, int, str, int]]:
-    labels = {class_name: label for label, class_name in enumerate(_class_names())}
-    classes = _development_kit("validation_labels.txt")
-    for image in _members(path):
-        number = re.search(r"_val_(\d{8})\.JPEG$", image.name)
-        if not number or not 1 <= int(number[1]) <= len(classes):
-            raise UserError(f"{path}: {image.name} is not an image of ILSVRC2012; use its validation archive")
-        yield image.offset_data, image.size, os.path.basename(image.name), labels[classes[int(number[1]) - 1]]
+class Ilsvrc2010(Archives):
+    """The training, validation and test images of ILSVRC2010 (Table 1), which needs its development kit.
+
+    The test labels are a file of their own. `patch_images.tar`, if it is there, replaces the images that are broken in
+    the archives.
+    """
+
+    year = 2010
+    archives = {
+        "train": "ILSVRC2010_images_train.tar",
+        "validation": "ILSVRC2010_images_val.tar",
+        "test": "ILSVRC2010_images_test.tar",
+    }
+    kits = ("ILSVRC2010_devkit-1.0.tar.gz", "devkit-1.0.tar.gz")
+    test_labels = "ILSVRC2010_test_ground_truth.txt"
+    patches = "patch_images.tar"
+
+    @classmethod
+    def names_in(cls, path: pathlib.Path) -> list[str]:
+        return ["imagenet2010"] if any(files.exists(path / name) for name in cls.archives.values()) else []
+
+    @property
+    def needed(self) -> Sequence[str]:
+        return (*self.archives.values(), self._kit.name, self.test_labels)
+
+    @property
+    def _kit(self) -> pathlib.Path:
+        found = [name for name in self.kits if files.exists(self.directory / name)]
+        return self.directory / (found or self.kits)[0]
+
+    @functools.cached_property
+    def _described(self) -> tuple[dict[int, str], list[int]]:
+        return read_kit(self._kit, self.year)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return tuple(sorted(self._described[0].values()))
+
+    def numbered(self, split: str) -> Sequence[str]:
+        classes, numbers = self._described
+        path = self._kit
+        if split == "test":
+            path = self.directory / self.test_labels
+            numbers = parse_numbers(path, files.read_text(path, "download it again"))
+        if unknown := next((number for number in numbers if number not in classes), None):
+            raise UserError(f"{path}: has the label {unknown}; the classes are 1 to {CLASSES}; download it again")
+        return [classes[number] for number in numbers]
+
+    def load(self, split: str, image_size: int, stretch: bool = False) -> Split:
+        loaded = super().load(split, image_size, stretch)
+        path, source = self.directory / self.patches, loaded.source
+        if not files.exists(path) or not isinstance(source, sources.ArchiveSource):
+            return loaded
+        version = files.version(path)
+        patches = {os.path.basename(member.name): member for member in archives.tar_members(path)}
+        members = [
+            member._replace(offset=patch.offset_data, size=patch.size, archive=1)
+            if (patch := patches.get(member.name))
+            else member
+            for member in source.members
+        ]
+        both = (*source.archives, (str(path), version))
+        return Split(
+            sources.ArchiveSource(source.origin, both, members, image_size, stretch, self.orientation),
+            loaded.class_names,
+        )
 
 
-def _members(path: pathlib.Path, within: tarfile.TarInfo | None = None) -> Iterator[tarfile.TarInfo]:
-    """The files in the tar file `path`, or in its member `within`. Offsets count from the start of `path`."""
-    name = f"{path}, {within.name}" if within else str(path)
-    others = 0
-    with files.reading(path) as file:
-        end = os.fstat(file.fileno()).st_size
-        if within:
-            file.seek(within.offset_data)
-            end = within.offset_data + within.size
-        _check_format(file, name)
-        headers: Any = _Headers(file)
+def read_kit(path: pathlib.Path, year: int) -> tuple[dict[int, str], list[int]]:
+    """A development kit of ILSVRC: the WordNet ids of its classes by its numbers, and those of the validation images.
+
+    Raises:
+      UserError: it cannot be read, or describes something else.
+    """
+    meta, labels = "data/meta.mat", f"data/ILSVRC{year}_validation_ground_truth.txt"
+    found = archives.packed_members(path, {meta: MOST_KIT, labels: MOST_KIT})
+    if missing := [name for name in (meta, labels) if name not in found]:
+        raise UserError(f"{path}: holds no {' and no '.join(missing)}; download it again")
+    with tempfile.TemporaryFile() as file:
+        file.write(found[meta])
+        file.flush()
         try:
-            with tarfile.open(fileobj=headers, mode="r:") as archive:
-                for member in archive:
-                    if member.size < 0 or member.offset_data + member.size > end:
-                        raise tarfile.ReadError(f"{member.name} goes beyond its end")
-                    if member.isfile() and not member.issparse():
-                        yield member
-                    elif not member.isdir():
-                        others += 1
-                # tarfile stops at any block that is not a header. An intact archive ends in at least a block of zeros.
-                file.seek(archive.offset)
-                rest = file.read(min(end - archive.offset, RECORD + 1))
-            if not tarfile.BLOCKSIZE <= len(rest) <= RECORD or rest.strip(b"\0"):
-                raise tarfile.ReadError(f"damaged at byte {archive.offset}")
-        except tarfile.TarError as error:
-            raise UserError(f"{name}: not a complete archive ({error}); download it again") from error
-        except (ArithmeticError, LookupError, RecursionError, ValueError) as error:
-            # tarfile recurses for each header that extends the next, and believes the numbers in it.
-            raise UserError(f"{name}: not a complete archive (wrong extended headers); download it again") from error
-    if others:
-        log.warning("%s: %d of its members are not used: links, devices or sparse files", name, others)
+            arrays, texts = untrusted.read(file, "mat")
+            synsets = json.loads(texts["WNID"])
+            classes = {int(i): str(synset) for i, synset in zip(arrays["ids"], synsets, strict=True) if i <= CLASSES}
+        except (KeyError, ValueError) as error:
+            raise UserError(f"{path}: its meta.mat cannot be read ({error}); download it again") from error
+    if sorted(classes) != list(range(1, CLASSES + 1)) or len(set(classes.values())) != CLASSES:
+        raise UserError(f"{path}: its meta.mat does not describe {CLASSES} classes; download it again")
+    return classes, parse_numbers(path, found[labels].decode("latin1"))
 
 
-class _Headers:
-    """The file of an archive, of which `tarfile` may read only headers: their sizes could be the whole file's."""
-
-    def __init__(self, file: IO[bytes]):
-        self.seek, self.tell, self._read = file.seek, file.tell, file.read
-
-    def read(self, size: int) -> bytes:
-        if not 0 <= size <= MOST_HEADER:
-            raise tarfile.ReadError(f"a header of {size} bytes")
-        return self._read(size)
-
-
-def _check_format(file, name):
-    """Raises UserError if a file begins as something that is often found instead of a tar file. Keeps its position."""
-    start = file.tell()
-    first = file.read(512)
-    file.seek(start)
-    if first.lstrip().startswith(b"<"):
-        raise UserError(f"{name}: is a web page, probably an error message; download it again")
-    for beginning, kind, command in COMPRESSED:
-        if first.startswith(beginning):
-            raise UserError(f"{name}: is compressed by {kind}; decompress it ({command}) into a file of the same name")
+def parse_numbers(path: pathlib.Path, text: str) -> list[int]:
+    """The numbers in a text, one on each line. Raises UserError if it holds something else."""
+    lines = text.split()
+    if not lines or not all(line.isascii() and line.isdigit() and len(line) < 9 for line in lines):
+        raise UserError(f"{path}: its labels are not numbers, one on each line; download it again")
+    return [int(line) for line in lines]

@@ -2,6 +2,7 @@
 
 import functools
 import pathlib
+import re
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from alexnet_jax.data import images, sources
 from alexnet_jax.data.base import Dataset, Split, Statistics
 from alexnet_jax.runtime import files
 
+VERSION = re.compile(r"\d+\.\d+\.\d+")
 MOST_SQUARED = 256**2  # of pixels, and so of their mean and covariance
 
 
@@ -26,10 +28,18 @@ class Tfds(Dataset):
     needs_root = False
     test_is_final = False
 
+    @classmethod
+    def names_in(cls, path: pathlib.Path) -> list[str]:
+        if not files.is_directory(path):
+            return []
+        infos = [info for depth in ("*/*", "*/*/*") for info in path.glob(f"{depth}/dataset_info.json")]
+        sets = [info.parent.parent.relative_to(path) for info in infos if VERSION.fullmatch(info.parent.name)]
+        return sorted({f"tfds:{name.as_posix()}" for name in sets})
+
     @functools.cached_property
     def builder(self) -> Any:
         """The TFDS builder. Raises UserError if the data set does not exist, or is damaged."""
-        from alexnet_jax.data import tfds_directory  # TFDS is slow to import, and other kinds do not need it
+        from alexnet_jax.data.kinds import tfds_directory  # TFDS is slow to import, and other kinds do not need it
 
         directory = tfds_directory.find(self.short_name, self.directory)
         if not directory:
@@ -64,7 +74,7 @@ class Tfds(Dataset):
     def load(self, split: str, image_size: int, stretch: bool = False) -> Split:
         import tensorflow_datasets as tfds
 
-        from alexnet_jax.data import tfds_directory
+        from alexnet_jax.data.kinds import tfds_directory
 
         info = self.builder.info
         features = dict(info.features.items()) if isinstance(info.features, tfds.features.FeaturesDict) else {}
@@ -129,13 +139,17 @@ class Prepared(Tfds):
     cropped = True
     test_is_final = True
 
+    @classmethod
+    def names_in(cls, path: pathlib.Path) -> list[str]:
+        return ["prepared"] if files.exists(path / "statistics.json") and files.exists(path / "mean_image.npy") else []
+
     @property
     def directory(self) -> pathlib.Path:
         return files.absolute(self.root or self.default_root)
 
     @functools.cached_property
     def builder(self) -> Any:
-        from alexnet_jax.data import tfds_directory
+        from alexnet_jax.data.kinds import tfds_directory
 
         self._check_exists()
         self.check()

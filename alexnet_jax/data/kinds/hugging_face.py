@@ -1,0 +1,294 @@
+"""Data sets of Hugging Face: Parquet files, and the Arrow files that `datasets.save_to_disk` and its cache hold."""
+
+import bisect
+import contextlib
+import dataclasses
+import functools
+import itertools
+import logging
+import os
+import pathlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from alexnet_jax import UserError
+from alexnet_jax.data import sources
+from alexnet_jax.data.base import Dataset, Split, normalized
+from alexnet_jax.data.class_names import canonical, ordered
+from alexnet_jax.data.kinds import shard_files
+from alexnet_jax.data.kinds.folders import SPLIT_OF
+from alexnet_jax.runtime import files
+
+log = logging.getLogger("alexnet_jax")
+
+PLACES = ("", "data", "default")  # below the root, where the files may lie
+IMAGES = ("image", "img", "jpg", "png", "picture")  # names of columns, the usual ones first
+LABELS = ("label", "labels", "fine_label", "class", "cls", "target")
+MOST_GROUP = 2**32  # bytes of the images in a row group, or in a batch of rows: they are in memory together
+BROKEN = (pa.ArrowException, ArithmeticError, LookupError, OSError, RuntimeError, TypeError, ValueError)
+
+
+class HuggingFace(Dataset):
+    """Images in columns of Parquet or Arrow files. The class names are those of the schema; without them, the numbers.
+
+    Rows with the label −1 have no class, and are not used.
+    """
+
+    layout = "Hugging Face's files are train-*.parquet and validation-*.parquet, or train/*.arrow and others"
+
+    @classmethod
+    def names_in(cls, path: pathlib.Path) -> list[str]:
+        return ["huggingface"] if files.is_directory(path) and _find_shards(path) else []
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        return tuple(self._shards)
+
+    @functools.cached_property
+    def _shards(self) -> dict[str, list[pathlib.Path]]:
+        """The files of each split. Raises UserError if there are none, or one is missing."""
+        if not files.is_directory(self.directory):
+            raise UserError(f"dataset root {self.root!r}: no such directory; set it (config.dataset.root, --root)")
+        shards = _find_shards(self.directory)
+        if not shards:
+            raise UserError(f"dataset root {self.root!r}: {self.layout}; there are no such files")
+        for paths in shards.values():
+            shard_files.check_complete(paths)
+        return shards
+
+    def _tables(self, split: str) -> list["_Table"]:
+        return [_read_table(path) for path in self._shards[split]]
+
+    @property
+    def test_is_final(self) -> bool:  # type: ignore[override]
+        """Whether its test images have labels."""
+        return any((table.labels != sources.SECRET).any() for table in self._tables("test"))
+
+    def load(self, split: str, image_size: int, stretch: bool = False) -> Split:
+        split = SPLIT_OF.get(split, split)
+        if split not in self._shards:
+            raise UserError(f"{self.root}: has no split {split!r}, but {', '.join(self.splits)}")
+        tables = self._tables(split)
+        columns = {(table.image, table.label, table.class_names) for table in tables}
+        if len(columns) > 1:
+            raise UserError(f"{self.directory}: the files of {split} have different columns; use those of one data set")
+        class_names = tables[0].class_names
+        labels = np.concatenate([table.labels for table in tables])
+        rows = np.flatnonzero(labels != sources.SECRET)
+        if not len(rows):
+            raise sources.SecretLabelsError(f"{self.directory}: {split} has no labels; use another split")
+        if len(rows) < len(labels):
+            log.warning("%s: %d rows of %s are not used: their label is -1", self.root, len(labels) - len(rows), split)
+        if class_names is None:
+            numbers = ordered([str(label) for label in np.unique(labels[rows])])
+            class_names = numbers
+            labels = np.searchsorted([int(number) for number in numbers], labels)
+        elif labels[rows].min() < 0 or labels.max() >= len(class_names):
+            raise UserError(
+                f"{self.directory}: {split} has labels from {labels[rows].min()} to {labels.max()} for "
+                f"{len(class_names)} classes; download it again"
+            )
+        source: sources.EncodedSource = RowSource(
+            f"{self.directory}/{split}",
+            tuple((str(table.path), table.version, table.groups) for table in tables),
+            tables[0].image,
+            labels.tolist(),
+            image_size,
+            stretch,
+            self.orientation,
+        )
+        if len(rows) < len(labels):
+            source = sources.SelectedSource(source, rows.tolist())
+        return Split(source, canonical(tuple(map(normalized, class_names))))
+
+
+def _find_shards(root: pathlib.Path) -> dict[str, list[pathlib.Path]]:
+    """{split: its files}, from the first of PLACES that has any."""
+    places = [root / place for place in PLACES if files.is_directory(root / place)]
+    found = (shard_files.find(place, ("parquet", "arrow")) for place in places)
+    return next(filter(None, found), {})
+
+
+@dataclasses.dataclass(frozen=True)
+class _Table:
+    """A file: which columns it has, and its labels. `groups` are the rows, or the places, of its parts."""
+
+    path: pathlib.Path
+    version: files.Version
+    image: str
+    label: str
+    class_names: tuple[str, ...] | None
+    labels: np.ndarray
+    groups: tuple[Any, ...]
+
+
+def _read_table(path: pathlib.Path) -> _Table:
+    """What a file holds, without its images. Raises UserError if it is damaged or has no images with labels."""
+    version = files.version(path)
+    with _reading(path):
+        if path.suffix == ".parquet":
+            with files.reading(path) as file, pq.ParquetFile(file) as parquet:
+                schema = parquet.schema_arrow
+                image, label, class_names = _columns(path, schema)
+                column = parquet.read([label]).column(label)
+                groups = [parquet.metadata.row_group(i) for i in range(parquet.num_row_groups)]
+                sizes = [group.total_byte_size for group in groups]
+                counts: list[Any] = [group.num_rows for group in groups]
+        else:
+            # Mapped, so that listing the labels does not read the images.
+            with files.reading(path), pa.memory_map(str(path)) as mapped, pa.ipc.open_stream(mapped) as stream:
+                image, label, class_names = _columns(path, stream.schema)
+                labels, counts, sizes = [], [], []
+                while True:
+                    start = mapped.tell()
+                    try:
+                        batch = stream.read_next_batch()
+                    except StopIteration:
+                        break
+                    labels.append(np.asarray(batch.column(label).to_pylist()))
+                    counts.append((batch.num_rows, start, mapped.tell() - start))
+                    sizes.append(mapped.tell() - start)
+                column = pa.chunked_array([pa.array(np.concatenate(labels))]) if labels else pa.chunked_array([[]])
+        if column.null_count or not (len(column) == 0 or pa.types.is_integer(column.type)):
+            raise UserError(f"{path}: its column {label!a} has rows without a number; use another set")
+        if max(sizes, default=0) > MOST_GROUP:
+            raise UserError(
+                f"{path}: has {max(sizes) / 1e9:.3g} GB in one group of rows, which have to be in memory together; "
+                "write it again with smaller groups"
+            )
+        return _Table(path, version, image, label, class_names, column.to_numpy().astype(np.int64), tuple(counts))
+
+
+@contextlib.contextmanager
+def _reading(path) -> Iterator[None]:
+    try:
+        yield
+    except UserError:
+        raise
+    except BROKEN as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise UserError(f"{path}: cannot be read ({reason}); download it again") from error
+
+
+def _columns(path: pathlib.Path, schema: pa.Schema) -> tuple[str, str, tuple[str, ...] | None]:
+    """The names of the columns of images and labels, and the class names."""
+    features = {}
+    if text := (schema.metadata or {}).get(b"huggingface"):
+        with contextlib.suppress(ValueError):
+            features = files.parse_json(text, {"info": {"features": {str: object}}})["info"]["features"]
+    kinds = {name: feature.get("_type") for name, feature in features.items() if isinstance(feature, dict)}
+    encoded = [field.name for field in schema if _is_encoded(field.type)]
+    numbers = [field.name for field in schema if pa.types.is_integer(field.type)]
+    image = _choose([name for name in encoded if kinds.get(name) == "Image"] or encoded, IMAGES)
+    label = _choose([name for name in numbers if kinds.get(name) == "ClassLabel"] or numbers, LABELS)
+    if not image or not label:
+        raise UserError(
+            f"{path}: has no column {'of images' if not image else 'of labels'} that is recognised, only "
+            f"{', '.join(schema.names)}; use a set with `image` and `label`"
+        )
+    names = features.get(label, {}).get("names") if kinds.get(label) == "ClassLabel" else None
+    if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+        raise UserError(f"{path}: the class names in its schema are not texts; download it again")
+    if names is not None and len(set(names)) < len(names):
+        raise UserError(f"{path}: two classes in its schema have the same name; use another set")
+    return image, label, tuple(names) if names is not None else None
+
+
+def _is_encoded(kind):
+    if pa.types.is_struct(kind):
+        return kind.get_field_index("bytes") >= 0 and _is_encoded(kind.field("bytes").type)
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+
+def _choose(names, usual):
+    """The only name, or the first of the usual ones; None if neither."""
+    return names[0] if len(names) == 1 else next((name for name in usual if name in names), None)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class RowSource(sources.EncodedSource):
+    """Rows `start` and following of some files, (path, version, groups of rows), whose labels are given."""
+
+    origin: str
+    tables: Sequence[tuple[str, files.Version, tuple[Any, ...]]]
+    column: str
+    labels: Sequence[int]
+    image_size: int
+    stretch: bool = False
+    orientation: str = "upright"
+    start: int = 0
+
+    @functools.cached_property
+    def _groups(self) -> tuple[list[tuple[int, int]], list[int]]:
+        """(table, group) of every group of rows, and the row at which each ends."""
+        places = [(t, g) for t, (_, _, groups) in enumerate(self.tables) for g in range(len(groups))]
+        counts = [group if isinstance(group, int) else group[0] for _, _, groups in self.tables for group in groups]
+        return places, list(itertools.accumulate(counts))
+
+    @property
+    def manifest(self) -> Sequence[Any]:
+        names = [(os.path.basename(path), version[0]) for path, version, _ in self.tables]
+        return names, self.column, self.start, *self.labels
+
+    @property
+    def listing(self) -> Iterator[tuple[str, int, int]]:
+        return ((self.name(i), label, 0) for i, label in enumerate(self.labels))
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def _place(self, i):
+        """(path, version, group, row in the group) of row i."""
+        if not 0 <= i < len(self):
+            raise IndexError(i)
+        places, stops = self._groups
+        row = self.start + i
+        k = bisect.bisect_right(stops, row)
+        table, group = places[k]
+        path, version, groups = self.tables[table]
+        place = (group, None) if isinstance(groups[group], int) else (group, groups[group][1:])
+        return path, version, place, row - (stops[k - 1] if k else 0)
+
+    def describe(self, i: int) -> str:
+        path, _, (group, _), row = self._place(i)
+        return f"{path}, row {row} of group {group}"
+
+    def name(self, i: int) -> str:
+        path, _, (group, _), row = self._place(i)
+        return f"{os.path.basename(path)}/{group}/{row}"
+
+    def read(self, i: int) -> tuple[bytes, int]:
+        path, version, place, row = self._place(i)
+        data = _read_group(path, version, place, self.column)[row].as_py()
+        if data is None:
+            raise UserError(f"{self.describe(i)}: has no bytes of an image; download it again")
+        return data, self.labels[i]
+
+    def part(self, start: int, stop: int) -> sources.EncodedSource:
+        return dataclasses.replace(self, labels=self.labels[start:stop], start=self.start + start)
+
+
+@functools.lru_cache(maxsize=1)
+def _read_group(path: str, version: files.Version, place: tuple[int, Any], column: str) -> Any:
+    """The encoded images of a group of rows, a pyarrow array. The last one is kept: images are read in their order."""
+    group, extent = place
+    with _reading(path):
+        if extent is None:
+            with files.reading(path) as file, pq.ParquetFile(file) as parquet:
+                images = parquet.read_row_group(group, [column]).column(column).combine_chunks()
+        else:
+            with files.reading(path) as file, pa.ipc.open_stream(file) as stream:
+                schema = stream.schema
+            offset, length = extent
+            batch = pa.ipc.read_record_batch(pa.py_buffer(files.read_part(path, version, offset, length)), schema)
+            images = batch.column(column)
+        if isinstance(images, pa.ChunkedArray):
+            images = pa.concat_arrays(images.chunks)
+        if pa.types.is_struct(images.type):
+            images = images.field("bytes")
+    files.check_unchanged(path, version, "restore it")
+    return images

@@ -1,0 +1,154 @@
+"""ImageNet as Kaggle has it, extracted or inside its zip file, which is read in place."""
+
+import csv
+import functools
+import io
+import pathlib
+import re
+import zipfile
+from collections.abc import Iterator
+
+from alexnet_jax import UserError
+from alexnet_jax.data import archives, sources
+from alexnet_jax.data.base import Dataset, Split
+from alexnet_jax.data.class_names import imagenet_names
+from alexnet_jax.data.kinds import folders, imagenet
+from alexnet_jax.runtime import files
+
+IMAGES = "ILSVRC/Data/CLS-LOC"
+SOLUTION = "LOC_val_solution.csv"
+MOST_SOLUTION = 2**26  # bytes; it has 4 million
+AGAIN = "kaggle competitions download -c imagenet-object-localization-challenge"
+
+
+class Kaggle(Dataset):
+    """The training and validation images; class names are WordNet ids, sorted.
+
+    The labels of the validation images are those of LOC_val_solution.csv, checked against the published ones. The test
+    images have no labels, and are not used.
+    """
+
+    default_orientation = "stored"  # the same files as in the official archives
+    layout = f"Kaggle's files are {SOLUTION} and {IMAGES}/train/CLASS/*, {IMAGES}/val/*, or one zip file of them"
+    splits = ("train", "validation")
+
+    @classmethod
+    def names_in(cls, path: pathlib.Path) -> list[str]:
+        if files.is_directory(path):
+            return ["kaggle"] if files.is_directory(path / IMAGES) or _zips(path) else []
+        return ["kaggle"] if path.suffix == ".zip" and _is_kaggles(path) else []
+
+    @functools.cached_property
+    def _zip(self) -> pathlib.Path | None:
+        """The zip file; None if the files are extracted."""
+        if not files.is_directory(self.directory):
+            return self.directory
+        if files.is_directory(self.directory / IMAGES):
+            return None
+        found = _zips(self.directory)
+        if len(found) != 1:
+            raise UserError(f"dataset root {self.root!r}: {len(found)} zip files with {IMAGES}; {self.layout}")
+        return found[0]
+
+    def load(self, split: str, image_size: int, stretch: bool = False) -> Split:
+        if split not in self.splits:
+            raise UserError(f"Kaggle's ImageNet has no split {split!r} with labels, but {', '.join(self.splits)}")
+        class_names = tuple(imagenet_names())
+        labels = {class_name: label for label, class_name in enumerate(class_names)}
+        path = self._zip
+        source: sources.EncodedSource
+        if path:
+            version = files.version(path)
+            members = [
+                sources.Member(
+                    info.header_offset,
+                    info.compress_size,
+                    name,
+                    labels[class_name],
+                    crc=info.CRC,
+                    deflated=info.compress_type == zipfile.ZIP_DEFLATED,
+                )
+                for name, class_name, info in self._members(path, split)
+            ]
+            source = sources.ArchiveSource(
+                str(path), ((str(path), version),), members, image_size, stretch, self.orientation
+            )
+        else:
+            directory = self.directory / IMAGES / ("train" if split == "train" else "val")
+            images = [(name, labels[class_name]) for name, class_name in self._files(directory, split)]
+            source = sources.FileSource(str(directory), images, image_size, stretch, self.orientation)
+        if not len(source):
+            raise UserError(f"{path or directory}: holds no {split} images; {self.layout}")
+        return Split(source, class_names)
+
+    def _files(self, directory: pathlib.Path, split: str) -> Iterator[tuple[str, str]]:
+        """(path below the directory, class) of every image."""
+        if split == "train":
+            for class_name, names in folders.class_folders(directory, self.layout):
+                _check_class(directory / class_name, class_name)
+                yield from ((f"{class_name}/{name}", class_name) for name in names)
+        else:
+            path = self.directory / SOLUTION
+            solution = self._solution(path, files.read_bytes(path, MOST_SOLUTION, AGAIN))
+            yield from ((name, _solved(path, solution, name)) for name in folders.loose_files(directory))
+
+    def _members(self, path: pathlib.Path, split: str) -> Iterator[tuple[str, str, zipfile.ZipInfo]]:
+        """(name, class, member) of every image in the zip file."""
+        listed = {info.filename: info for info in archives.zip_members(path)}
+        start = next((name[: name.index(f"{IMAGES}/")] for name in listed if f"{IMAGES}/" in name), "")
+        solution: dict[str, str] = {}
+        if split != "train":
+            name = next((name for name in listed if name.rpartition("/")[2] == SOLUTION), None)
+            if name is None:
+                raise UserError(f"{path}: holds no {SOLUTION}; download it again: {AGAIN}")
+            info = listed[name]
+            member = sources.Member(
+                info.header_offset, info.compress_size, name, 0, 0, info.CRC, info.compress_type == zipfile.ZIP_DEFLATED
+            )
+            text, _ = sources.ArchiveSource(str(path), ((str(path), files.version(path)),), [member], 1).read(0)
+            solution = self._solution(path, text)
+        folder = f"{start}{IMAGES}/{'train' if split == 'train' else 'val'}/"
+        for name in sorted(name for name in listed if name.startswith(folder)):
+            short = name.removeprefix(folder)
+            if split == "train":
+                class_name, slash, _ = short.partition("/")
+                if not slash:
+                    raise UserError(f"{path}: {name!a} is in no class folder; download it again: {AGAIN}")
+                _check_class(f"{path}, {folder}{class_name}", class_name)
+            else:
+                class_name = _solved(path, solution, short)
+            yield short, class_name, listed[name]
+
+    def _solution(self, path: pathlib.Path, data: bytes) -> dict[str, str]:
+        """{name of a validation image: class}, from LOC_val_solution.csv, as in `path`."""
+        try:
+            rows = csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline=""), strict=True)
+            solved = [(row["ImageId"], row["PredictionString"].split()[0]) for row in rows]
+            numbers = [int(re.fullmatch(r"ILSVRC2012_val_(\d{8})", name)[1]) for name, _ in solved]  # type: ignore[index]
+        except (AttributeError, IndexError, KeyError, TypeError, UnicodeDecodeError, csv.Error) as error:
+            raise UserError(
+                f"{path}: its labels, {SOLUTION}, are not (ImageId, PredictionString); download it again: {AGAIN}"
+            ) from error
+        imagenet.check_labels(path, zip(numbers, (class_name for _, class_name in solved), strict=True))
+        return dict(solved)
+
+
+def _zips(directory):
+    with files.explaining(directory, "read"):
+        return [path for path in sorted(directory.glob("*.zip")) if _is_kaggles(path)]
+
+
+def _is_kaggles(path):
+    return any(f"{IMAGES}/" in info.filename for info in archives.zip_members(path))
+
+
+def _check_class(path, class_name):
+    if class_name not in imagenet_names():
+        raise UserError(f"{path}: is not a class of ILSVRC2012; remove it")
+
+
+def _solved(path, solution, name):
+    """The class of a validation image."""
+    if name.removesuffix(".JPEG") not in solution:
+        raise UserError(f"{path}: has no label for {name!a}; download it again: {AGAIN}")
+    return solution[name.removesuffix(".JPEG")]

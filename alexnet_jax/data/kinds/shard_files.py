@@ -1,0 +1,79 @@
+"""Finds the files of sets that are stored in parts: train-00000-of-00040.parquet, train-000017.tar, train/0003.tar."""
+
+import pathlib
+import re
+from collections.abc import Sequence
+
+from alexnet_jax import UserError
+from alexnet_jax.data.kinds.folders import SPLIT_OF
+from alexnet_jax.runtime import files
+
+# What follows the prefix: 00000-of-00040 and perhaps a checksum, or a number, or nothing.
+NAME = re.compile(
+    r"(?P<prefix>.*?)((?P<number>\d{1,9})-of-(?P<count>\d{1,9})(-[0-9a-f]+)?|(?P<alone>\d{1,9}))?\.(?P<suffix>[a-z]+)"
+)
+
+
+def find(root: pathlib.Path, suffixes: Sequence[str]) -> dict[str, list[pathlib.Path]]:
+    """{split: its files, in the order of their numbers}, by the words in their names, or by their directory's name.
+
+    Raises:
+      UserError: a directory cannot be read.
+    """
+    shards: dict[str, list[pathlib.Path]] = {}
+    for path in _entries(root):
+        name = NAME.fullmatch(path.name)
+        if path.name.lower() in SPLIT_OF and files.is_directory(path):
+            split = SPLIT_OF[path.name.lower()]
+            found = [
+                inner for inner in _entries(path) if (part := NAME.fullmatch(inner.name)) and part["suffix"] in suffixes
+            ]
+            if found:
+                shards.setdefault(split, []).extend(found)
+        elif name and name["suffix"] in suffixes:
+            words = re.split(r"[-_.]", name["prefix"].lower())
+            if splits := [SPLIT_OF[word] for word in words if word in SPLIT_OF]:
+                shards.setdefault(splits[-1], []).append(path)
+    return {split: sorted(shards[split], key=_key) for split in dict.fromkeys(SPLIT_OF.values()) if split in shards}
+
+
+def _entries(directory):
+    with files.explaining(directory, "read"):
+        return sorted(directory.iterdir())
+
+
+def _key(path):
+    name = NAME.fullmatch(path.name)
+    assert name  # as `find` has chosen it
+    return name["prefix"], int(name["number"] or name["alone"] or 0), path.name
+
+
+def check_complete(paths: Sequence[pathlib.Path]) -> None:
+    """Raises UserError if the numbers of a split's files have a gap, or they belong to several sets."""
+    names = [name for path in paths if (name := NAME.fullmatch(path.name))]
+    sets = {(name["prefix"], name["count"], name["suffix"]) for name in names}
+    if len(sets) > 1:
+        shown = " and ".join(sorted(f"{prefix}*.{suffix}" for prefix, _, suffix in sets)[:2])
+        raise UserError(f"{paths[0].parent}: holds the files of several data sets ({shown}); move one away")
+    ((prefix, count, suffix),) = sets
+    numbers = [int(name["number"] or name["alone"] or 0) for name in names]
+    if len(set(numbers)) < len(numbers):
+        raise UserError(f"{paths[0].parent}: two files of {prefix}* have the same number; remove one")
+    if count:
+        whole = set(range(int(count))) if int(count) < 10**6 else set()
+    elif len(paths) > 1:
+        whole = set(range(min(1, *numbers), max(numbers) + 1)) if max(numbers) < 10**6 else set()
+    else:
+        return
+    if missing := sorted(whole - set(numbers)):
+        width = len(names[0]["number"] or names[0]["alone"])
+        shown = ", ".join(f"{number:0{width}}" for number in missing[:3]) + (", …" if missing[3:] else "")
+        raise UserError(
+            f"{paths[0].parent}: {len(missing)} of the {len(whole)} files {prefix}*.{suffix} are missing ({shown}); "
+            "download them"
+        )
+    if unexpected := sorted(set(numbers) - whole):
+        raise UserError(
+            f"{paths[0].parent}: a file of {prefix}*.{suffix} has the number {unexpected[0]}, but there are "
+            f"{len(whole)}; remove it"
+        )

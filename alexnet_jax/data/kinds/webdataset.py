@@ -1,0 +1,149 @@
+"""WebDataset: tar files, in which the members of a sample share a key, as in 0017.jpg and 0017.cls."""
+
+import functools
+import itertools
+import json
+import pathlib
+
+from alexnet_jax import UserError
+from alexnet_jax.data import archives, sources
+from alexnet_jax.data.base import Dataset, Split, normalized
+from alexnet_jax.data.class_names import canonical, ordered
+from alexnet_jax.data.kinds import shard_files
+from alexnet_jax.data.kinds.folders import SPLIT_OF
+from alexnet_jax.runtime import files
+
+SUFFIXES = ("tar",)
+FIRST = 20  # members of a shard, in which to look for a sample
+IMAGES = ("jpg", "jpeg", "png", "webp", "ppm", "bmp", "tif", "tiff", "img")
+LABELS = ("label", "cls", "class", "class_id", "target", "fine_label")  # in .json, the usual ones first
+CLASS_NAMES = ("classnames.txt", "classes.txt", "class_names.txt")
+MOST_LABEL = 2**20  # bytes of a .cls or .json
+
+
+class WebDataset(Dataset):
+    """Images in shards NAME-000000.tar, with labels in .cls or .json: numbers or names.
+
+    Numbers are indices into classnames.txt beside the shards, one name on each line. Without it, the classes are the
+    numbers or names that occur.
+    """
+
+    layout = "WebDataset's shards are train-000000.tar and val-000000.tar, or train/000000.tar and val/000000.tar"
+
+    @classmethod
+    def names_in(cls, path: pathlib.Path) -> list[str]:
+        if not files.is_directory(path):
+            return []
+        shards = shard_files.find(path, SUFFIXES)
+        return ["webdataset"] if any(_has_samples(paths[0]) for paths in shards.values()) else []
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        return tuple(self._shards)
+
+    @functools.cached_property
+    def _shards(self) -> dict[str, list[pathlib.Path]]:
+        """The shards of each split, in order. Raises UserError if there are none, or one is missing."""
+        if not files.is_directory(self.directory):
+            raise UserError(f"dataset root {self.root!r}: no such directory; set it (config.dataset.root, --root)")
+        shards = shard_files.find(self.directory, SUFFIXES)
+        if not shards:
+            raise UserError(f"dataset root {self.root!r}: {self.layout}; there are no such files")
+        for paths in shards.values():
+            shard_files.check_complete(paths)
+        return shards
+
+    @functools.cached_property
+    def _given_names(self) -> tuple[str, ...]:
+        """The names in classnames.txt; () if there is none."""
+        for name in CLASS_NAMES:
+            path = self.directory / name
+            if files.exists(path):
+                names = tuple(normalized(line.strip()) for line in files.read_text(path).splitlines() if line.strip())
+                if len(set(names)) < len(names):
+                    raise UserError(f"{path}: holds a name twice; the labels are line numbers from 0 on")
+                return names
+        return ()
+
+    def load(self, split: str, image_size: int, stretch: bool = False) -> Split:
+        split = SPLIT_OF.get(split, split)
+        if split not in self._shards:
+            raise UserError(f"{self.root}: has no split {split!r}, but {', '.join(self.splits)}")
+        paths = self._shards[split]
+        shards = [(str(path), files.version(path)) for path in paths]
+        samples = [(i, *sample) for i, path in enumerate(paths) for sample in _samples(path)]
+        if not samples:
+            raise UserError(f"{paths[0].parent}: {split} holds no images; {self.layout}")
+        names = self._given_names or ordered(list({label for *_, label in samples}))
+        label_of = {name: i for i, name in enumerate(names)}
+        if self._given_names:
+            label_of |= {str(i): i for i in range(len(names))}
+        members = []
+        for shard, name, offset, size, label in samples:
+            if label not in label_of:
+                raise UserError(f"{paths[shard]}: {name} has the label {label!a}, for {len(names)} class names")
+            members.append(sources.Member(offset, size, f"{paths[shard].name}/{name}", label_of[label], shard))
+        source = sources.ArchiveSource(
+            f"{self.directory}/{split}", tuple(shards), members, image_size, stretch, self.orientation
+        )
+        return Split(source, canonical(names))
+
+
+def _has_samples(path):
+    """Whether the first members of a tar file have the names of images and of labels."""
+    try:
+        first = list(itertools.islice(archives.tar_members(path), FIRST))
+    except UserError:
+        return False
+    extensions = {_split_name(member.name)[1] for member in first}
+    return bool(extensions.intersection(IMAGES) and extensions & {"cls", "json"})
+
+
+def _split_name(name: str) -> tuple[str, str]:
+    """The key and the extension of a member, in small letters: the extension begins at the first dot of the name."""
+    folder, slash, base = name.rpartition("/")
+    key, _, extension = base.partition(".")
+    return f"{folder}{slash}{key}", extension.lower()
+
+
+def _samples(path: pathlib.Path) -> list[tuple[str, int, int, str]]:
+    """(name of the image, offset, bytes, label as text) of every sample of a shard, in the order of the images."""
+    images: dict[str, tuple[str, int, int]] = {}
+    labels: dict[str, str] = {}
+    with files.reading(path) as file:
+        for member in archives.tar_members(path):
+            key, extension = _split_name(member.name)
+            if extension in IMAGES:
+                if key in images:
+                    raise UserError(f"{path}: the sample {key!a} has two images; use one image for each key")
+                images[key] = member.name, member.offset_data, member.size
+            elif extension in ("cls", "json"):
+                if member.size > MOST_LABEL:
+                    raise UserError(f"{path}: {member.name!a} has {member.size:,} bytes, which is no label")
+                file.seek(member.offset_data)
+                label = _label(path, member.name, extension, file.read(member.size))
+                if label is not None and labels.setdefault(key, label) != label:
+                    raise UserError(f"{path}: the sample {key!a} has two labels, {labels[key]!a} and {label!a}")
+    for these, others, what in ((images, labels, "label (.cls or .json)"), (labels, images, "image")):
+        if missing := [key for key in these if key not in others]:
+            raise UserError(f"{path}: {len(missing)} samples have no {what}, as {missing[0]!a}; write them again")
+    return [(*images[key], labels[key]) for key in images]
+
+
+def _label(path, name, extension, data) -> str | None:
+    """The label in a .cls or .json as text; None if it is a .json without one."""
+    try:
+        text = data.decode().strip()
+        if extension == "json":
+            value = files.parse_json(text, dict)
+            found = next((value[key] for key in LABELS if key in value), None)
+            if found is not None and (isinstance(found, bool) or not isinstance(found, int | str)):
+                raise ValueError(f"its label is {json.dumps(found)[:40]}")
+            text = None if found is None else str(found).strip()
+    except ValueError as error:
+        raise UserError(f"{path}: {name!a} is not a label ({error}); write it again") from error
+    if text is None:
+        return None
+    if not text or len(text.splitlines()) > 1 or text.startswith("-"):
+        raise UserError(f"{path}: {name!a} is not a label ({text!a}); write it again, or leave the sample out")
+    return str(int(text)) if text.isascii() and text.isdigit() else normalized(text)

@@ -1,0 +1,82 @@
+"""Every source in miniature, in its own layout and of the same twelve images: recognised, and prepared to the same."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from alexnet_jax.data import datasets, preparation
+from tests.fixtures import miniature_sets
+from tests.fixtures.miniature_sets import CLASSES, IMAGES, SIZE
+from tests.fixtures.prepare_runs import examples, run
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:tensorflow_datasets|etils")
+
+
+def expected(split):
+    """(class, JPEG) of the images of a split, sorted."""
+    found = []
+    for class_name, _, pixels in IMAGES[split]:
+        data = io.BytesIO()
+        Image.fromarray(pixels).save(data, "JPEG", quality=95)
+        found.append((class_name, data.getvalue()))
+    return sorted(found)
+
+
+def check_prepared(output, *held_out):
+    """Checks that a prepared set holds the twelve images, under their classes."""
+    names = tfds.builder_from_directory(output).info.features["label"].names
+    for split in ("train", *held_out):
+        found = sorted((names[example["label"]], example["image"]) for example in examples(output, split))
+        assert found == expected("train" if split == "train" else "validation")
+    assert [name for name in names if name in CLASSES] == list(CLASSES)
+
+
+@pytest.mark.parametrize("source", miniature_sets.SOURCES)
+def test_every_source_is_recognised_and_gives_the_same_images(tmp_path, source, capsys):
+    name, build = miniature_sets.SOURCES[source]
+    root, output = build(tmp_path / "set"), tmp_path / "prepared"
+    assert datasets.recognise(str(root)) == name
+    preparation.prepare("auto", root, output, SIZE, workers=1)
+    splits = ("validation", "test") if name == "imagenet2010" else ("test",) if "cifar" in name else ("validation",)
+    check_prepared(output, *splits)
+    assert json.loads((output / "prepare.json").read_text())["dataset"] == name
+    if source == "parquet":
+        assert "leaving out test: its labels are secret" in capsys.readouterr().out
+    # Read in place for training, they are the pixels themselves.
+    data = datasets.load(name, str(root), SIZE)
+    for split in ("train", "test"):
+        images = getattr(data, split)
+        pixels = {
+            (class_name, image.tobytes())
+            for class_name, _, image in IMAGES[split if split == "train" else "validation"]
+        }
+        loaded = [images[i] for i in range(len(images))]
+        assert {(data.class_names[label], np.asarray(image).tobytes()) for image, label in loaded} == pixels
+        assert len(set(images.listing)) == len(images)
+
+
+def test_a_csv_file_lists_images(tmp_path):
+    path, output = miniature_sets.csv_list(tmp_path / "photos"), tmp_path / "prepared"
+    code, out, error = run("--labels", path, "--output", output, f"--size={SIZE}")
+    assert code == 0, error
+    check_prepared(output, "validation")
+
+
+def test_a_dry_run_writes_nothing(tmp_path):
+    root = miniature_sets.parquet(tmp_path / "set")
+    before = sorted(tmp_path.rglob("*"))
+    code, out, error = run(f"--root={root}", "--dry_run", "--output", tmp_path / "prepared")
+    assert code == 0, error
+    for line in (
+        "recognised as huggingface: Images in columns of Parquet or Arrow files.",
+        "train: 9 images of 3 classes, orientation upright",
+        "validation: 3 images of 3 classes, orientation upright",
+        "     1  n02102040 English springer  train-00000-of-00002.parquet/1/1",
+        "nothing was written",
+    ):
+        assert line in out, out
+    assert sorted(tmp_path.rglob("*")) == before
