@@ -17,7 +17,7 @@ from jax import lax
 
 from alexnet_jax import UserError
 from alexnet_jax.analysis.ensemble import Ensemble
-from alexnet_jax.data import augment, class_names, datasets, pipeline
+from alexnet_jax.data import augment, class_names, datasets, pipeline, sources
 from alexnet_jax.data.sources import Source
 from alexnet_jax.model import alexnet, spec
 from alexnet_jax.runtime import processes, progress, sharding
@@ -32,7 +32,11 @@ Outputs = dict[str, Any]  # of `make_classify`
 
 
 def make_classify(
-    nets: Sequence[spec.Net], mesh: jax.sharding.Mesh, means: Sequence[np.ndarray], views: int
+    nets: Sequence[spec.Net],
+    mesh: jax.sharding.Mesh,
+    means: Sequence[np.ndarray],
+    views: int,
+    among: Sequence[int] | None = None,
 ) -> Callable[[list[alexnet.Params], dict], Outputs]:
     """A jitted function from (a list of parameters, batch) to the averaged predictions of the nets for every example.
 
@@ -40,6 +44,7 @@ def make_classify(
       nets: one net or an ensemble.
       means: the mean that each net subtracts from its images, [S, S, 3] or [3].
       views: 1 for the centre view, 10 for the paper's ten as well.
+      among: the classes that the nets choose from; None for all.
 
     Returns:
       a function whose result is replicated on all devices: a dict of the batch's `label` and, for each of WAYS with at
@@ -55,6 +60,8 @@ def make_classify(
             def of_view(view):
                 x = augment.fixed_view(images, view, net.image_size, mean)
                 logits, _ = alexnet.apply(net, mesh.shape["model"], params, x)
+                if among is not None:
+                    logits = jnp.where(jnp.isin(jnp.arange(logits.shape[1]), jnp.array(among)), logits, -jnp.inf)
                 return jax.nn.log_softmax(logits)
 
             return lax.map(of_view, jnp.arange(views))  # sequentially, to hold the activations of one view at a time
@@ -103,9 +110,11 @@ def classify_all(
     return map_batches(functools.partial(classify, all_params), mesh, source, batch_size)
 
 
-def classify_source(trained: Ensemble, source: Source, views: int, batch_size: int = 128) -> Outputs:
+def classify_source(
+    trained: Ensemble, source: Source, views: int, batch_size: int = 128, among: Sequence[int] | None = None
+) -> Outputs:
     """The outputs of `make_classify` by trained nets for every example of a source, `batch_size` at a time."""
-    classify = make_classify(trained.nets, trained.mesh, trained.means, views)
+    classify = make_classify(trained.nets, trained.mesh, trained.means, views, among)
     batch_size = trained.batch_size(min(batch_size, len(source)))
     return classify_all(classify, trained.params, trained.mesh, source, batch_size)
 
@@ -211,6 +220,13 @@ def predictions(outputs: Outputs, i: int, classes: Sequence[str]) -> list[dict[s
     ]
 
 
+def labels_of(source: Source) -> list[int]:
+    """The labels that the images of a source have, sorted."""
+    if isinstance(source, sources.EncodedSource):
+        return sorted({label for _, label in source.labels_by_name})
+    return sorted({source[i][1] for i in range(len(source))})
+
+
 def load_split(
     trained: Ensemble, dataset: str | None = None, root: str | None = None, split: str | None = None
 ) -> tuple[str, str, str, Source]:
@@ -238,4 +254,4 @@ def load_split(
         log.warning(
             "the images of this set are %s, but this net was trained on %s ones", images.orientation, first.orientation
         )
-    return name, root, split, source
+    return images.name, root, split, source

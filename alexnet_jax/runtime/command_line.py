@@ -135,11 +135,14 @@ class Parser(argparse.ArgumentParser):
         sys.exit(f"alexnet_jax: {text.printable(message)}; see --help")
 
 
-def add_data_flags(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags for `inference.load_split`."""
+def add_data_flags(parser: argparse.ArgumentParser, several: bool = False) -> None:
+    """Adds the flags for `inference.load_split`; with `several`, those of the data set may be repeated."""
+    action = "append" if several else "store"
     parser.add_argument("--split", help="train, validation, test or another of TFDS's (the test split of the training)")
-    parser.add_argument("--dataset", help="as config.dataset.name (the data set that the first net was trained on)")
-    parser.add_argument("--root", help="as config.dataset.root (that of the training)")
+    parser.add_argument(
+        "--dataset", action=action, help="as config.dataset.name (the data set that the first net was trained on)"
+    )
+    parser.add_argument("--root", action=action, help="as config.dataset.root (that of the training)")
 
 
 @contextlib.contextmanager

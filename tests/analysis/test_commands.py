@@ -8,6 +8,8 @@ import subprocess
 import sys
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
@@ -15,8 +17,9 @@ from PIL import Image
 from alexnet_jax import UserError, evaluate, predict
 from alexnet_jax.analysis import ensemble, inference, prediction
 from alexnet_jax.data import datasets
+from alexnet_jax.data.class_names import imagenet_names, imagenet_words
 from configs import two_gpu
-from tests.fixtures import imagenet_archives
+from tests.fixtures import imagenet_archives, miniature_sets
 
 SMALL = [
     "dataset.root=prepared",
@@ -134,6 +137,36 @@ def test_other_data_with_a_part_of_the_classes_by_name(directory, tmp_path, run)
     (tmp_path / "images" / "val" / "n01440764").rename(tmp_path / "images" / "val" / "dragons")
     _, error = run(evaluate, "--workdir=first", *flags, ok=False)
     assert error.startswith("alexnet_jax: ") and "1 of its classes (dragons)" in error and "\n" not in error
+
+
+def test_several_data_sets_are_a_table(directory, tmp_path, run):
+    """The same images as class folders, by the numbers of their classes, and in Parquet under Hugging Face's names."""
+    numbers, words = list(imagenet_names()), imagenet_words()
+    for class_name, number, pixels in miniature_sets.IMAGES["validation"]:
+        for place in (f"synsets/{class_name}", f"numbers/{numbers.index(class_name)}"):
+            miniature_sets.write_file(tmp_path / place / f"{number}.png", miniature_sets.png(pixels))
+    schema = miniature_sets.hugging_face_schema([words[name] for name in miniature_sets.CLASSES])
+    (tmp_path / "parquet").mkdir()
+    pq.write_table(
+        pa.Table.from_pylist(miniature_sets.rows("validation"), schema), tmp_path / "parquet" / "validation.parquet"
+    )
+    roots = [f"--root={tmp_path / name}" for name in ("synsets", "numbers", "parquet")]
+    flags = "--workdir=first", "--dataset=auto", *roots
+    for more, chosen in (((), "all"), (("--among=present",), "those of the images")):
+        out, _ = run(evaluate, *flags, *more, "--json=several.json")
+        assert f"3 of the 1000 classes have images; errors among {chosen} (--among)" in out
+        results = json.loads((directory / "several.json").read_text())["datasets"]
+        assert [(r["dataset"], r["split"]) for r in results] == [
+            ("folder", "train"),
+            ("folder", "train"),
+            ("huggingface", "validation"),
+        ]
+        assert results[0]["center"] == results[1]["center"] == results[2]["center"]
+        rows = [line for line in out.splitlines() if line.startswith(("folder ", "huggingface "))]
+        assert len(rows) == 3 and all(f"{results[0]['ten_crop']['top1_error']:.2%}" in row for row in rows)
+    assert results[0]["center"]["top5_error"] == 0  # among three classes
+    _, error = run(evaluate, *flags, "--dataset=folder", ok=False)
+    assert error == "alexnet_jax: 2 times --dataset, 3 times --root: use one of them once, or both equally; see --help"
 
 
 def test_training_images_are_evaluated_too(directory, run):

@@ -98,6 +98,21 @@ def test_every_example_counts_once_as_in_numpy(net, all_params, expected, nets, 
     assert result["loss"] == result["center"]["loss"]
 
 
+def test_nets_choose_among_some_classes(net, all_params, expected):
+    """As if the net had no other classes: in each view, the probabilities of these sum up to one."""
+    some_mesh, among = mesh(1, 2), [0, 1, 3, 5, 6]
+    rows = np.isin(LABELS, among)
+    classify = inference.make_classify([net], some_mesh, MEANS[:1], views=10, among=among)
+    outputs = inference.classify_all(classify, [on(some_mesh, net, all_params[0])], some_mesh, Source(), 23)
+    probabilities = np.zeros_like(expected[0])
+    probabilities[..., among] = expected[0][..., among] / expected[0][..., among].sum(-1, keepdims=True)
+    assert rows.sum() == 17
+    for way, mean in (("center", probabilities[0]), ("ten_crop", probabilities.mean(0))):
+        np.testing.assert_array_equal(outputs[way]["classes"][rows], (-mean[rows]).argsort(1)[:, :5])
+        np.testing.assert_allclose(outputs[way]["probabilities"][rows], -np.sort(-mean[rows])[:, :5], rtol=1e-4)
+        np.testing.assert_allclose(outputs[way]["loss"][rows], -np.log(mean[rows, LABELS[rows]]), rtol=1e-4)
+
+
 def test_the_centre_view_alone_gives_the_same(net, all_params):
     some_mesh, source = mesh(1, 2), Source()
     params = [on(some_mesh, net, all_params[0])]
