@@ -85,9 +85,16 @@ def _check_format(file, name):
     file.seek(start)
     if first.lstrip().startswith(b"<"):
         raise UserError(f"{name}: is a web page, probably an error message; {AGAIN}")
+    check_no_pointer(first, name)
     for beginning, kind, command in COMPRESSED:
         if first.startswith(beginning):
             raise UserError(f"{name}: is compressed by {kind}; decompress it ({command}) into a file of the same name")
+
+
+def check_no_pointer(data: bytes, name: files.Path) -> None:
+    """Raises UserError if a file begins as what Git leaves in a clone without Git LFS."""
+    if data.startswith(b"version https://git-lfs"):
+        raise UserError(f"{name}: is a pointer of Git LFS, not the file itself; get it by git lfs pull")
 
 
 def packed_members(path: files.Path, wanted: dict[str, int]) -> dict[str, bytes]:

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from alexnet_jax import UserError
-from alexnet_jax.data import sources
+from alexnet_jax.data import archives, sources
 from alexnet_jax.data.base import Dataset, Split, normalized
 from alexnet_jax.data.class_names import canonical, ordered
 from alexnet_jax.data.kinds import shard_files
@@ -129,9 +129,10 @@ class _Table:
 def _read_table(path: pathlib.Path) -> _Table:
     """What a file holds, without its images. Raises UserError if it is damaged or has no images with labels."""
     version = files.version(path)
-    with _reading(path):
+    archives.check_no_pointer(files.read_bytes(path, 100), path)
+    with _reading(path) as file:
         if path.suffix == ".parquet":
-            with files.reading(path) as file, pq.ParquetFile(file) as parquet:
+            with pq.ParquetFile(file, page_checksum_verification=True) as parquet:
                 schema = parquet.schema_arrow
                 image, label, class_names = _columns(path, schema)
                 column = parquet.read([label]).column(label)
@@ -140,7 +141,7 @@ def _read_table(path: pathlib.Path) -> _Table:
                 counts: list[Any] = [group.num_rows for group in groups]
         else:
             # Mapped, so that listing the labels does not read the images.
-            with files.reading(path), pa.memory_map(str(path)) as mapped, pa.ipc.open_stream(mapped) as stream:
+            with pa.memory_map(str(path)) as mapped, pa.ipc.open_stream(mapped) as stream:
                 image, label, class_names = _columns(path, stream.schema)
                 labels, counts, sizes = [], [], []
                 while True:
@@ -149,29 +150,29 @@ def _read_table(path: pathlib.Path) -> _Table:
                         batch = stream.read_next_batch()
                     except StopIteration:
                         break
-                    labels.append(np.asarray(batch.column(label).to_pylist()))
+                    labels.append(batch.column(label))
                     counts.append((batch.num_rows, start, mapped.tell() - start))
                     sizes.append(mapped.tell() - start)
-                column = pa.chunked_array([pa.array(np.concatenate(labels))]) if labels else pa.chunked_array([[]])
-        if column.null_count or not (len(column) == 0 or pa.types.is_integer(column.type)):
-            raise UserError(f"{path}: its column {label!a} has rows without a number; use another set")
-        if max(sizes, default=0) > MOST_GROUP:
-            raise UserError(
-                f"{path}: has {max(sizes) / 1e9:.3g} GB in one group of rows, which have to be in memory together; "
-                "write it again with smaller groups"
-            )
-        return _Table(path, version, image, label, class_names, column.to_numpy().astype(np.int64), tuple(counts))
+                column = pa.concat_arrays(labels or [pa.array([], pa.int64())])
+    if column.null_count or not pa.types.is_integer(column.type):
+        raise UserError(f"{path}: its column {label!a} has rows without a number; use another set")
+    if max(sizes, default=0) > MOST_GROUP:
+        raise UserError(
+            f"{path}: has {max(sizes) / 1e9:.3g} GB in one group of rows, which have to be in memory together; "
+            "write it again with smaller groups"
+        )
+    return _Table(path, version, image, label, class_names, column.to_numpy().astype(np.int64), tuple(counts))
 
 
 @contextlib.contextmanager
-def _reading(path) -> Iterator[None]:
-    try:
-        yield
-    except UserError:
-        raise
-    except BROKEN as error:
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise UserError(f"{path}: cannot be read ({reason}); download it again") from error
+def _reading(path: files.Path) -> Iterator[Any]:
+    """Opens a file to read. Turns what pyarrow raises for a damaged one into a UserError of one line."""
+    with files.reading(path) as file:
+        try:
+            yield file
+        except BROKEN as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise UserError(f"{path}: cannot be read ({reason}); download it again") from error
 
 
 def _columns(path: pathlib.Path, schema: pa.Schema) -> tuple[str, str, tuple[str, ...] | None]:
@@ -276,12 +277,12 @@ class RowSource(sources.EncodedSource):
 def _read_group(path: str, version: files.Version, place: tuple[int, Any], column: str) -> Any:
     """The encoded images of a group of rows, a pyarrow array. The last one is kept: images are read in their order."""
     group, extent = place
-    with _reading(path):
+    with _reading(path) as file:
         if extent is None:
-            with files.reading(path) as file, pq.ParquetFile(file) as parquet:
+            with pq.ParquetFile(file, page_checksum_verification=True) as parquet:
                 images = parquet.read_row_group(group, [column]).column(column).combine_chunks()
         else:
-            with files.reading(path) as file, pa.ipc.open_stream(file) as stream:
+            with pa.ipc.open_stream(file) as stream:
                 schema = stream.schema
             offset, length = extent
             batch = pa.ipc.read_record_batch(pa.py_buffer(files.read_part(path, version, offset, length)), schema)

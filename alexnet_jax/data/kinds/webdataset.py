@@ -100,10 +100,9 @@ def _has_samples(path):
 
 
 def _split_name(name: str) -> tuple[str, str]:
-    """The key and the extension of a member, in small letters: the extension begins at the first dot of the name."""
+    """The key of a member, which ends at the first dot of its name, and what follows the last dot, in small letters."""
     folder, slash, base = name.rpartition("/")
-    key, _, extension = base.partition(".")
-    return f"{folder}{slash}{key}", extension.lower()
+    return f"{folder}{slash}{base.partition('.')[0]}", base.rpartition(".")[2].lower()
 
 
 def _samples(path: pathlib.Path) -> list[tuple[str, int, int, str]]:
