@@ -1,6 +1,6 @@
 """The 2012 code's four nets for CIFAR-10 (32×32 images); two of them have locally connected layers.
 
-  python -m alexnet_jax.prepare --dataset=tfds:cifar10 --size=32 --output=cifar10_32
+  python -m alexnet_jax.prepare --root=cifar-10-python.tar.gz --output=cifar10_32
   python -m alexnet_jax.main --config=configs/cifar10.py --workdir=/tmp/cifar10 --config.dataset.root=cifar10_32
 
 Name another net after a colon: --config=configs/cifar10.py:11pct. The nets and their test errors in 2012:
@@ -15,7 +15,7 @@ about 350 epochs, then for 150 more on all training images, then for 10 at a ten
 Here 11pct and 13pct take these 520 epochs in one run on the training images. In the last 20 epochs only the weights'
 rate falls, as in the parameter file of 13pct.
 
-Data: CIFAR-10 as built by TFDS (see docs/data.md), or a folder with its images.
+Data: CIFAR-10 as its author publishes it, https://www.cs.toronto.edu/~kriz/cifar.html, or a folder with its images.
 Cost: 80sec takes seven and a half minutes on two CPU cores.
 Expected: 80sec reaches 26.4 % test error (on CIFAR-10 encoded as JPEG). The others have not been run to the end yet.
 """

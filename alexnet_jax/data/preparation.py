@@ -86,7 +86,7 @@ def prepare(
     ]
     if dry_run:
         print_samples(found, splits, class_names)
-        check_space(plan, plan, len(class_names), workers)
+        print_needs(plan, plan, len(class_names), workers)
         text.print_line("nothing was written")
         return
     description = {
@@ -110,7 +110,11 @@ def prepare(
         done = [shard for shard in plan if shard.done]
         missing = [shard for shard in plan if shard not in done]
         undecodable = list_undecodable(done, output)
-        check_space(plan, missing, len(class_names), workers)
+        needed, free = print_needs(plan, missing, len(class_names), workers)
+        if needed > free:
+            raise UserError(
+                f"--output={output}: needs about {gigabytes(needed)} and has {gigabytes(free)}; free some space"
+            )
         total = sum(len(shard.source) for shard in plan)
         check_undecodable(len(undecodable), total, max_undecodable, output)
         run(missing, total, len(undecodable), workers, max_undecodable)
@@ -258,16 +262,21 @@ def check_same(path: pathlib.Path, description: dict) -> None:
         )
 
 
-def check_space(plan: list[shards.Shard], missing: list[shards.Shard], num_classes: int, workers: int) -> None:
-    """Prints how much disk and time the set takes. Raises UserError if too little disk is free."""
+def print_needs(
+    plan: list[shards.Shard], missing: list[shards.Shard], num_classes: int, workers: int
+) -> tuple[float, int]:
+    """Prints how much disk and time the missing shards take. Returns the bytes that they need, and those free."""
     size, output = plan[0].size, plan[0].output
     spread = [plan[len(plan) * i // 64].source for i in range(64)]
-    encoded, start = [], time.monotonic()
+    encoded, seconds, sums = [], 0.0, shards.Sums(size)
     for source, place in dict.fromkeys((source, len(source) * i // 64) for i, source in enumerate(spread)):
         with contextlib.suppress(UserError):
             data, _ = source.read(place)
-            encoded.append(len(images.encode(data, "", size, shards.JPEG_QUALITY, source.orientation)))
-    seconds = (time.monotonic() - start) / max(1, len(encoded))
+            start = time.perf_counter()
+            data = images.encode(data, "", size, shards.JPEG_QUALITY, source.orientation)
+            sums.add(data, len(data), pixels=True)
+            seconds += time.perf_counter() - start
+            encoded.append(len(data))
     count = sum(len(shard.source) for shard in missing)
     bytes_per_image = (float(np.mean(encoded)) if encoded else size * size) + 100
     needed = bytes_per_image * count + 4 * size * size * 3 * len(missing)
@@ -278,14 +287,12 @@ def check_space(plan: list[shards.Shard], missing: list[shards.Shard], num_class
         f"{split_counts} images of {num_classes} classes; {len(plan) - len(missing)} of {len(plan)} shards done"
     )
     processes = min(workers, max(1, len(missing)))
+    time_left = duration(count * seconds / max(1, len(encoded)) / processes)
     text.print_line(
-        f"{output}: about {gigabytes(needed)} to write, {gigabytes(free)} free; about "
-        f"{duration(count * seconds / processes)} by {processes} {'processes' if processes > 1 else 'process'}"
+        f"{output}: about {gigabytes(needed)} to write, {gigabytes(free)} free; about {time_left} by {processes} "
+        f"{'processes' if processes > 1 else 'process'}"
     )
-    if needed > free:
-        raise UserError(
-            f"--output={output}: needs about {gigabytes(needed)} and has {gigabytes(free)}; free some space"
-        )
+    return needed, free
 
 
 def duration(seconds: float) -> str:

@@ -18,7 +18,8 @@ from alexnet_jax.runtime import files
 IMAGES = "ILSVRC/Data/CLS-LOC"
 SOLUTION = "LOC_val_solution.csv"
 MOST_SOLUTION = 2**26  # bytes; it has 4 million
-AGAIN = "kaggle competitions download -c imagenet-object-localization-challenge"
+CHALLENGE = "imagenet-object-localization-challenge"
+AGAIN = f"kaggle competitions download -c {CHALLENGE}"
 
 
 class Kaggle(Dataset):
@@ -134,8 +135,17 @@ class Kaggle(Dataset):
 
 
 def _zips(directory):
+    """The zip files of ImageNet in a directory. Raises UserError if Kaggle's own is broken."""
+    found = []
     with files.explaining(directory, "read"):
-        return [path for path in sorted(directory.glob("*.zip")) if _is_kaggles(path)]
+        paths = sorted(directory.glob("*.zip"))
+    for path in paths:
+        try:
+            found += [path] if _is_kaggles(path) else []
+        except UserError:
+            if path.name == f"{CHALLENGE}.zip":
+                raise
+    return found
 
 
 def _is_kaggles(path):

@@ -17,10 +17,13 @@ NAME = re.compile(
 def find(root: pathlib.Path, suffixes: Sequence[str]) -> dict[str, list[pathlib.Path]]:
     """{split: its files, in the order of their numbers}, by the words in their names, or by their directory's name.
 
+    If no name tells a split, all files are 'train'.
+
     Raises:
       UserError: a directory cannot be read.
     """
     shards: dict[str, list[pathlib.Path]] = {}
+    others = []
     for path in _entries(root):
         name = NAME.fullmatch(path.name)
         if path.name.lower() in SPLIT_OF and files.is_directory(path):
@@ -34,6 +37,10 @@ def find(root: pathlib.Path, suffixes: Sequence[str]) -> dict[str, list[pathlib.
             words = re.split(r"[-_.]", name["prefix"].lower())
             if splits := [SPLIT_OF[word] for word in words if word in SPLIT_OF]:
                 shards.setdefault(splits[-1], []).append(path)
+            else:
+                others.append(path)
+    if others and not shards:
+        shards = {"train": others}
     return {split: sorted(shards[split], key=_key) for split in dict.fromkeys(SPLIT_OF.values()) if split in shards}
 
 

@@ -1,6 +1,7 @@
 """Data sets of TensorFlow Datasets (TFDS) stored as ArrayRecord: stock ones, and those that `preparation` writes."""
 
 import functools
+import itertools
 import pathlib
 import re
 from typing import Any
@@ -12,6 +13,7 @@ from alexnet_jax.data import images, sources
 from alexnet_jax.data.base import Dataset, Split, Statistics
 from alexnet_jax.runtime import files
 
+FIRST = 100  # entries of a directory, in which to look for the configs of a set
 VERSION = re.compile(r"\d+\.\d+\.\d+")
 MOST_SQUARED = 256**2  # of pixels, and so of their mean and covariance
 
@@ -32,9 +34,13 @@ class Tfds(Dataset):
     def names_in(cls, path: pathlib.Path) -> list[str]:
         if not files.is_directory(path):
             return []
-        infos = [info for depth in ("*/*", "*/*/*") for info in path.glob(f"{depth}/dataset_info.json")]
-        sets = [info.parent.parent.relative_to(path) for info in infos if VERSION.fullmatch(info.parent.name)]
-        return sorted({f"tfds:{name.as_posix()}" for name in sets})
+        names = set()
+        for directory in filter(pathlib.Path.is_dir, path.iterdir()):
+            inner = [entry for entry in itertools.islice(directory.iterdir(), FIRST) if entry.is_dir()]
+            for entry in (directory, *inner):
+                if any(VERSION.fullmatch(info.parent.name) for info in entry.glob("*.*.*/dataset_info.json")):
+                    names.add(f"tfds:{entry.relative_to(path).as_posix()}")
+        return sorted(names)
 
     @functools.cached_property
     def builder(self) -> Any:
