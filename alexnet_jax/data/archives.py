@@ -146,21 +146,29 @@ class _Bounded:
         return data
 
 
+def zip_names(path: files.Path) -> list[str]:
+    """The names of the files in the zip file `path`. Raises UserError if it is not a whole zip file."""
+    return [member.filename for member in _zip_directory(path)]
+
+
+def _zip_directory(path):
+    with files.reading(path) as file:
+        try:
+            with zipfile.ZipFile(file) as archive:
+                return [member for member in archive.infolist() if not member.is_dir()]
+        except NO_ZIP as error:
+            raise UserError(f"{path}: not a complete zip file ({error}); {AGAIN}") from error
+        except OSError as error:  # an offset before the start
+            raise UserError(f"{path}: not a complete zip file ({error.strerror or error}); {AGAIN}") from error
+
+
 def zip_members(path: files.Path) -> list[zipfile.ZipInfo]:
     """The files in the zip file `path`, in the order of its directory.
 
     Raises:
       UserError: it is not a whole zip file, or a file in it is encrypted or compressed in an unusual way.
     """
-    with files.reading(path) as file:
-        end = os.fstat(file.fileno()).st_size
-        try:
-            with zipfile.ZipFile(file) as archive:
-                members = [member for member in archive.infolist() if not member.is_dir()]
-        except NO_ZIP as error:
-            raise UserError(f"{path}: not a complete zip file ({error}); {AGAIN}") from error
-        except OSError as error:  # an offset before the start
-            raise UserError(f"{path}: not a complete zip file ({error.strerror or error}); {AGAIN}") from error
+    members, (end, _) = _zip_directory(path), files.version(path)
     names = set()
     for member in members:
         if member.filename in names:

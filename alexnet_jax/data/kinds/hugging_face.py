@@ -237,7 +237,8 @@ class RowSource(sources.EncodedSource):
 
     @property
     def listing(self) -> Iterator[tuple[str, int, int]]:
-        return ((self.name(i), label, 0) for i, label in enumerate(self.labels))
+        # With the bytes of the whole file: a row's own are not in its schema.
+        return ((self.name(i), label, self._place(i)[1][0]) for i, label in enumerate(self.labels))
 
     def __len__(self) -> int:
         return len(self.labels)

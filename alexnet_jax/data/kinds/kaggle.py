@@ -135,21 +135,19 @@ class Kaggle(Dataset):
 
 
 def _zips(directory):
-    """The zip files of ImageNet in a directory. Raises UserError if Kaggle's own is broken."""
-    found = []
+    """The zip files of ImageNet in a directory."""
     with files.explaining(directory, "read"):
-        paths = sorted(directory.glob("*.zip"))
-    for path in paths:
-        try:
-            found += [path] if _is_kaggles(path) else []
-        except UserError:
-            if path.name == f"{CHALLENGE}.zip":
-                raise
-    return found
+        return [path for path in sorted(directory.glob("*.zip")) if _is_kaggles(path)]
 
 
 def _is_kaggles(path):
-    return any(f"{IMAGES}/" in info.filename for info in archives.zip_members(path))
+    """Whether a zip file has Kaggle's name or holds its directories."""
+    if path.name == f"{CHALLENGE}.zip":
+        return True
+    try:
+        return any(f"{IMAGES}/" in name for name in archives.zip_names(path))
+    except UserError:
+        return False
 
 
 def _check_class(path, class_name):

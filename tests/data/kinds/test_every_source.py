@@ -2,6 +2,9 @@
 
 import io
 import json
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -11,7 +14,7 @@ from PIL import Image
 from alexnet_jax.data import datasets, preparation
 from tests.fixtures import miniature_sets
 from tests.fixtures.miniature_sets import CLASSES, IMAGES, SIZE
-from tests.fixtures.prepare_runs import examples, run
+from tests.fixtures.prepare_runs import checksums, examples, run, start
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:tensorflow_datasets|etils")
 
@@ -57,6 +60,33 @@ def test_every_source_is_recognised_and_gives_the_same_images(tmp_path, source, 
         loaded = [images[i] for i in range(len(images))]
         assert {(data.class_names[label], np.asarray(image).tobytes()) for image, label in loaded} == pixels
         assert len(set(images.listing)) == len(images)
+
+
+MANY = """
+import sys
+from alexnet_jax.data import preparation
+preparation.IMAGES_PER_SHARD = 2
+preparation.prepare("auto", *sys.argv[1:3], 32, workers=int(sys.argv[3]))
+"""
+
+
+@pytest.mark.parametrize("source", ["parquet", "arrow", "webdataset", "kaggle_zip", "cifar10_archive", "imagenet2010"])
+def test_the_bytes_do_not_depend_on_workers_or_interruptions(tmp_path, source):
+    _, build = miniature_sets.SOURCES[source]
+    root = build(tmp_path / "set")
+    for name, workers in (("one", 1), ("two", 2)):
+        done = subprocess.run([sys.executable, "-c", MANY, root, tmp_path / name, str(workers)], capture_output=True)
+        assert done.returncode == 0, done.stderr
+    assert checksums(tmp_path / "one") == checksums(tmp_path / "two")
+    killed = start(root, tmp_path / "killed", 1, code=MANY)
+    while killed.poll() is None and not list((tmp_path / "killed").glob(".prepare/*.npz")):
+        time.sleep(0.001)
+    killed.kill()
+    killed.communicate()
+    assert not (tmp_path / "killed" / "statistics.json").exists()
+    code, out, error = run(root, tmp_path / "killed", 1, code=MANY)
+    assert code == 0 and " 0 of " not in out, (out, error)
+    assert checksums(tmp_path / "killed") == checksums(tmp_path / "one")
 
 
 def test_a_csv_file_lists_images(tmp_path):

@@ -1,0 +1,128 @@
+"""Tables of Hugging Face: what is odd or broken in them is read right, or ends with one line that names it."""
+
+import shutil
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from alexnet_jax import UserError
+from alexnet_jax.data import datasets
+from tests.fixtures import miniature_sets as mini
+from tests.fixtures.miniature_sets import CLASSES, SIZE, parquet_rows, prepare, truncate
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:tensorflow_datasets|etils")
+
+
+TRAIN, VALIDATION = "data/train-00000-of-00002.parquet", "data/validation-00000-of-00001.parquet"
+
+
+def all_of(split, **fields):
+    return [row | fields for row in mini.rows(split)]
+
+
+HUGGING_FACE = {
+    "a missing shard": (lambda root: (root / TRAIN).unlink(), "1 of the 2 files train-..parquet are missing .00000"),
+    "a shard too many": (
+        lambda root: shutil.copy(root / TRAIN, root / "data/train-00005-of-00002.parquet"),
+        "has the number 5, but there are 2; remove it",
+    ),
+    "two versions": (
+        lambda root: shutil.copy(root / TRAIN, root / "data/train-00000-of-00002-abcdef.parquet"),
+        "two files of train-. have the same number",
+    ),
+    "two sets": (
+        lambda root: shutil.copy(root / TRAIN, root / "data/other-train.parquet"),
+        "holds the files of several data sets",
+    ),
+    "a truncated file": (lambda root: truncate(root / TRAIN, 700), "of-00002.parquet: cannot be read .*download it"),
+    "an empty file": (lambda root: truncate(root / TRAIN, 0), "of-00002.parquet: cannot be read .*download it"),
+    "a pointer": (
+        lambda root: (root / TRAIN).write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n"),
+        "is a pointer of Git LFS, not the file itself",
+    ),
+    "a label too large": (
+        lambda root: parquet_rows(root / TRAIN, all_of("train", label=3)),
+        "train has labels from 1 to 3 for 3 classes",
+    ),
+    "a label too small": (
+        lambda root: parquet_rows(root / TRAIN, all_of("train", label=-2)),
+        "train has labels from -2 to 2 for 3 classes",
+    ),
+    "no label": (
+        lambda root: parquet_rows(root / TRAIN, all_of("train", label=None)),
+        "its column 'label' has rows without a number",
+    ),
+    "no image": (
+        lambda root: parquet_rows(root / TRAIN, all_of("train", image={"bytes": None, "path": "/home/a.png"})),
+        "row 0 of group 0: has no bytes of an image",
+    ),
+    "no row": (
+        lambda root: parquet_rows(root / TRAIN, all_of("train", image=None)),
+        "row 0 of group 0: has no bytes of an image",
+    ),
+    "other class names": (
+        lambda root: parquet_rows(root / TRAIN, mini.rows("train"), names=("a", "b", "c")),
+        "the files of train have different columns",
+    ),
+    "a class that train lacks": (
+        lambda root: parquet_rows(root / VALIDATION, mini.rows("validation"), names=("a", *CLASSES[1:])),
+        "1 of its classes .a. are not among the 3 of the training images",
+    ),
+    "class names twice": (
+        lambda root: parquet_rows(root / TRAIN, mini.rows("train"), names=("a", "a", "c")),
+        "two classes in its schema have the same name",
+    ),
+    "only texts": (
+        lambda root: pq.write_table(pa.table({"text": ["a"], "label": [1]}), root / TRAIN),
+        "has no column of images that is recognised, only text, label",
+    ),
+    "no column of labels": (
+        lambda root: pq.write_table(pa.table({"image": [b"a"], "class": ["dog"]}), root / TRAIN),
+        "has no column of labels that is recognised, only image, class",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", HUGGING_FACE)
+def test_hugging_face(tmp_path, case):
+    change, message = HUGGING_FACE[case]
+    root = mini.parquet(tmp_path / "set")
+    change(root)
+    with pytest.raises(UserError, match=message):
+        prepare(root, tmp_path / "prepared")
+
+
+def test_rows_without_a_label_are_left_out(tmp_path, caplog):
+    root = mini.parquet(tmp_path / "set")
+    rows = mini.rows("validation")
+    parquet_rows(root / VALIDATION, [rows[0] | {"label": -1}, *rows[1:]])
+    data = datasets.load("huggingface", str(root), SIZE)
+    assert [data.validation[i][1] for i in range(len(data.validation))] == [1, 2]
+    assert "1 rows of validation are not used: their label is -1" in caplog.text
+
+
+def test_other_columns_and_no_class_names(tmp_path):
+    """As in CIFAR-100 there; and labels with gaps, in a file without a schema of Hugging Face."""
+    rows = mini.rows("train", "img", "fine_label")
+    schema = pa.schema([("img", mini.hugging_face_schema().field("image").type), ("fine_label", pa.int8())])
+    table = pa.Table.from_pylist(rows, schema).append_column("coarse_label", pa.array([0] * len(rows)))
+    (tmp_path / "train").mkdir()
+    pq.write_table(table, tmp_path / "train" / "0000.parquet")
+    split = datasets.find("auto", str(tmp_path)).load("train", SIZE)
+    assert split.class_names == ("0", "1", "2") and [split.source[i][1] for i in (0, 8)] == [0, 2]
+    large = pa.table(
+        {"image": pa.array([r["img"]["bytes"] for r in rows], pa.large_binary()), "label": [12, 5, 700] * 3}
+    )
+    pq.write_table(large, tmp_path / "train" / "0000.parquet")
+    split = datasets.find("auto", str(tmp_path)).load("train", SIZE)
+    assert split.class_names == ("5", "12", "700") and [split.source[i][1] for i in range(3)] == [1, 0, 2]
+    assert (split.source[4][0] == mini.IMAGES["train"][4][2]).all()
+
+
+def test_a_table_that_changes_in_use(tmp_path):
+    root = mini.parquet(tmp_path / "set")
+    source, _ = datasets.find("huggingface", str(root)).load("train", SIZE)
+    parquet_rows(root / TRAIN, mini.rows("train")[::-1])
+    with pytest.raises(UserError, match="has changed since it was opened"):
+        source.read(0)

@@ -1,0 +1,75 @@
+"""WebDataset: what is odd or broken in its shards is read right, or ends with one line that names it."""
+
+import pytest
+
+from alexnet_jax import UserError
+from alexnet_jax.data import datasets
+from tests.fixtures import miniature_sets as mini
+from tests.fixtures.miniature_sets import PNG, SIZE, prepare, truncate
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:tensorflow_datasets|etils")
+
+
+SHARD = "mini-train-000000.tar"
+
+
+def with_members(*members):
+    return lambda root: mini.write_tar(root / SHARD, [*mini.samples("train")[:6], *members])
+
+
+WEBDATASET = {
+    "missing shards": (
+        lambda root: (root / SHARD).rename(root / "mini-train-000005.tar"),
+        "3 of the 5 files mini-train-..tar are missing .000002, 000003, 000004.; download them",
+    ),
+    "a key with two images": (
+        with_members(("a.png", PNG), ("a.jpg", PNG), ("a.cls", b"1")),
+        "mini-train-000000.tar: the sample 'a' has two images",
+    ),
+    "two images by parts of their names": (
+        with_members(("a.left.png", PNG), ("a.right.png", PNG), ("a.cls", b"1")),
+        "the sample 'a' has two images",
+    ),
+    "an image without a label": (with_members(("a.png", PNG)), "1 samples have no label .*, as 'a'"),
+    "a label without an image": (with_members(("a.cls", b"1")), "1 samples have no image, as 'a'"),
+    "a .json without a label": (
+        with_members(("a.png", PNG), ("a.json", b'{"text": "dog"}')),
+        "1 samples have no label",
+    ),
+    "a broken .json": (with_members(("a.png", PNG), ("a.json", b'{"label": ')), "'a.json' is not a label"),
+    "a list as a label": (with_members(("a.png", PNG), ("a.json", b'{"label": [1]}')), "'a.json' is not a label"),
+    "label -1": (with_members(("a.png", PNG), ("a.cls", b"-1")), "'a.cls' is not a label .'-1'"),
+    "a label too large": (with_members(("a.png", PNG), ("a.cls", b"3")), "has the label '3', for 3 class names"),
+    "two labels": (
+        with_members(("a.png", PNG), ("a.cls", b"1"), ("a.json", b'{"label": 2}')),
+        "the sample 'a' has two labels, '1' and '2'",
+    ),
+    "a truncated shard": (lambda root: truncate(root / SHARD, 3000), "000000.tar: not a complete archive"),
+    "a compressed shard": (
+        lambda root: mini.compressed(root / SHARD).rename(root / SHARD),
+        "000000.tar: is compressed by gzip; decompress it",
+    ),
+    "class names twice": (lambda root: (root / "classnames.txt").write_text("a\na\n"), "classnames.txt: holds a name"),
+}
+
+
+@pytest.mark.parametrize("case", WEBDATASET)
+def test_webdataset(tmp_path, case):
+    change, message = WEBDATASET[case]
+    root = mini.webdataset(tmp_path / "set")
+    change(root)
+    with pytest.raises(UserError, match=message):
+        prepare(root, tmp_path / "prepared", "webdataset")
+
+
+def test_samples_in_folders_with_names_as_labels(tmp_path):
+    """Labels are names, with a line break at the end; keys are paths; and there are captions and other fields."""
+    for split, names in (("train", ("dog", "grüner Frosch")), ("val", ("grüner Frosch",))):
+        members = []
+        for i, name in enumerate(names):
+            key = f"part/{i}"
+            members += [(f"{key}.CLS", f"{name}\r\n".encode()), (f"{key}.txt", b"a photograph"), (f"{key}.PNG", PNG)]
+        mini.write_tar(tmp_path / split / "0001.tar", members)
+    data = datasets.load("auto", str(tmp_path), SIZE)
+    assert data.class_names == ("dog", "grüner Frosch") and data.validation[0][1] == 1
+    assert [name for name, *_ in data.train.listing] == ["0001.tar/part/0.PNG", "0001.tar/part/1.PNG"]
