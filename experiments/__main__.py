@@ -92,7 +92,7 @@ def check_inputs(claim: Claim, scale: str, root: str, members: list[sweep_member
         source, class_names = images.load(test, 256)
     except UserError as error:
         raise UserError(
-            f"--root: {str(error).partition(';')[0]}; {needs}, prepared as described in docs/data.md"
+            f"--root: {str(error).partition(';')[0]}; {needs}, prepared as described in docs/getting-data.md"
         ) from error
     if (len(class_names), len(source)) != (expected.classes, expected.test_images):
         raise UserError(

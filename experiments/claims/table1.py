@@ -31,7 +31,7 @@ TABLE1 = Claim(
     "%, SIFT and Fisher vectors 45.7 / 25.7 %.",
     log="145-2010 37.47 / 17.00 %, by ten views.",
     notes=(
-        "The full scale needs ILSVRC-2010 with its test images, prepared from a folder with train/, val/ and test/. "
+        "The full scale needs ILSVRC-2010 with its test images, prepared from its archives (docs/getting-data.md). "
         "On a laptop the error of the net on Imagenette is reported, which decides nothing.",
     ),
     data=DATA,
