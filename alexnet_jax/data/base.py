@@ -86,6 +86,7 @@ class Dataset:
     Attributes:
       name: as in `config.dataset.name`.
       root: the directory, '' for the default.
+      title: of the kind, for messages.
       default_orientation: of the kind.
       default_root: the default directory; '' if the kind has none.
       layout: the layout of the directory, for messages.
@@ -99,6 +100,7 @@ class Dataset:
         split, because the labels of the test images may be secret.
     """
 
+    title = ""
     default_orientation = "upright"
     default_root = ""
     layout = ""

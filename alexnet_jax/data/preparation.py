@@ -73,6 +73,7 @@ def prepare(
         raise UserError(f"--output={output}: its name is not UTF-8, which ArrayRecord needs; use another") from error
     text.print_line(f"looking for the images of {dataset} {root}")
     found = find_dataset(dataset, os.fspath(root), orientation)
+    text.print_line(f"recognised as {found.name}: {found.title}")
     if found.owns_root and not dry_run and _real(output).is_relative_to(_real(root)):
         raise UserError(f"--output={output}: is inside --root={root}; use another directory")
     size = size or found.prepared_size
@@ -85,7 +86,7 @@ def prepare(
         for i, part in enumerate(parts)
     ]
     if dry_run:
-        print_samples(found, splits, class_names)
+        print_samples(splits, class_names)
         print_needs(plan, plan, len(class_names), workers)
         text.print_line("nothing was written")
         return
@@ -171,11 +172,8 @@ def find(
     return splits, class_names
 
 
-def print_samples(
-    dataset: base.Dataset, splits: dict[str, sources.EncodedSource], class_names: tuple[str, ...]
-) -> None:
-    """Prints the kind of a data set, its splits, and SAMPLES of its training images with their labels."""
-    text.print_line(f"recognised as {dataset.name}: {type(dataset).__doc__.partition(chr(10))[0]}")  # type: ignore[union-attr]
+def print_samples(splits: dict[str, sources.EncodedSource], class_names: tuple[str, ...]) -> None:
+    """Prints the splits of a data set, and SAMPLES of its training images with their labels."""
     for split, source in splits.items():
         labels = {label for _, label in source.labels_by_name}
         text.print_line(f"{split}: {len(source):,} images of {len(labels)} classes, orientation {source.orientation}")
@@ -272,10 +270,10 @@ def print_needs(
     for source, place in dict.fromkeys((source, len(source) * i // 64) for i, source in enumerate(spread)):
         with contextlib.suppress(UserError):
             data, _ = source.read(place)
-            start = time.perf_counter()
+            start = time.thread_time()
             data = images.encode(data, "", size, shards.JPEG_QUALITY, source.orientation)
             sums.add(data, len(data), pixels=True)
-            seconds += time.perf_counter() - start
+            seconds += time.thread_time() - start
             encoded.append(len(data))
     count = sum(len(shard.source) for shard in missing)
     bytes_per_image = (float(np.mean(encoded)) if encoded else size * size) + 100

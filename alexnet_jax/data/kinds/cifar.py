@@ -71,6 +71,7 @@ class Cifar(Dataset):
     CIFAR-100's are the 100 fine ones.
     """
 
+    title = "CIFAR as its author publishes it"
     prepared_size = SIZE
     splits = ("train", "test")
     layout = "its author publishes it as an archive, which holds batches"

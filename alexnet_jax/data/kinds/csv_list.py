@@ -24,6 +24,7 @@ class CsvList(Dataset):
     images are 'train'.
     """
 
+    title = "a CSV file"
     takes_name = True
     needs_root = False
     layout = "the column `split` of a CSV file holds train, val and perhaps test"

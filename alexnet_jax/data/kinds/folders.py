@@ -37,6 +37,7 @@ class Folder(Dataset):
     but class folders is one split, 'train'. Folders 0 … 999 are ImageNet's classes.
     """
 
+    title = "class folders"
     owns_root = True
     layout = "a folder of images holds train/CLASS/* and val/CLASS/*"
 

@@ -38,6 +38,7 @@ class HuggingFace(Dataset):
     Rows with the label −1 have no class, and are not used.
     """
 
+    title = "Parquet or Arrow files of Hugging Face"
     layout = "Hugging Face's files are train-*.parquet and validation-*.parquet, or train/*.arrow and others"
 
     @classmethod

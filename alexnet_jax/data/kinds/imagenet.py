@@ -105,6 +105,7 @@ class Archives(Dataset):
 class Ilsvrc2012(Archives):
     """The training and validation images of ILSVRC2012. If its development kit lies beside them, it is checked."""
 
+    title = "the archives of ILSVRC2012"
     year = 2012
     archives = {"train": TRAIN, "validation": VALIDATION}
     kit = "ILSVRC2012_devkit_t12.tar.gz"
@@ -154,6 +155,7 @@ class Ilsvrc2010(Archives):
     the archives.
     """
 
+    title = "the archives of ILSVRC2010"
     year = 2010
     archives = {
         "train": "ILSVRC2010_images_train.tar",

@@ -29,9 +29,11 @@ class Kaggle(Dataset):
     images have no labels, and are not used.
     """
 
+    title = "ImageNet from Kaggle"
     default_orientation = "stored"  # the same files as in the official archives
     layout = f"Kaggle's files are {SOLUTION} and {IMAGES}/train/CLASS/*, {IMAGES}/val/*, or one zip file of them"
-    splits = ("train", "validation")
+    splits = ("train", "validation", "test")
+    test_is_final = False
 
     @classmethod
     def names_in(cls, path: pathlib.Path) -> list[str]:
@@ -53,7 +55,9 @@ class Kaggle(Dataset):
 
     def load(self, split: str, image_size: int, stretch: bool = False) -> Split:
         if split not in self.splits:
-            raise UserError(f"Kaggle's ImageNet has no split {split!r} with labels, but {', '.join(self.splits)}")
+            raise UserError(f"{self.title} has no split {split!r}, but {', '.join(self.splits)}")
+        if split == "test":
+            raise sources.SecretLabelsError("Kaggle's test images have no labels; use another split")
         class_names = tuple(imagenet_names())
         labels = {class_name: label for label, class_name in enumerate(class_names)}
         path = self._zip

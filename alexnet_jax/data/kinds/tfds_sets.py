@@ -25,6 +25,7 @@ class Tfds(Dataset):
       remedy: what a message about a damaged file tells the user to do.
     """
 
+    title = "a TFDS data set"
     remedy = "build the set again"
     takes_name = True
     needs_root = False

@@ -17,8 +17,10 @@ class TinyImagenet(Dataset):
     The test images have no labels, and are not used.
     """
 
+    title = "Tiny ImageNet"
     layout = f"Tiny ImageNet holds train/CLASS/images/*, val/images/* and val/{ANNOTATIONS}"
-    splits = ("train", "validation")
+    splits = ("train", "validation", "test")
+    test_is_final = False
     prepared_size = 64
     owns_root = True
 
@@ -28,7 +30,9 @@ class TinyImagenet(Dataset):
 
     def load(self, split: str, image_size: int, stretch: bool = False) -> Split:
         if split not in self.splits:
-            raise UserError(f"Tiny ImageNet has no split {split!r} with labels, but {', '.join(self.splits)}")
+            raise UserError(f"{self.title} has no split {split!r}, but {', '.join(self.splits)}")
+        if split == "test":
+            raise sources.SecretLabelsError("Tiny ImageNet's test images have no labels; use another split")
         train = self.directory / "train"
         if not files.is_directory(train):
             raise UserError(f"dataset root {self.root!r}: no directory train; {self.layout}")

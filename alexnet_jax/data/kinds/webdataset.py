@@ -28,6 +28,7 @@ class WebDataset(Dataset):
     numbers or names that occur.
     """
 
+    title = "shards of WebDataset"
     layout = "WebDataset's shards are train-000000.tar and val-000000.tar, or train/000000.tar and val/000000.tar"
 
     @classmethod

@@ -47,7 +47,7 @@ def test_every_source_is_recognised_and_gives_the_same_images(tmp_path, source, 
     splits = ("validation", "test") if name == "imagenet2010" else ("test",) if "cifar" in name else ("validation",)
     check_prepared(output, *splits)
     assert json.loads((output / "prepare.json").read_text())["dataset"] == name
-    if source == "parquet":
+    if source in ("parquet", "kaggle", "kaggle_zip", "tiny_imagenet"):
         assert "leaving out test: its labels are secret" in capsys.readouterr().out
     # Read in place for training, they are the pixels themselves.
     data = datasets.load(name, str(root), SIZE)
@@ -102,7 +102,7 @@ def test_a_dry_run_writes_nothing(tmp_path):
     code, out, error = run(f"--root={root}", "--dry_run", "--output", tmp_path / "prepared")
     assert code == 0, error
     for line in (
-        "recognised as huggingface: Images in columns of Parquet or Arrow files.",
+        "recognised as huggingface: Parquet or Arrow files of Hugging Face",
         "train: 9 images of 3 classes, orientation upright",
         "validation: 3 images of 3 classes, orientation upright",
         "     1  n02102040 English springer  train-00000-of-00002.parquet/1/1",
