@@ -76,9 +76,11 @@ def evaluate(args: argparse.Namespace, data_sets: list[tuple[str | None, str | N
                 print_table(one)
         if len(results) > 1:
             print_data_sets(results)
-        if (fewest := min(one["classes_present"] for one in results)) < len(trained.class_names):
-            chosen = "those of the images" if args.among == "present" else "all"
-            print(f"\n{fewest} of the {len(trained.class_names)} classes have images; errors among {chosen} (--among)")
+        present, classes = {one["classes_present"] for one in results}, len(trained.class_names)
+        if present != {classes}:
+            count = f"{present.pop()} of the {classes} classes have images; " if len(results) == 1 else ""
+            chosen = "those of the images" if args.among == "present" else f"all {classes} classes"
+            print(f"\n{count}errors are among {chosen} (--among)")
     print()
     text.print_line(f"written to {path}")
 

@@ -63,16 +63,23 @@ class Split(NamedTuple):
             return self.source
         own_names = list(names.translated(own_names, class_names))
         label_of = {normalized(name): label for label, name in enumerate(class_names)}
-        if missing := sorted(set(own_names) - label_of.keys()):
+        labels = [label_of.get(name, -1) for name in own_names]
+        if missing := self._missing(own_names, labels):
             shown = ", ".join(missing[:3]) + (", …" if missing[3:] else "")
             raise UserError(
                 f"{self.source.origin}: {len(missing)} of its classes ({shown}) are not among the {len(class_names)} "
                 "of the training images; use images of those classes under the same names"
             )
-        labels = [label_of[name] for name in own_names]
         if isinstance(self.source, sources.EncodedSource):
             return sources.RelabelledEncodedSource(self.source, labels)
         return sources.RelabelledSource(self.source, labels)
+
+    def _missing(self, own_names, labels):
+        """The names of the classes that have images but no label, sorted; all without a label if that is unknown."""
+        missing = {name for name, label in zip(own_names, labels, strict=True) if label < 0}
+        if missing and isinstance(self.source, sources.EncodedSource) and self.source.lists_labels:
+            missing &= {own_names[label] for _, label in self.source.labels_by_name}
+        return sorted(missing)
 
 
 def normalized(class_name: str) -> str:
@@ -175,11 +182,16 @@ class Dataset:
         """The splits for validation and for the final evaluation. Raises UserError if the data set has neither."""
         splits = self.splits
         if splits and not {"validation", "test"} & set(splits):
-            hint = f"{self.layout}, or " if self.layout else ""
-            raise UserError(
-                f"{self.root or self.name}: no validation or test images to measure with, only "
-                f"{', '.join(splits)}; {hint}set some aside: python -m alexnet_jax.prepare --holdout=0.1"
-            )
+            raise no_images_to_measure_with(self, splits)
         validation = "validation" if "validation" in splits else "test"
         test = "test" if "test" in splits and self.test_is_final else validation
         return validation, test
+
+
+def no_images_to_measure_with(dataset: Dataset, splits: tuple[str, ...]) -> UserError:
+    """The error about a data set of which only training images can be used."""
+    hint = f"{dataset.layout}, or " if dataset.layout else ""
+    return UserError(
+        f"{dataset.root or dataset.name}: no validation or test images to measure with, only {', '.join(splits)}; "
+        f"{hint}set some aside: python -m alexnet_jax.prepare --holdout=0.1"
+    )

@@ -5,7 +5,10 @@ A label numbers the WordNet ids ("synsets") in sorted order, as in torchvision, 
 
 import functools
 import importlib.resources
+import logging
 from collections.abc import Sequence
+
+log = logging.getLogger("alexnet_jax")
 
 DIFFERENT = 10  # names that a list of ImageNet's classes may spell otherwise: Hugging Face's has a "crane2"
 
@@ -49,6 +52,8 @@ def canonical(class_names: Sequence[str]) -> tuple[str, ...]:
     if len(class_names) == len(_table()):
         same = sum(_plain(name) in _aliases(label) for label, name in enumerate(class_names))
         if same >= len(class_names) - DIFFERENT:
+            if class_names[0] == "0":
+                log.warning("the 1000 classes 0 … 999 are taken as ImageNet's, in the order of their WordNet ids")
             return tuple(imagenet_names())
     return tuple(class_names)
 
@@ -66,7 +71,11 @@ def translated(class_names: Sequence[str], into: Sequence[str]) -> tuple[str, ..
         for alias in _aliases(label):
             meaning.setdefault(alias, []).append(synset)
     found = [meaning.get(_plain(name), []) for name in class_names]
-    return tuple(synsets[0] for synsets in found) if all(len(x) == 1 for x in found) else tuple(class_names)
+    if not all(len(synsets) == 1 for synsets in found):
+        return tuple(class_names)
+    if any(name.isdigit() for name in class_names):
+        log.warning("classes with numbers as names are taken as ImageNet's, in the order of their WordNet ids")
+    return tuple(synsets[0] for synsets in found)
 
 
 def _aliases(label):

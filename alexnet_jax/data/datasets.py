@@ -5,6 +5,7 @@ A new kind is a subclass of `base.Dataset` and an entry of KINDS; docs/extending
 
 import dataclasses
 import logging
+import os
 
 from alexnet_jax import UserError
 from alexnet_jax.data import base, sources
@@ -71,7 +72,7 @@ def recognise(root: str) -> str:
     path = files.absolute(root)
     if not root or not files.exists(path):
         raise UserError(f"dataset root {root!r}: no such file or directory; set it (config.dataset.root, --root)")
-    names = [name for kind in dict.fromkeys(KINDS.values()) for name in kind.names_in(path)]
+    names = _names_in(path)
     if len(names) > 1:
         flags = " or ".join(f"--dataset={name}" for name in names)
         raise UserError(f"dataset root {root!r}: holds several data sets; name one: {flags}")
@@ -83,12 +84,22 @@ def recognise(root: str) -> str:
     if not names:
         with files.explaining(path, "read"):
             entries = sorted(entry.name for entry in path.iterdir())
+        for name in entries[:SHOWN]:
+            if found := _names_in(path / name):
+                raise UserError(
+                    f"dataset root {root!r}: holds no data set itself, but its directory {name} does ({found[0]}); "
+                    f"use {os.path.join(root, name)}"
+                )
         shown = ", ".join(entries[:SHOWN]) + (", …" if entries[SHOWN:] else "")
         raise UserError(
             f"dataset root {root!r}: no data set is recognised in it (it holds {shown or 'nothing'}); "
             "docs/getting-data.md has the layouts"
         )
     return names[0]
+
+
+def _names_in(path):
+    return [name for kind in dict.fromkeys(KINDS.values()) for name in kind.names_in(path)]
 
 
 def kind_names(preparable: bool = False) -> str:

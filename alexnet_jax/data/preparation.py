@@ -159,24 +159,44 @@ def find(
                 splits[split] = source
         elif split != "train":
             text.print_line(f"leaving out {split}: neither train nor validation nor test")
+    check_classes(splits, class_names)
     if holdout and "validation" in splits:
         raise UserError(
             f"--holdout={holdout}: {dataset.root or dataset.name} has validation images already; leave it out"
         )
     if holdout:
-        splits["train"], held_out = sources.hold_out(splits["train"], holdout)
+        splits["train"], held_out = sources.hold_out(splits["train"], holdout, class_names)
         splits = {"train": splits.pop("train"), "validation": held_out} | splits
         text.print_line(f"set aside {len(held_out):,} training images for validation, by a hash of their names")
-    else:
-        dataset.held_out()  # raises if the data set has neither validation nor test images
+    if len(splits) == 1:
+        raise base.no_images_to_measure_with(dataset, tuple(splits))
     return splits, class_names
+
+
+def check_classes(splits: dict[str, sources.EncodedSource], class_names: tuple[str, ...]) -> None:
+    """Raises UserError if a class has images to measure with, but none to train on; prints how many have none at all.
+
+    A TFDS set does not list its labels, and is not checked.
+    """
+    if not splits["train"].lists_labels:
+        return
+    labels = {split: {label for _, label in source.labels_by_name} for split, source in splits.items()}
+    for split, of_split in labels.items():
+        if lacking := sorted(of_split - labels["train"]):
+            names = ", ".join(class_names[label] for label in lacking[:3]) + (", …" if lacking[3:] else "")
+            raise UserError(
+                f"{splits[split].origin}: has images of {len(lacking)} classes without training images ({names}); add "
+                "some, or remove the classes here"
+            )
+    if count := len(class_names) - len(labels["train"]):
+        text.print_line(f"{count} of the {len(class_names)} classes have no images")
 
 
 def print_samples(splits: dict[str, sources.EncodedSource], class_names: tuple[str, ...]) -> None:
     """Prints the splits of a data set, and SAMPLES of its training images with their labels."""
     for split, source in splits.items():
-        labels = {label for _, label in source.labels_by_name}
-        text.print_line(f"{split}: {len(source):,} images of {len(labels)} classes, orientation {source.orientation}")
+        classes = f" of {len({label for _, label in source.labels_by_name})} classes" if source.lists_labels else ""
+        text.print_line(f"{split}: {len(source):,} images{classes}, orientation {source.orientation}")
     train = splits["train"]
     text.print_line("some training images: label, class, name")
     for i in sorted({len(train) * i // SAMPLES for i in range(SAMPLES)}):
@@ -266,14 +286,14 @@ def print_needs(
     """Prints how much disk and time the missing shards take. Returns the bytes that they need, and those free."""
     size, output = plan[0].size, plan[0].output
     spread = [plan[len(plan) * i // 64].source for i in range(64)]
-    encoded, seconds, sums = [], 0.0, shards.Sums(size)
+    encoded, seconds, sums = [], [], shards.Sums(size)
     for source, place in dict.fromkeys((source, len(source) * i // 64) for i, source in enumerate(spread)):
         with contextlib.suppress(UserError):
             data, _ = source.read(place)
             start = time.thread_time()
             data = images.encode(data, "", size, shards.JPEG_QUALITY, source.orientation)
             sums.add(data, len(data), pixels=True)
-            seconds += time.thread_time() - start
+            seconds.append(time.thread_time() - start)
             encoded.append(len(data))
     count = sum(len(shard.source) for shard in missing)
     bytes_per_image = (float(np.mean(encoded)) if encoded else size * size) + 100
@@ -285,7 +305,7 @@ def print_needs(
         f"{split_counts} images of {num_classes} classes; {len(plan) - len(missing)} of {len(plan)} shards done"
     )
     processes = min(workers, max(1, len(missing)))
-    time_left = duration(count * seconds / max(1, len(encoded)) / processes)
+    time_left = duration(count * float(np.median(seconds or [0])) / processes)
     text.print_line(
         f"{output}: about {gigabytes(needed)} to write, {gigabytes(free)} free; about {time_left} by {processes} "
         f"{'processes' if processes > 1 else 'process'}"

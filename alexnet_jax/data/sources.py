@@ -106,12 +106,14 @@ class EncodedSource:
     Attributes, in addition to those of `Source`:
       stretch: whether images that are not square are stretched; otherwise they are cropped to their centres.
       orientation: whether images are turned by their EXIF orientation; see `images.decode`.
+      lists_labels: whether `labels_by_name` is quick, because it reads no images.
     """
 
     origin: str
     image_size: int
     stretch: bool
     orientation: str
+    lists_labels = True
 
     @property
     def manifest(self) -> Sequence[Any]:
@@ -170,6 +172,10 @@ class FileSource(EncodedSource):
     @property
     def listing(self) -> Iterator[tuple[str, int, int]]:
         yield from self.manifest
+
+    @property
+    def labels_by_name(self) -> Iterator[tuple[str, int]]:
+        return iter(self.files)
 
     def __len__(self) -> int:
         return len(self.files)
@@ -309,6 +315,7 @@ class TfdsSource(EncodedSource):
     stop: int
     num_classes: int
     orientation: str = "upright"
+    lists_labels = False
 
     @property
     def manifest(self) -> Sequence[Any]:
@@ -382,6 +389,7 @@ class EncodedView(EncodedSource):
         self.source = source
         self.origin, self.image_size = source.origin, source.image_size
         self.stretch, self.orientation = source.stretch, source.orientation
+        self.lists_labels = source.lists_labels
 
     def __len__(self) -> int:
         return len(self.source)
@@ -467,7 +475,7 @@ class SelectedSource(EncodedView):
         return SelectedSource(self.source.part(first, last), [i - first for i in indices])
 
 
-def hold_out(source: EncodedSource, fraction: float) -> tuple[EncodedSource, EncodedSource]:
+def hold_out(source: EncodedSource, fraction: float, class_names: Sequence[str]) -> tuple[EncodedSource, EncodedSource]:
     """Divides a source into training and validation images: `fraction` of every class, at least one image.
 
     A hash of their names chooses them, so that they are the same in any order and on any machine.
@@ -480,11 +488,11 @@ def hold_out(source: EncodedSource, fraction: float) -> tuple[EncodedSource, Enc
         digest = hashlib.sha256(unicodedata.normalize("NFC", name).encode(errors="surrogateescape")).digest()
         by_class.setdefault(label, []).append((digest, i))
     chosen: set[int] = set()
-    for hashed in by_class.values():
+    for label, hashed in by_class.items():
         if len(hashed) < 2:
             raise UserError(
-                f"{source.describe(hashed[0][1])}: is the only image of its class, and --holdout takes one of each "
-                "class for validation; add images or remove the class"
+                f"{source.describe(hashed[0][1])}: is the only image of the class {class_names[label]!a}, of which "
+                "--holdout takes one for validation; add images or remove the class"
             )
         count = min(max(1, round(fraction * len(hashed))), len(hashed) - 1)
         chosen.update(i for _, i in sorted(hashed)[:count])

@@ -106,6 +106,8 @@ def read_cifar(file: IO[bytes]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     arrays, texts = {}, {}
     contents = _ArraysOnly(file, encoding="latin1").load()
     for key, value in contents.items():
+        key = _text(key)
+        value = [_text(x) for x in value] if isinstance(value, list) else value
         if isinstance(value, Pickled) and key == "data":
             arrays[key] = value.array(("u1", "b", "B"))
         elif isinstance(value, list) and all(isinstance(x, int) for x in value):
@@ -113,6 +115,11 @@ def read_cifar(file: IO[bytes]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         elif isinstance(value, list) and all(isinstance(x, str) for x in value):
             texts[key] = json.dumps(value)
     return arrays, texts
+
+
+def _text(value: Any) -> Any:
+    """Bytes as a text, as Python 2 had them; other values are unchanged."""
+    return value.decode("latin1") if isinstance(value, bytes) else value
 
 
 def read_mat(file: IO[bytes]) -> tuple[dict[str, np.ndarray], dict[str, str]]:

@@ -86,7 +86,7 @@ def test_too_many_undecodable_images_stop_the_run_and_nothing_is_lost(folder, un
     output = tmp_path / "set"
     assert_one_line(run(*flags(folder, output, "--max_undecodable=0.02")), "more than --max_undecodable=0.02")
     text = (output / "undecodable.tsv").read_text()
-    assert "class_1/bad_0.png\tnot an image" in text
+    assert re.search(r"class_1/bad_\d.png\tnot an image", text)  # those of the shard that was first
     assert not (output / "statistics.json").exists()
     assert run(*flags(folder, output))[0] == 0
     assert checksums(output) == checksums(uninterrupted)

@@ -1,7 +1,9 @@
 """CIFAR-10 and CIFAR-100 as their author publishes them, and as the 2012 code reads them."""
 
+import fnmatch
 import functools
 import json
+import logging
 import pathlib
 import tempfile
 from typing import NamedTuple
@@ -13,9 +15,12 @@ from alexnet_jax.data import archives, sources
 from alexnet_jax.data.base import Dataset, Split
 from alexnet_jax.runtime import files, untrusted
 
+log = logging.getLogger("alexnet_jax")
+
 AGAIN = "download it again from https://www.cs.toronto.edu/~kriz/cifar.html"
 SIZE = 32
 PIXELS = 3 * SIZE * SIZE
+COUNTS = {"train": 50_000, "test": 10_000}
 MOST_BATCH = 2**28  # bytes of a file; CIFAR-100's training images have 155 million
 
 
@@ -108,6 +113,8 @@ class Cifar(Dataset):
             pixels.append(images_NxSxSx3)
             labels += labels_N.tolist()
             names += names_N
+        if len(labels) != COUNTS[split]:
+            log.warning("%s: holds %d %s images, but CIFAR has %d", path, len(labels), split, COUNTS[split])
         source = sources.PixelSource(
             f"{self.directory}/{split}", np.concatenate(pixels), labels, names, image_size, stretch, self.orientation
         )
@@ -170,12 +177,11 @@ def _find(name: str, path: pathlib.Path) -> list[tuple[Layout, pathlib.Path]]:
     """The forms of a set in a directory, in one of its subdirectories, or in an archive."""
     found = []
     for layout in LAYOUTS[name]:
-        archive = f"{layout.archive}.tar.gz"
-        if path.name == archive and path.is_file():
+        archive = f"{layout.archive}*.tar*"  # a browser may add a number or unpack the archive
+        if path.is_file() and fnmatch.fnmatch(path.name, archive):
             found.append((layout, path))
         for directory in (path, path / layout.directory):
             if all((directory / name).is_file() for name in (layout.names, *layout.train[:1], *layout.test)):
                 found.append((layout, directory))
-        if (path / archive).is_file():
-            found.append((layout, path / archive))
+        found += [(layout, packed) for packed in sorted(path.glob(archive)) if packed.is_file()]
     return found

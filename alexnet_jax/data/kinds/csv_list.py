@@ -77,14 +77,14 @@ class CsvList(Dataset):
                 if split.lower() not in SPLIT_OF:
                     raise UserError(f"{place}: has the split {split!a}; use train, val or test")
                 name = os.path.normpath(fields["path"]) if fields["path"] else ""
-                if normalized(name) in lines:
-                    first = lines[normalized(name)]
-                    raise UserError(f"{place}: lists {name!a} again, after line {first}; list each image once")
-                lines[normalized(name)] = rows.line_num
+                key = normalized(os.path.normpath(self.directory / name))
+                if key in lines:
+                    raise UserError(f"{place}: lists {name!a} again, after line {lines[key]}; list each image once")
+                lines[key] = rows.line_num
                 # File systems store the same name in different forms.
                 forms = [name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD"))]
-                name = next((form for form in forms if form and files.exists(self.directory / form)), name)
-                if not name or not files.exists(self.directory / name):
+                name = next((form for form in forms if form and (self.directory / form).is_file()), name)
+                if not name or not (self.directory / name).is_file():
                     missing.append((place, name))
                 images.setdefault(SPLIT_OF[split.lower()], []).append((name, label))
         except csv.Error as error:

@@ -133,10 +133,12 @@ def class_folders(directory: pathlib.Path, layout: str) -> Iterator[tuple[str, l
 
 
 def loose_files(directory: pathlib.Path) -> list[str]:
-    """The sorted names of the files in a directory. It logs how many others are not used. Raises UserError."""
+    """The sorted names of the files in a directory; if it has any, it logs how many others are not used."""
     entries = _visible(directory)
-    _warn_of_unused(directory, [entry for entry in entries if not _is_file(entry)], "inside folders")
-    return sorted(entry.name for entry in entries if _is_file(entry))
+    names = sorted(entry.name for entry in entries if _is_file(entry))
+    if names:
+        _warn_of_unused(directory, [entry for entry in entries if not _is_file(entry)], "inside folders")
+    return names
 
 
 def folder_names(directory: pathlib.Path) -> list[str]:

@@ -11,7 +11,6 @@ import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -25,16 +24,19 @@ from alexnet_jax.runtime import files
 
 log = logging.getLogger("alexnet_jax")
 
+SUFFIXES = ("parquet", "arrow")
 PLACES = ("", "data", "default")  # below the root, where the files may lie
 IMAGES = ("image", "img", "jpg", "png", "picture")  # names of columns, the usual ones first
 LABELS = ("label", "labels", "fine_label", "class", "cls", "target")
 MOST_GROUP = 2**32  # bytes of the images in a row group, or in a batch of rows: they are in memory together
+END = b"\xff\xff\xff\xff\0\0\0\0"  # of a whole Arrow file
 BROKEN = (pa.ArrowException, ArithmeticError, LookupError, OSError, RuntimeError, TypeError, ValueError)
 
 
 class HuggingFace(Dataset):
-    """Images in columns of Parquet or Arrow files. The class names are those of the schema; without them, the numbers.
+    """Images and labels in columns of Parquet or Arrow files.
 
+    The classes are those of the schema, in its order. Without them, they are the numbers or texts that occur, ordered.
     Rows with the label −1 have no class, and are not used.
     """
 
@@ -59,6 +61,7 @@ class HuggingFace(Dataset):
             raise UserError(f"dataset root {self.root!r}: {self.layout}; there are no such files")
         for paths in shards.values():
             shard_files.check_complete(paths)
+        shard_files.warn_of_unused(self.directory, shards, SUFFIXES)
         return shards
 
     def _tables(self, split: str) -> list["_Table"]:
@@ -67,7 +70,7 @@ class HuggingFace(Dataset):
     @property
     def test_is_final(self) -> bool:  # type: ignore[override]
         """Whether its test images have labels."""
-        return any((table.labels != sources.SECRET).any() for table in self._tables("test"))
+        return any(label != sources.SECRET for table in self._tables("test") for label in table.labels)
 
     def load(self, split: str, image_size: int, stretch: bool = False) -> Split:
         split = SPLIT_OF.get(split, split)
@@ -78,39 +81,43 @@ class HuggingFace(Dataset):
         if len(columns) > 1:
             raise UserError(f"{self.directory}: the files of {split} have different columns; use those of one data set")
         class_names = tables[0].class_names
-        labels = np.concatenate([table.labels for table in tables])
-        rows = np.flatnonzero(labels != sources.SECRET)
-        if not len(rows):
+        labels = [label for table in tables for label in table.labels]
+        if not labels:
+            raise UserError(f"{self.directory}: {split} has no rows; remove its files, or download them again")
+        rows = [i for i, label in enumerate(labels) if label != sources.SECRET]
+        if not rows:
             raise sources.SecretLabelsError(f"{self.directory}: {split} has no labels; use another split")
         if len(rows) < len(labels):
             log.warning("%s: %d rows of %s are not used: their label is -1", self.root, len(labels) - len(rows), split)
+        found = {labels[i] for i in rows}
         if class_names is None:
-            numbers = ordered([str(label) for label in np.unique(labels[rows])])
-            class_names = numbers
-            labels = np.searchsorted([int(number) for number in numbers], labels)
-        elif labels[rows].min() < 0 or labels.max() >= len(class_names):
+            class_names = ordered([normalized(str(label)) for label in found])
+            label_of: dict[Any, int] = {label: class_names.index(normalized(str(label))) for label in found}
+        else:
+            label_of = dict(zip(range(len(class_names)), range(len(class_names)), strict=True))
+        if wrong := sorted(label for label in found if label not in label_of or isinstance(label, int) and label < 0):
             raise UserError(
-                f"{self.directory}: {split} has labels from {labels[rows].min()} to {labels.max()} for "
-                f"{len(class_names)} classes; download it again"
+                f"{self.directory}: {split} has the label {wrong[0]!a}, but {len(class_names)} classes from 0 on; "
+                "download it again"
             )
         source: sources.EncodedSource = RowSource(
             f"{self.directory}/{split}",
             tuple((str(table.path), table.version, table.groups) for table in tables),
             tables[0].image,
-            labels.tolist(),
+            [label_of.get(label, sources.SECRET) for label in labels],
             image_size,
             stretch,
             self.orientation,
         )
         if len(rows) < len(labels):
-            source = sources.SelectedSource(source, rows.tolist())
+            source = sources.SelectedSource(source, rows)
         return Split(source, canonical(tuple(map(normalized, class_names))))
 
 
 def _find_shards(root: pathlib.Path) -> dict[str, list[pathlib.Path]]:
     """{split: its files}, from the first of PLACES that has any."""
     places = [root / place for place in PLACES if files.is_directory(root / place)]
-    found = (shard_files.find(place, ("parquet", "arrow")) for place in places)
+    found = (shard_files.find(place, SUFFIXES) for place in places)
     return next(filter(None, found), {})
 
 
@@ -123,7 +130,7 @@ class _Table:
     image: str
     label: str
     class_names: tuple[str, ...] | None
-    labels: np.ndarray
+    labels: list[int] | list[str]
     groups: tuple[Any, ...]
 
 
@@ -132,7 +139,7 @@ def _read_table(path: pathlib.Path) -> _Table:
     version = files.version(path)
     archives.check_no_pointer(files.read_bytes(path, 100), path)
     with _reading(path) as file:
-        if path.suffix == ".parquet":
+        if path.suffix.lower() == ".parquet":
             with pq.ParquetFile(file, page_checksum_verification=True) as parquet:
                 schema = parquet.schema_arrow
                 image, label, class_names = _columns(path, schema)
@@ -155,14 +162,17 @@ def _read_table(path: pathlib.Path) -> _Table:
                     counts.append((batch.num_rows, start, mapped.tell() - start))
                     sizes.append(mapped.tell() - start)
                 column = pa.concat_arrays(labels or [pa.array([], pa.int64())])
-    if column.null_count or not pa.types.is_integer(column.type):
-        raise UserError(f"{path}: its column {label!a} has rows without a number; use another set")
+                mapped.seek(max(0, mapped.size() - len(END)))
+                if mapped.read(len(END)) != END:  # without it, the file may have been cut between two batches
+                    raise ValueError("it is cut off at its end")
+    if column.null_count:
+        raise UserError(f"{path}: its column {label!a} has rows without a label; use another set")
     if max(sizes, default=0) > MOST_GROUP:
         raise UserError(
             f"{path}: has {max(sizes) / 1e9:.3g} GB in one group of rows, which have to be in memory together; "
             "write it again with smaller groups"
         )
-    return _Table(path, version, image, label, class_names, column.to_numpy().astype(np.int64), tuple(counts))
+    return _Table(path, version, image, label, class_names, column.to_pylist(), tuple(counts))
 
 
 @contextlib.contextmanager
@@ -184,14 +194,19 @@ def _columns(path: pathlib.Path, schema: pa.Schema) -> tuple[str, str, tuple[str
             features = files.parse_json(text, {"info": {"features": {str: object}}})["info"]["features"]
     kinds = {name: feature.get("_type") for name, feature in features.items() if isinstance(feature, dict)}
     encoded = [field.name for field in schema if _is_encoded(field.type)]
-    numbers = [field.name for field in schema if pa.types.is_integer(field.type)]
-    image = _choose([name for name in encoded if kinds.get(name) == "Image"] or encoded, IMAGES)
-    label = _choose([name for name in numbers if kinds.get(name) == "ClassLabel"] or numbers, LABELS)
+    labels = [field.name for field in schema if _is_label(field.type)]
+    image = next((name for name in IMAGES if name in encoded), None)
+    label = next((name for name in LABELS if name in labels), None)
+    image = image or _only([name for name in encoded if kinds.get(name) == "Image"])
+    label = label or _only([name for name in labels if kinds.get(name) == "ClassLabel"])
     if not image or not label:
+        columns = ", ".join(f"{field.name} ({field.type})" for field in schema)
         raise UserError(
-            f"{path}: has no column {'of images' if not image else 'of labels'} that is recognised, only "
-            f"{', '.join(schema.names)}; use a set with `image` and `label`"
+            f"{path}: has no column of {'images' if not image else 'labels'}; call the encoded images `image`, and "
+            f"their numbers or names of classes `label`; it has {columns}"
         )
+    if (image, label) != (IMAGES[0], LABELS[0]):
+        log.warning("%s: the images are those of the column %r, and the labels those of %r", path.name, image, label)
     names = features.get(label, {}).get("names") if kinds.get(label) == "ClassLabel" else None
     if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
         raise UserError(f"{path}: the class names in its schema are not texts; download it again")
@@ -206,9 +221,12 @@ def _is_encoded(kind):
     return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
 
 
-def _choose(names, usual):
-    """The only name, or the first of the usual ones; None if neither."""
-    return names[0] if len(names) == 1 else next((name for name in usual if name in names), None)
+def _is_label(kind):
+    return pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)
+
+
+def _only(names):
+    return names[0] if len(names) == 1 else None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -268,7 +286,10 @@ class RowSource(sources.EncodedSource):
         path, version, place, row = self._place(i)
         data = _read_group(path, version, place, self.column)[row].as_py()
         if data is None:
-            raise UserError(f"{self.describe(i)}: has no bytes of an image; download it again")
+            raise UserError(
+                f"{self.describe(i)}: holds no image, at most the path of one; use the folder that holds the images, "
+                "or what save_to_disk of the library datasets writes"
+            )
         return data, self.labels[i]
 
     def part(self, start: int, stop: int) -> sources.EncodedSource:

@@ -19,7 +19,6 @@ from alexnet_jax.data.class_names import imagenet_names
 from alexnet_jax.runtime import files, untrusted
 
 TRAIN, VALIDATION = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
-SITE = "download from https://image-net.org/download"
 MOST_KIT = 2**24  # bytes of a file in a development kit
 CLASSES = 1000  # of ILSVRC2010 and ILSVRC2012; a kit also describes the groups that they form
 
@@ -33,10 +32,12 @@ class Archives(Dataset):
     Attributes:
       year: of the challenge.
       archives: the archive of each split.
+      site: where they come from.
     """
 
     year: int
     archives: dict[str, str]
+    site: str
     default_orientation = "stored"  # as in 2012
 
     @property
@@ -47,7 +48,9 @@ class Archives(Dataset):
         if split not in self.archives:
             raise UserError(f"the archives of ImageNet have no split {split!r}, but {', '.join(self.splits)}")
         if missing := [name for name in self.needed if not files.exists(self.directory / name)]:
-            raise UserError(f"dataset root {self.root!r}: {' and '.join(missing)} not found; {SITE}")
+            packed = [name for name in missing if files.exists(self.directory / f"{name}.gz")]
+            remedy = f"decompress {packed[0]}.gz" if packed else self.site
+            raise UserError(f"dataset root {self.root!r}: {' and '.join(missing)} not found; {remedy}")
         path = self.directory / self.archives[split]
         version = files.version(path)
         members = list(self._training_images(path) if split == "train" else self._numbered_images(path, split))
@@ -109,6 +112,7 @@ class Ilsvrc2012(Archives):
     year = 2012
     archives = {"train": TRAIN, "validation": VALIDATION}
     kit = "ILSVRC2012_devkit_t12.tar.gz"
+    site = "download from https://image-net.org/download"
 
     @classmethod
     def names_in(cls, path: pathlib.Path) -> list[str]:
@@ -165,6 +169,7 @@ class Ilsvrc2010(Archives):
     kits = ("ILSVRC2010_devkit-1.0.tar.gz", "devkit-1.0.tar.gz")
     test_labels = "ILSVRC2010_test_ground_truth.txt"
     patches = "patch_images.tar"
+    site = "download from https://image-net.org/challenges/LSVRC/2010/2010-downloads.php"
 
     @classmethod
     def names_in(cls, path: pathlib.Path) -> list[str]:
@@ -193,7 +198,7 @@ class Ilsvrc2010(Archives):
         if split == "test":
             path = self.directory / self.test_labels
             numbers = parse_numbers(path, files.read_text(path, "download it again"))
-        if unknown := next((number for number in numbers if number not in classes), None):
+        if (unknown := next((number for number in numbers if number not in classes), None)) is not None:
             raise UserError(f"{path}: has the label {unknown}; the classes are 1 to {CLASSES}; download it again")
         return [classes[number] for number in numbers]
 

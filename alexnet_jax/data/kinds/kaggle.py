@@ -3,6 +3,7 @@
 import csv
 import functools
 import io
+import logging
 import pathlib
 import re
 import zipfile
@@ -14,6 +15,8 @@ from alexnet_jax.data.base import Dataset, Split
 from alexnet_jax.data.class_names import imagenet_names
 from alexnet_jax.data.kinds import folders, imagenet
 from alexnet_jax.runtime import files
+
+log = logging.getLogger("alexnet_jax")
 
 IMAGES = "ILSVRC/Data/CLS-LOC"
 SOLUTION = "LOC_val_solution.csv"
@@ -46,9 +49,11 @@ class Kaggle(Dataset):
         """The zip file; None if the files are extracted."""
         if not files.is_directory(self.directory):
             return self.directory
-        if files.is_directory(self.directory / IMAGES):
-            return None
         found = _zips(self.directory)
+        if files.is_directory(self.directory / IMAGES):
+            for path in found:
+                log.warning("%s: is not used, but the files extracted beside it", path)
+            return None
         if len(found) != 1:
             raise UserError(f"dataset root {self.root!r}: {len(found)} zip files with {IMAGES}; {self.layout}")
         return found[0]
@@ -88,14 +93,19 @@ class Kaggle(Dataset):
 
     def _files(self, directory: pathlib.Path, split: str) -> Iterator[tuple[str, str]]:
         """(path below the directory, class) of every image."""
-        if split == "train":
-            for class_name, names in folders.class_folders(directory, self.layout):
-                _check_class(directory / class_name, class_name)
-                yield from ((f"{class_name}/{name}", class_name) for name in names)
-        else:
-            path = self.directory / SOLUTION
+        if not files.is_directory(directory):
+            raise UserError(f"{directory}: no such directory; {self.layout}")
+        path = self.directory / SOLUTION
+        loose = folders.loose_files(directory) if split != "train" else []
+        if loose:
             solution = self._solution(path, files.read_bytes(path, MOST_SOLUTION, AGAIN))
-            yield from ((name, _solved(path, solution, name)) for name in folders.loose_files(directory))
+            yield from ((name, _solved(path, solution, name)) for name in loose)
+            return
+        for class_name, names in folders.class_folders(directory, self.layout):
+            _check_class(directory / class_name, class_name)
+            if split != "train":  # a script that many use has moved the images into class folders
+                imagenet.check_labels(directory, ((_number(directory, name), class_name) for name in names))
+            yield from ((f"{class_name}/{name}", class_name) for name in names)
 
     def _members(self, path: pathlib.Path, split: str) -> Iterator[tuple[str, str, zipfile.ZipInfo]]:
         """(name, class, member) of every image in the zip file."""
@@ -129,7 +139,7 @@ class Kaggle(Dataset):
         try:
             rows = csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline=""), strict=True)
             solved = [(row["ImageId"], row["PredictionString"].split()[0]) for row in rows]
-            numbers = [int(re.fullmatch(r"ILSVRC2012_val_(\d{8})", name)[1]) for name, _ in solved]  # type: ignore[index]
+            numbers = [_number(path, name) for name, _ in solved]
         except (AttributeError, IndexError, KeyError, TypeError, UnicodeDecodeError, csv.Error) as error:
             raise UserError(
                 f"{path}: its labels, {SOLUTION}, are not (ImageId, PredictionString); download it again: {AGAIN}"
@@ -146,12 +156,22 @@ def _zips(directory):
 
 def _is_kaggles(path):
     """Whether a zip file has Kaggle's name or holds its directories."""
+    if not path.is_file():
+        return False
     if path.name == f"{CHALLENGE}.zip":
         return True
     try:
         return any(f"{IMAGES}/" in name for name in archives.zip_names(path))
     except UserError:
         return False
+
+
+def _number(path, name):
+    """The number of a validation image. Raises UserError if its name has none."""
+    number = re.fullmatch(r"ILSVRC2012_val_(\d{8})(\.JPEG)?", name)
+    if not number:
+        raise UserError(f"{path}: {name!a} is no name of a validation image of ILSVRC2012; remove it")
+    return int(number[1])
 
 
 def _check_class(path, class_name):

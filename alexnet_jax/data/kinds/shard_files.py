@@ -1,5 +1,6 @@
 """Finds the files of sets that are stored in parts: train-00000-of-00040.parquet, train-000017.tar, train/0003.tar."""
 
+import logging
 import pathlib
 import re
 from collections.abc import Sequence
@@ -8,9 +9,11 @@ from alexnet_jax import UserError
 from alexnet_jax.data.kinds.folders import SPLIT_OF
 from alexnet_jax.runtime import files
 
+log = logging.getLogger("alexnet_jax")
+
 # What follows the prefix: 00000-of-00040 and perhaps a checksum, or a number, or nothing.
 NAME = re.compile(
-    r"(?P<prefix>.*?)((?P<number>\d{1,9})-of-(?P<count>\d{1,9})(-[0-9a-f]+)?|(?P<alone>\d{1,9}))?\.(?P<suffix>[a-z]+)"
+    r"(?P<prefix>.*?)((?P<number>\d{1,9})-of-(?P<count>\d{1,9})(-[0-9a-f]+)?|(?P<alone>\d{1,9}))?\.(?P<suffix>[a-zA-Z]+)"
 )
 
 
@@ -33,7 +36,7 @@ def find(root: pathlib.Path, suffixes: Sequence[str]) -> dict[str, list[pathlib.
             ]
             if found:
                 shards.setdefault(split, []).extend(found)
-        elif name and name["suffix"] in suffixes:
+        elif name and name["suffix"].lower() in suffixes:
             words = re.split(r"[-_.]", name["prefix"].lower())
             if splits := [SPLIT_OF[word] for word in words if word in SPLIT_OF]:
                 shards.setdefault(splits[-1], []).append(path)
@@ -42,6 +45,19 @@ def find(root: pathlib.Path, suffixes: Sequence[str]) -> dict[str, list[pathlib.
     if others and not shards:
         shards = {"train": others}
     return {split: sorted(shards[split], key=_key) for split in dict.fromkeys(SPLIT_OF.values()) if split in shards}
+
+
+def warn_of_unused(root: pathlib.Path, shards: dict[str, list[pathlib.Path]], suffixes: Sequence[str]) -> None:
+    """Logs which files with one of the suffixes, in a directory or up to two below it, are in no split."""
+    used = {path for paths in shards.values() for path in paths}
+    places, found = [root], []
+    for _ in range(3):
+        entries = [path for place in places for path in _entries(place)]
+        found += [path for path in entries if path.suffix.lower().lstrip(".") in suffixes]
+        places = [path for path in entries if path.is_dir()]
+    if unused := [str(path.relative_to(root)) for path in found if path not in used]:
+        shown = ", ".join(unused[:3]) + (", …" if unused[3:] else "")
+        log.warning("%s: %d files are not used, because they belong to no split: %s", root, len(unused), shown)
 
 
 def _entries(directory):
@@ -58,7 +74,7 @@ def _key(path):
 def check_complete(paths: Sequence[pathlib.Path]) -> None:
     """Raises UserError if the numbers of a split's files have a gap, or they belong to several sets."""
     names = [name for path in paths if (name := NAME.fullmatch(path.name))]
-    sets = {(name["prefix"], name["count"], name["suffix"]) for name in names}
+    sets = {(name["prefix"], name["count"], name["suffix"].lower()) for name in names}
     if len(sets) > 1:
         shown = " and ".join(sorted(f"{prefix}*.{suffix}" for prefix, _, suffix in sets)[:2])
         raise UserError(f"{paths[0].parent}: holds the files of several data sets ({shown}); move one away")

@@ -48,6 +48,8 @@ class TinyImagenet(Dataset):
             directory = train
         else:
             directory = self.directory / "val" / "images"
+            if not files.is_directory(directory):
+                raise UserError(f"{directory}: no such directory; {self.layout}")
             path = self.directory / "val" / ANNOTATIONS
             class_of = _annotations(path)
             names = folders.loose_files(directory)

@@ -52,7 +52,22 @@ class WebDataset(Dataset):
             raise UserError(f"dataset root {self.root!r}: {self.layout}; there are no such files")
         for paths in shards.values():
             shard_files.check_complete(paths)
+        shard_files.warn_of_unused(self.directory, shards, SUFFIXES)
+        self._check_listed(shards)
         return shards
+
+    def _check_listed(self, shards: dict[str, list[pathlib.Path]]) -> None:
+        """Raises UserError if a shard is missing that _info.json lists, as timm's sets have it."""
+        path = self.directory / "_info.json"
+        if not files.exists(path):
+            return
+        info = files.read_json(path, {"splits?": {str: {"filenames?": [str]}}}, "download it again")
+        listed = [name for split in info.get("splits", {}).values() for name in split.get("filenames", [])]
+        there = {shard.name for paths in shards.values() for shard in paths}
+        if missing := [name for name in listed if pathlib.PurePosixPath(name).name not in there]:
+            raise UserError(
+                f"{path}: lists {len(listed)} shards, of which {len(missing)} are missing ({missing[0]}); download them"
+            )
 
     @functools.cached_property
     def _given_names(self) -> tuple[str, ...]:
@@ -60,9 +75,9 @@ class WebDataset(Dataset):
         for name in CLASS_NAMES:
             path = self.directory / name
             if files.exists(path):
-                names = tuple(normalized(line.strip()) for line in files.read_text(path).splitlines() if line.strip())
-                if len(set(names)) < len(names):
-                    raise UserError(f"{path}: holds a name twice; the labels are line numbers from 0 on")
+                names = tuple(normalized(line.strip()) for line in files.read_text(path).rstrip().splitlines())
+                if len(set(names)) < len(names) or "" in names:
+                    raise UserError(f"{path}: holds a name twice, or an empty line; labels are line numbers from 0 on")
                 return names
         return ()
 
@@ -82,7 +97,10 @@ class WebDataset(Dataset):
         members = []
         for shard, name, offset, size, label in samples:
             if label not in label_of:
-                raise UserError(f"{paths[shard]}: {name} has the label {label!a}, for {len(names)} class names")
+                raise UserError(
+                    f"{paths[shard]}: {name} has the label {label!a}, which is none of the {len(names)} names in "
+                    f"{' or '.join(CLASS_NAMES)}, nor the number of one from 0 on"
+                )
             members.append(sources.Member(offset, size, f"{paths[shard].name}/{name}", label_of[label], shard))
         source = sources.ArchiveSource(
             f"{self.directory}/{split}", tuple(shards), members, image_size, stretch, self.orientation
@@ -109,7 +127,7 @@ def _split_name(name: str) -> tuple[str, str]:
 def _samples(path: pathlib.Path) -> list[tuple[str, int, int, str]]:
     """(name of the image, offset, bytes, label as text) of every sample of a shard, in the order of the images."""
     images: dict[str, tuple[str, int, int]] = {}
-    labels: dict[str, str] = {}
+    found: dict[str, dict[str, str]] = {"json": {}, "cls": {}}
     with files.reading(path) as file:
         for member in archives.tar_members(path):
             key, extension = _split_name(member.name)
@@ -117,13 +135,18 @@ def _samples(path: pathlib.Path) -> list[tuple[str, int, int, str]]:
                 if key in images:
                     raise UserError(f"{path}: the sample {key!a} has two images; use one image for each key")
                 images[key] = member.name, member.offset_data, member.size
-            elif extension in ("cls", "json"):
+            elif extension in found:
                 if member.size > MOST_LABEL:
                     raise UserError(f"{path}: {member.name!a} has {member.size:,} bytes, which is no label")
                 file.seek(member.offset_data)
                 label = _label(path, member.name, extension, file.read(member.size))
-                if label is not None and labels.setdefault(key, label) != label:
-                    raise UserError(f"{path}: the sample {key!a} has two labels, {labels[key]!a} and {label!a}")
+                if label is not None and found[extension].setdefault(key, label) != label:
+                    raise UserError(f"{path}: the sample {key!a} has two labels; use one for each key")
+    for key in found["cls"].keys() & found["json"].keys():
+        one, other = found["cls"][key], found["json"][key]
+        if one != other and one.isdigit() == other.isdigit():  # otherwise a number and its name
+            raise UserError(f"{path}: the sample {key!a} has two labels, {one!a} and {other!a}; use one for each key")
+    labels = found["json"] | found["cls"]
     for these, others, what in ((images, labels, "label (.cls or .json)"), (labels, images, "image")):
         if missing := [key for key in these if key not in others]:
             raise UserError(f"{path}: {len(missing)} samples have no {what}, as {missing[0]!a}; write them again")

@@ -1,5 +1,6 @@
 """CIFAR: what is odd or broken in its files is read right, or ends with one line that names it."""
 
+import gzip
 import pickle
 import tarfile
 
@@ -7,9 +8,10 @@ import numpy as np
 import pytest
 
 from alexnet_jax import UserError
+from alexnet_jax.data import datasets
 from tests.fixtures import miniature_sets as mini
 from tests.fixtures.imagenet_archives import add
-from tests.fixtures.miniature_sets import prepare, truncate
+from tests.fixtures.miniature_sets import CLASSES, SIZE, prepare, truncate
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:tensorflow_datasets|etils")
 
@@ -102,3 +104,28 @@ def test_an_archive_of_cifar_without_a_batch_or_with_a_huge_one(tmp_path, monkey
         add(archive, "cifar-10-batches-py/other", bytes(2**22))
     with pytest.raises(UserError, match="not a complete archive .it unpacks to too many bytes"):
         prepare(path, tmp_path / "prepared")
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_pickles_with_bytes_as_python_2_had_them(tmp_path, protocol, caplog):
+    for name, contents in mini.cifar10_batches().items():
+        contents = {
+            key.encode(): [x.encode() if isinstance(x, str) else x for x in value] if isinstance(value, list) else value
+            for key, value in contents.items()
+        }
+        mini.write_file(tmp_path / name, pickle.dumps(contents, protocol))
+    split = datasets.find("auto", str(tmp_path)).load("train", SIZE)
+    assert split.class_names == CLASSES
+    assert (split.source[4][0] == mini.IMAGES["train"][4][2]).all() and split.source[4][1] == 1
+    assert split.source.name(4) == "n02102040_1.JPEG"
+    assert "holds 9 train images, but CIFAR has 50000" in caplog.text
+
+
+def test_an_archive_that_a_browser_renamed_or_unpacked(tmp_path):
+    path = mini.cifar10_archive(tmp_path / "set")
+    for name, data in (
+        ("cifar-10-python (1).tar.gz", path.read_bytes()),
+        ("cifar-10-python.tar", gzip.decompress(path.read_bytes())),
+    ):
+        (tmp_path / name).write_bytes(data)
+        assert len(datasets.load("auto", str(tmp_path / name), SIZE).train) == 9

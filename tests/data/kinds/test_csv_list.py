@@ -34,6 +34,11 @@ CSV = {
         "line 2: has the split 'extra'; use train, val or test",
     ),
     "an image twice": ("path,label\na.png,dog\nb.png,dog\n./a.png,cat\n", "line 4: lists 'a.png' again, after line 2"),
+    "an image twice by its whole path": (
+        "path,label\na.png,dog\nROOT/a.png,cat\n",
+        "line 3: lists .* again, after line 2",
+    ),
+    "a directory": ("path,label\n.,dog\n", "line 2: there is no file"),
     "another encoding": ("path,label\nä.png,dog\n".encode("latin1"), "list.csv: cannot be read .not text in UTF-8"),
     "an open quote": ('path,label\na.png,"dog\n', "list.csv, line 2: is not CSV .unexpected end of data"),
     "no validation images": ("path,label\na.png,dog\nb.png,cat\n", "no validation or test .*--holdout=0.1"),
@@ -47,7 +52,7 @@ CSV = {
 @pytest.mark.parametrize("case", CSV)
 def test_csv_files(tmp_path, case):
     text, message = CSV[case]
-    path = csv_of(text)(tmp_path)
+    path = csv_of(text.replace("ROOT", str(tmp_path)) if isinstance(text, str) else text)(tmp_path)
     with pytest.raises(UserError, match=message):
         prepare("", tmp_path / "prepared", f"csv:{path}")
 

@@ -47,6 +47,16 @@ ARCHIVES = {
         lambda root: (root / TEST_LABELS).write_text("1\n2\n1001\n"),
         f"{TEST_LABELS}: has the label 1001; the classes are 1 to 1000",
     ),
+    "the label 0": (
+        mini.imagenet2010,
+        lambda root: (root / TEST_LABELS).write_text("0\n2\n3\n"),
+        f"{TEST_LABELS}: has the label 0; the classes are 1 to 1000",
+    ),
+    "compressed images": (
+        mini.imagenet2010,
+        lambda root: (root / "ILSVRC2010_images_val.tar").rename(root / "ILSVRC2010_images_val.tar.gz"),
+        "ILSVRC2010_images_val.tar not found; decompress ILSVRC2010_images_val.tar.gz",
+    ),
     "labels that are no numbers": (
         mini.imagenet2010,
         lambda root: (root / TEST_LABELS).write_text("1\ntwo\n"),

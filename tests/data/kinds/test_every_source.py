@@ -70,7 +70,10 @@ preparation.prepare("auto", *sys.argv[1:3], 32, workers=int(sys.argv[3]))
 """
 
 
-@pytest.mark.parametrize("source", ["parquet", "arrow", "webdataset", "kaggle_zip", "cifar10_archive", "imagenet2010"])
+SLOW = ["arrow", "webdataset", "kaggle_zip", "cifar10_archive", "imagenet2010"]
+
+
+@pytest.mark.parametrize("source", ["parquet", *[pytest.param(name, marks=pytest.mark.slow) for name in SLOW]])
 def test_the_bytes_do_not_depend_on_workers_or_interruptions(tmp_path, source):
     _, build = miniature_sets.SOURCES[source]
     root = build(tmp_path / "set")

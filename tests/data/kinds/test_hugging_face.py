@@ -1,5 +1,6 @@
 """Tables of Hugging Face: what is odd or broken in them is read right, or ends with one line that names it."""
 
+import json
 import shutil
 
 import pyarrow as pa
@@ -14,6 +15,7 @@ from tests.fixtures.miniature_sets import CLASSES, SIZE, parquet_rows, prepare, 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:tensorflow_datasets|etils")
 
 
+BOTH = "data/train-00000-of-00002.parquet", "data/train-00001-of-00002.parquet"
 TRAIN, VALIDATION = "data/train-00000-of-00002.parquet", "data/validation-00000-of-00001.parquet"
 
 
@@ -43,23 +45,23 @@ HUGGING_FACE = {
     ),
     "a label too large": (
         lambda root: parquet_rows(root / TRAIN, all_of("train", label=3)),
-        "train has labels from 1 to 3 for 3 classes",
+        "train has the label 3, but 3 classes from 0 on",
     ),
     "a label too small": (
         lambda root: parquet_rows(root / TRAIN, all_of("train", label=-2)),
-        "train has labels from -2 to 2 for 3 classes",
+        "train has the label -2, but 3 classes",
     ),
     "no label": (
         lambda root: parquet_rows(root / TRAIN, all_of("train", label=None)),
-        "its column 'label' has rows without a number",
+        "its column 'label' has rows without a label",
     ),
     "no image": (
         lambda root: parquet_rows(root / TRAIN, all_of("train", image={"bytes": None, "path": "/home/a.png"})),
-        "row 0 of group 0: has no bytes of an image",
+        "row 0 of group 0: holds no image, at most the path",
     ),
     "no row": (
         lambda root: parquet_rows(root / TRAIN, all_of("train", image=None)),
-        "row 0 of group 0: has no bytes of an image",
+        "row 0 of group 0: holds no image, at most the path",
     ),
     "other class names": (
         lambda root: parquet_rows(root / TRAIN, mini.rows("train"), names=("a", "b", "c")),
@@ -69,17 +71,26 @@ HUGGING_FACE = {
         lambda root: parquet_rows(root / VALIDATION, mini.rows("validation"), names=("a", *CLASSES[1:])),
         "1 of its classes .a. are not among the 3 of the training images",
     ),
+    "a negative label and no class names": (
+        lambda root: [parquet_rows(root / name, all_of("train", label=-2), names=None) for name in BOTH],
+        "train has the label -2, but 1 classes",
+    ),
+    "no rows": (lambda root: parquet_rows(root / VALIDATION, []), "validation has no rows; remove its files"),
+    "labels of another type": (
+        lambda root: pq.write_table(pa.table({"image": [b"a"], "label": [1.5]}), root / TRAIN),
+        "has no column of labels; .*label .double.",
+    ),
     "class names twice": (
         lambda root: parquet_rows(root / TRAIN, mini.rows("train"), names=("a", "a", "c")),
         "two classes in its schema have the same name",
     ),
     "only texts": (
         lambda root: pq.write_table(pa.table({"text": ["a"], "label": [1]}), root / TRAIN),
-        "has no column of images that is recognised, only text, label",
+        "has no column of images; .* it has text .string., label .int64.",
     ),
     "no column of labels": (
-        lambda root: pq.write_table(pa.table({"image": [b"a"], "class": ["dog"]}), root / TRAIN),
-        "has no column of labels that is recognised, only image, class",
+        lambda root: pq.write_table(pa.table({"image": [b"a"], "id": [1]}), root / TRAIN),
+        "has no column of labels; .* it has image .binary., id .int64.",
     ),
 }
 
@@ -126,3 +137,44 @@ def test_a_table_that_changes_in_use(tmp_path):
     parquet_rows(root / TRAIN, mini.rows("train")[::-1])
     with pytest.raises(UserError, match="has changed since it was opened"):
         source.read(0)
+
+
+def test_the_labels_are_the_column_of_that_name(tmp_path, caplog):
+    """Not another column of numbers or classes. Labels may be texts."""
+    features = {"quality": {"_type": "ClassLabel", "names": ["bad", "good"]}}
+    schema = pa.schema(
+        [("image", pa.binary()), ("quality", pa.int64()), ("id", pa.int64()), ("label", pa.string())],
+        metadata={"huggingface": json.dumps({"info": {"features": features}})},
+    )
+    rows = [{"image": mini.PNG, "quality": i % 2, "id": i, "label": ("dog", "cat", "9")[i % 3]} for i in range(6)]
+    pq.write_table(pa.Table.from_pylist(rows, schema), tmp_path / "train.parquet")
+    split = datasets.find("auto", str(tmp_path)).load("train", SIZE)
+    assert split.class_names == ("9", "cat", "dog") and [split.source[i][1] for i in range(3)] == [2, 1, 0]
+    assert caplog.text == ""
+
+
+def test_files_beside_the_splits_are_named(tmp_path, caplog):
+    root = mini.parquet(tmp_path / "set")
+    for name in ("data/part2.parquet", "other.parquet", "data/unsupervised/0000.parquet"):
+        parquet_rows(root / name, mini.rows("train"))
+    shutil.move(root / TRAIN, root / TRAIN.replace(".parquet", ".PARQUET"))
+    (root / "other.parquet").rename(root / "data" / "extra.Parquet")
+    assert len(datasets.find("huggingface", str(root)).load("train", SIZE).source) == 9
+    assert (
+        "3 files are not used, because they belong to no split: data/extra.Parquet, data/part2.parquet, " in caplog.text
+    )
+
+
+@pytest.mark.parametrize("kept", [2, 5])
+def test_a_stream_of_arrow_must_end(tmp_path, kept):
+    """Cut between two batches, it would be a shorter set."""
+    root = mini.arrow(tmp_path / "set")
+    path = root / "train" / "data-00000-of-00001.arrow"
+    with pa.ipc.open_stream(path.read_bytes()) as stream:
+        schema, batches = stream.schema, list(stream)
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, schema) as stream:
+        for batch in batches[:kept]:
+            stream.write_batch(batch)
+    truncate(path, path.stat().st_size - 8)
+    with pytest.raises(UserError, match="arrow: cannot be read .it is cut off at its end"):
+        prepare(root, tmp_path / "prepared")

@@ -8,7 +8,7 @@ import zipfile
 import pytest
 
 from alexnet_jax import UserError
-from alexnet_jax.data import sources
+from alexnet_jax.data import datasets, sources
 from tests.fixtures import miniature_sets as mini
 from tests.fixtures.miniature_sets import SIZE, changed, edit, prepare, truncate
 
@@ -95,6 +95,41 @@ KAGGLE = {
     "unusual compression": (with_zip(compressed_by_bzip2), "is encrypted, or compressed in an unusual way; extract it"),
     "a zip in a zip": (with_zip(nested), "no data set is recognised in it .it holds imagenet.zip"),
 }
+
+
+def in_class_folders(root):
+    """Moves the validation images into class folders, as a script does that many use."""
+    for class_name, number, _ in mini.IMAGES["validation"]:
+        name = f"ILSVRC2012_val_{number:08}.JPEG"
+        (root / VAL / class_name).mkdir()
+        (root / VAL / name).rename(root / VAL / class_name / name)
+
+
+def test_validation_images_in_class_folders(tmp_path):
+    root = changed(mini.kaggle, in_class_folders)(tmp_path / "set")
+    data = datasets.load("auto", str(root), SIZE)
+    assert [(name, label) for name, label, _ in data.validation.listing] == [
+        ("n01440764/ILSVRC2012_val_00000293.JPEG", 0),
+        ("n02102040/ILSVRC2012_val_00000665.JPEG", 217),
+        ("n03888257/ILSVRC2012_val_00002508.JPEG", 701),
+    ]
+    (root / VAL / "n01440764" / "ILSVRC2012_val_00000293.JPEG").rename(
+        root / VAL / "n02102040" / "ILSVRC2012_val_00000293.JPEG"
+    )
+    (root / VAL / "n01440764").rmdir()
+    with pytest.raises(UserError, match="labels the validation image 293 as 'n02102040', but its class is n01440764"):
+        datasets.load("auto", str(root), SIZE)
+
+
+def test_a_half_extracted_set(tmp_path, caplog, capsys):
+    root = mini.kaggle(tmp_path / "set")
+    mini.kaggle_zip(tmp_path / "zip").rename(root / "imagenet-object-localization-challenge.zip")
+    prepare(root, tmp_path / "prepared", dry_run=True)
+    assert "challenge.zip: is not used, but the files extracted beside it" in caplog.text
+    assert "997 of the 1000 classes have no images" in capsys.readouterr().out
+    shutil.rmtree(root / VAL / "../train/n01440764")
+    with pytest.raises(UserError, match="val: has images of 1 classes without training images .n01440764."):
+        prepare(root, tmp_path / "prepared")
 
 
 @pytest.mark.parametrize("case", KAGGLE)

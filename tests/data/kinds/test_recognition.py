@@ -20,7 +20,7 @@ def test_several_sets_or_none_in_a_directory(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="no data set is recognised in it .it holds nothing"):
         prepare(tmp_path / "empty", tmp_path / "prepared")
-    with pytest.raises(UserError, match="no data set is recognised in it .it holds empty, set"):
+    with pytest.raises(UserError, match="but its directory set does .folder.; use .*/set"):
         prepare(tmp_path, tmp_path / "prepared")
     mini.write_tar(tmp_path / "imagenette.tgz", [("a/b.png", PNG)], "w:gz")
     with pytest.raises(UserError, match="no archive that is read in place; extract it"):

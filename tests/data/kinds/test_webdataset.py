@@ -39,7 +39,10 @@ WEBDATASET = {
     "a broken .json": (with_members(("a.png", PNG), ("a.json", b'{"label": ')), "'a.json' is not a label"),
     "a list as a label": (with_members(("a.png", PNG), ("a.json", b'{"label": [1]}')), "'a.json' is not a label"),
     "label -1": (with_members(("a.png", PNG), ("a.cls", b"-1")), "'a.cls' is not a label .'-1'"),
-    "a label too large": (with_members(("a.png", PNG), ("a.cls", b"3")), "has the label '3', for 3 class names"),
+    "a label too large": (
+        with_members(("a.png", PNG), ("a.cls", b"3")),
+        "the label '3', which is none of the 3 names",
+    ),
     "two labels": (
         with_members(("a.png", PNG), ("a.cls", b"1"), ("a.json", b'{"label": 2}')),
         "the sample 'a' has two labels, '1' and '2'",
@@ -48,6 +51,13 @@ WEBDATASET = {
     "a compressed shard": (
         lambda root: mini.compressed(root / SHARD).rename(root / SHARD),
         "000000.tar: is compressed by gzip; decompress it",
+    ),
+    "an empty line": (lambda root: (root / "classnames.txt").write_text("a\n\nb\nc\n"), "or an empty line"),
+    "a listed shard": (
+        lambda root: (root / "_info.json").write_text(
+            '{"splits": {"train": {"filenames": ["mini-train-000002.tar"]}}}'
+        ),
+        "_info.json: lists 1 shards, of which 1 are missing .mini-train-000002.tar.",
     ),
     "class names twice": (lambda root: (root / "classnames.txt").write_text("a\na\n"), "classnames.txt: holds a name"),
 }
@@ -73,3 +83,19 @@ def test_samples_in_folders_with_names_as_labels(tmp_path):
     data = datasets.load("auto", str(tmp_path), SIZE)
     assert data.class_names == ("dog", "grüner Frosch") and data.validation[0][1] == 1
     assert [name for name, *_ in data.train.listing] == ["0001.tar/part/0.PNG", "0001.tar/part/1.PNG"]
+
+
+def test_a_number_with_its_name(tmp_path):
+    """In .cls and .json of one sample; and shards that belong to no split are named."""
+    members = [("a.png", PNG), ("a.cls", b"1"), ("a.json", b'{"label": "dog"}'), ("b.png", PNG), ("b.cls", b"0")]
+    mini.write_tar(tmp_path / "train" / "0.tar", members)
+    split = datasets.find("auto", str(tmp_path)).load("train", SIZE)
+    assert split.class_names == ("0", "1") and [split.source[i][1] for i in range(2)] == [1, 0]
+
+
+def test_shards_without_a_split(tmp_path, caplog):
+    mini.write_tar(tmp_path / "photos-0000.tar", mini.samples("train"))
+    assert datasets.find("auto", str(tmp_path)).splits == ("train",)
+    mini.write_tar(tmp_path / "photos-val-0000.tar", mini.samples("validation"))
+    assert datasets.find("auto", str(tmp_path)).splits == ("validation",)
+    assert "1 files are not used, because they belong to no split: photos-0000.tar" in caplog.text
