@@ -244,7 +244,7 @@ def load_split(
         raise UserError(f"--dataset: the net in {first.workdir} was imported from a file; set --dataset and --root")
     # As in the training; a net from a file has none.
     images = datasets.find(name, root, first.orientation if first.dataset else None)
-    split = split or (images.splits[0] if len(images.splits) == 1 else images.held_out()[1])
+    split = split or ("train" if images.undivided else images.held_out()[1])
     if split == "val" and split not in images.splits:
         split = "validation"
     source = images.load(split, net.stored_size, net.stretch).relabelled(trained.class_names)

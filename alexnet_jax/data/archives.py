@@ -1,9 +1,11 @@
 """The members of tar and zip files, listed without extracting them."""
 
+import contextlib
 import gzip
 import logging
 import os
 import tarfile
+import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -28,13 +30,18 @@ NO_ZIP = (ArithmeticError, LookupError, NotImplementedError, RuntimeError, Value
 ENCRYPTED = 1  # a flag of a zip file's member
 
 
-def tar_members(path: files.Path, within: tarfile.TarInfo | None = None) -> Iterator[tarfile.TarInfo]:
+def tar_members(
+    path: files.Path, within: tarfile.TarInfo | None = None, name: files.Path = ""
+) -> Iterator[tarfile.TarInfo]:
     """The files in the tar file `path`, or in its member `within`. Offsets count from the start of `path`.
+
+    Args:
+      name: of the archive in messages; by default its path.
 
     Raises:
       UserError: it is not a whole tar file.
     """
-    name = f"{path}, {within.name}" if within else str(path)
+    name = f"{path}, {within.name}" if within else str(name or path)
     others = 0
     with files.reading(path) as file:
         end = os.fstat(file.fileno()).st_size
@@ -109,41 +116,37 @@ def packed_members(path: files.Path, wanted: dict[str, int]) -> dict[str, bytes]
     Raises:
       UserError: it is not a whole tar file, or one of the files has too many bytes or is there twice.
     """
-    found: dict[str, bytes] = {}
-    with files.reading(path) as file:
-        is_packed = file.read(2) == b"\x1f\x8b"
-        file.seek(0)
-        unpacked: Any = _Bounded(gzip.GzipFile(fileobj=file) if is_packed else file, 2 * sum(wanted.values()) + RECORD)
-        try:
-            with tarfile.open(fileobj=unpacked, mode="r|", bufsize=RECORD) as archive:
-                for member in archive:
-                    name = next((name for name in wanted if f"/{member.name}".endswith(f"/{name}")), None)
-                    if name is None or not member.isfile():
-                        continue
-                    if name in found or member.size > wanted[name]:
-                        raise tarfile.ReadError(f"{member.name} is there twice, or has {member.size:,} bytes")
-                    found[name] = archive.extractfile(member).read()  # type: ignore[union-attr]
-                    if len(found[name]) < member.size:
-                        raise tarfile.ReadError(f"{member.name} is cut off")
-        except (tarfile.TarError, EOFError, ArithmeticError, LookupError, RecursionError, ValueError) as error:
-            raise UserError(f"{path}: not a complete archive ({error}); {AGAIN}") from error
-        except (OSError, zlib.error) as error:  # gzip's, for damaged data
-            raise UserError(f"{path}: not a complete archive ({error}); {AGAIN}") from error
-    return found
+    with contextlib.ExitStack() as stack:
+        tar = path
+        with files.reading(path) as file:
+            if file.read(2) == b"\x1f\x8b":
+                unpacked = stack.enter_context(tempfile.NamedTemporaryFile())
+                file.seek(0)
+                _unpack(path, file, unpacked, 2 * sum(wanted.values()) + RECORD)
+                tar = unpacked.name
+        found: dict[str, tarfile.TarInfo] = {}
+        for member in tar_members(tar, name=path):
+            name = next((name for name in wanted if f"/{member.name}".endswith(f"/{name}")), None)
+            if name is None:
+                continue
+            if name in found or member.size > wanted[name]:
+                raise UserError(f"{path}: {member.name!a} is there twice, or has {member.size:,} bytes; {AGAIN}")
+            found[name] = member
+        version = files.version(tar)
+        return {name: files.read_part(tar, version, x.offset_data, x.size) for name, x in found.items()}
 
 
-class _Bounded:
-    """A file of which at most `most` bytes can be read: a few compressed bytes can unpack to any number."""
-
-    def __init__(self, file: Any, most: int):
-        self._file, self._left = file, most
-
-    def read(self, size: int) -> bytes:
-        data = self._file.read(size)
-        self._left -= len(data)
-        if self._left < 0:
-            raise tarfile.ReadError("it unpacks to too many bytes")
-        return data
+def _unpack(path: files.Path, packed: IO[bytes], unpacked: IO[bytes], most: int) -> None:
+    """Unpacks gzip. Raises UserError if it is damaged, or unpacks to more than `most` bytes."""
+    try:
+        with gzip.GzipFile(fileobj=packed) as file:
+            while block := file.read(RECORD):
+                unpacked.write(block)
+                if unpacked.tell() > most:
+                    raise ValueError("it unpacks to too many bytes")
+        unpacked.flush()
+    except (EOFError, OSError, ValueError, zlib.error) as error:
+        raise UserError(f"{path}: not a complete archive ({error}); {AGAIN}") from error
 
 
 def zip_names(path: files.Path) -> list[str]:

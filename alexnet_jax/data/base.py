@@ -4,6 +4,7 @@ import dataclasses
 import os
 import pathlib
 import unicodedata
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -82,6 +83,21 @@ class Split(NamedTuple):
         return sorted(missing)
 
 
+def check_class_names(origin: files.Path, class_names: Sequence[str]) -> None:
+    """Raises UserError for class names that TFDS, which keeps them as lines of a UTF-8 file, would change."""
+    for name in class_names:
+        try:
+            name.encode()
+        except UnicodeEncodeError as error:
+            raise UserError(f"{origin}: a class name is not UTF-8 ({name!a}); rename the class") from error
+        if name.splitlines() != [name.strip()]:
+            raise UserError(
+                f"{origin}: a class name is empty or has a space at an end or a line break ({name!a}); rename it"
+            )
+    if len(set(map(normalized, class_names))) < len(class_names):
+        raise UserError(f"{origin}: two classes have the same name; rename one")
+
+
 def normalized(class_name: str) -> str:
     """A class name in Unicode's form NFC, to compare names that file systems and programs store in different forms."""
     return unicodedata.normalize("NFC", class_name)
@@ -155,6 +171,11 @@ class Dataset:
     def stored_size(self) -> int | None:
         """Height and width of its images in pixels, if they are the same for all; otherwise None."""
         return None
+
+    @property
+    def undivided(self) -> bool:
+        """Whether its images are not divided into splits; they are all 'train' then. Raises as `load`."""
+        return False
 
     @property
     def splits(self) -> tuple[str, ...]:

@@ -6,11 +6,12 @@ A label numbers the WordNet ids ("synsets") in sorted order, as in torchvision, 
 import functools
 import importlib.resources
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 log = logging.getLogger("alexnet_jax")
 
-DIFFERENT = 10  # names that a list of ImageNet's classes may spell otherwise: Hugging Face's has a "crane2"
+DIFFERENT = 10  # names that a list of ImageNet's classes may spell otherwise
+CRANE_2 = 517  # the label that Hugging Face calls "crane2", because two classes are called "crane"
 
 
 @functools.cache
@@ -37,51 +38,61 @@ def readable(class_name: str) -> str:
     return f"{class_name} {words}" if words else class_name
 
 
-def ordered(class_names: Sequence[str]) -> tuple[str, ...]:
-    """The order of the labels of some classes: by number if every name is one, otherwise sorted by Unicode."""
-    if all(name.isascii() and name.isdigit() for name in class_names):
-        return tuple(sorted(class_names, key=lambda name: (int(name), name)))
-    return tuple(sorted(class_names))
+def is_number(class_name: str) -> bool:
+    """Whether a class name is a whole number from 0 on, of at most nine digits."""
+    return class_name.isascii() and class_name.isdigit() and len(class_name) < 10
+
+
+def ordered(class_names: Iterable[str]) -> tuple[str, ...]:
+    """Labels as class names in their order: by number if every one is a number, otherwise sorted by Unicode."""
+    names = set(class_names)
+    if all(map(is_number, names)):
+        return tuple(sorted(names, key=lambda name: (int(name), name)))
+    return tuple(sorted(names))
 
 
 def canonical(class_names: Sequence[str]) -> tuple[str, ...]:
     """ImageNet's WordNet ids, if these are its 1000 classes in the order of the labels: by number or by a name.
 
-    Other class names are returned unchanged.
+    Other class names are returned unchanged. It logs numbers and names that it does not have.
     """
-    if len(class_names) == len(_table()):
-        same = sum(_plain(name) in _aliases(label) for label, name in enumerate(class_names))
-        if same >= len(class_names) - DIFFERENT:
-            if class_names[0] == "0":
-                log.warning("the 1000 classes 0 … 999 are taken as ImageNet's, in the order of their WordNet ids")
-            return tuple(imagenet_names())
-    return tuple(class_names)
+    if len(class_names) != len(_table()):
+        return tuple(class_names)
+    others = [name for label, name in enumerate(class_names) if _plain(name) not in _aliases(label)]
+    if len(others) > DIFFERENT:
+        return tuple(class_names)
+    if others or class_names[0] == "0":
+        names = ", ".join(others) or "0 … 999"
+        log.warning("1000 classes are taken as ImageNet's, in the order of their WordNet ids; among them: %s", names)
+    return tuple(imagenet_names())
 
 
 def translated(class_names: Sequence[str], into: Sequence[str]) -> tuple[str, ...]:
-    """Class names by the WordNet ids of ImageNet's classes, if `into` are these and all the names mean one of them.
+    """Class names as `into` calls ImageNet's classes, which are all 1000 of them: by WordNet id or by number.
 
-    A name means a class if it is its number or, unlike "crane", the name of no other class. Otherwise the class names
-    are returned unchanged.
+    A name means a class if it is its number or, unlike "crane", the name of no other class. If `into` are other
+    classes, or a name means none, the class names are returned unchanged.
     """
-    if tuple(into) != tuple(imagenet_names()):
+    ids, numbers = list(imagenet_names()), [str(label) for label in range(len(_table()))]
+    if sorted(into) not in (ids, sorted(numbers)):
         return tuple(class_names)
-    meaning: dict[str, list[str]] = {}
-    for label, (synset, _, _) in enumerate(_table()):
+    meaning: dict[str, list[int]] = {}
+    for label in range(len(ids)):
         for alias in _aliases(label):
-            meaning.setdefault(alias, []).append(synset)
+            meaning.setdefault(alias, []).append(label)
     found = [meaning.get(_plain(name), []) for name in class_names]
-    if not all(len(synsets) == 1 for synsets in found):
+    if not all(len(labels) == 1 for labels in found):
         return tuple(class_names)
-    if any(name.isdigit() for name in class_names):
+    if any(map(is_number, class_names)) != any(map(is_number, into)):
         log.warning("classes with numbers as names are taken as ImageNet's, in the order of their WordNet ids")
-    return tuple(synsets[0] for synsets in found)
+    return tuple((ids if into[0] in ids else numbers)[labels[0]] for labels in found)
 
 
 def _aliases(label):
     """Everything that means a class of ImageNet."""
     synset, name, words = _table()[label]
-    return {str(label), *map(_plain, (synset, name, words, words.split(",")[0]))}
+    others = {"crane2"} if label == CRANE_2 else set()
+    return {str(label), *others, *map(_plain, (synset, name, words, words.split(",")[0]))}
 
 
 def _plain(name):

@@ -3,6 +3,7 @@
 A new kind is a subclass of `base.Dataset` and an entry of KINDS; docs/extending.md adds one.
 """
 
+import contextlib
 import dataclasses
 import logging
 import os
@@ -99,7 +100,11 @@ def recognise(root: str) -> str:
 
 
 def _names_in(path):
-    return [name for kind in dict.fromkeys(KINDS.values()) for name in kind.names_in(path)]
+    names = []
+    for kind in dict.fromkeys(KINDS.values()):
+        with contextlib.suppress(OSError, UserError):  # of a directory beside the data that cannot be read
+            names += kind.names_in(path)
+    return names
 
 
 def kind_names(preparable: bool = False) -> str:

@@ -147,6 +147,7 @@ def find(
       holdout: see `prepare`.
     """
     train, class_names = dataset.load("train", size)
+    base.check_class_names(dataset.root or dataset.name, class_names)
     splits = {"train": check_encoded(train)}
     for split in dataset.splits:
         if split in ("validation", "test"):

@@ -58,13 +58,16 @@ def check(config: ConfigDict, workdir: pathlib.Path) -> None:
 def set_orientation(config: ConfigDict, workdir: pathlib.Path) -> None:
     """Sets `dataset.orientation`, if it is None, to that of the run on a directory or, for a new run, the data set's.
 
+    It also sets `dataset.name` to the one that was recognised, with a whole path.
+
     Raises:
       UserError: the data set is prepared and has another, or cannot be read.
     """
     dataset, path = config.dataset, workdir / "config.json"
     if dataset.orientation is None and has_begun(workdir) and path.exists():
         dataset.orientation = fidelity.read(path).dataset.orientation
-    own = datasets.find(dataset.name, dataset.root, dataset.orientation).orientation
+    found = datasets.find(dataset.name, dataset.root, dataset.orientation)
+    dataset.name, own = found.name, found.orientation
     if dataset.orientation not in (None, own):
         raise UserError(
             f"config.dataset.orientation={dataset.orientation}: the set was prepared with --orientation={own}; use "

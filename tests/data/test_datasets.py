@@ -60,7 +60,7 @@ def test_incomplete_folders_are_refused(tmp_path):
 def test_class_names_that_tfds_would_change_are_refused(name, tmp_path):
     write_images(tmp_path, {"train": (1, 1)})
     (tmp_path / "train" / "class_0").rename(tmp_path / "train" / name)
-    with pytest.raises(UserError, match="class folder's name has a space at an end or a line break") as error:
+    with pytest.raises(UserError, match="a class name is empty or has a space at an end or a line break") as error:
         datasets.find("folder", str(tmp_path)).load("train", 64)
     assert "\n" not in str(error.value)
 

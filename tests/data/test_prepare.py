@@ -201,7 +201,7 @@ def test_tfds_is_prepared(tmp_path, capsys):
             ["--output=x", "--dataset=folder", "--labels=x.csv"],
             "--labels=FILE.csv: name a file, and leave out --dataset",
         ),
-        (["--output=x", "--labels=nowhere.csv"], "nowhere.csv: cannot be read (No such file or directory)"),
+        (["--output=x", "--labels=nowhere.csv"], "nowhere.csv: no such file; its first line must name"),
         (["--dataset=folder", "--output=x", "--root=/nowhere"], "dataset root '/nowhere': no such directory"),
         (["--dataset=folder", "--output=x"], "--dataset=folder needs --root=DIR"),
         (["--dataset=folder", "--output=", "--root=y"], "--output= has no value"),

@@ -91,7 +91,7 @@ class Cifar(Dataset):
 
     @functools.cached_property
     def _found(self) -> tuple[Layout, pathlib.Path]:
-        """The form of the set, and its directory or archive. Raises UserError if there is none, or more than one."""
+        """The form of the set, and its directory or, without one, its archive. Raises UserError if there is none."""
         found = _find(self.name, self.directory)
         if not found:
             forms = " or ".join(f"{layout.archive}.tar.gz" for layout in LAYOUTS[self.name])

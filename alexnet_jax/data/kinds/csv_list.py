@@ -9,7 +9,7 @@ import unicodedata
 
 from alexnet_jax import UserError
 from alexnet_jax.data import sources
-from alexnet_jax.data.base import Dataset, Split, normalized
+from alexnet_jax.data.base import Dataset, Split, check_class_names, normalized
 from alexnet_jax.data.class_names import canonical, ordered
 from alexnet_jax.data.kinds.folders import DIRECTORIES, SPLIT_OF
 from alexnet_jax.runtime import files
@@ -29,9 +29,9 @@ class CsvList(Dataset):
     needs_root = False
     layout = "the column `split` of a CSV file holds train, val and perhaps test"
 
-    @property
-    def file(self) -> pathlib.Path:
-        return files.absolute(self.name.partition(":")[2])
+    def __init__(self, name: str, root: str, orientation: str | None = None):
+        self.file = files.absolute(name.partition(":")[2])
+        super().__init__(f"csv:{self.file}", root, orientation)
 
     @property
     def directory(self) -> pathlib.Path:
@@ -49,6 +49,10 @@ class CsvList(Dataset):
     def splits(self) -> tuple[str, ...]:
         return tuple(self._images)
 
+    @property
+    def undivided(self) -> bool:
+        return self.splits == ("train",)
+
     @functools.cached_property
     def _images(self) -> dict[str, list[tuple[str, str]]]:
         """{split: (path, class) of its images, sorted}. Raises UserError if a line is wrong or a file is missing."""
@@ -56,6 +60,8 @@ class CsvList(Dataset):
         images: dict[str, list[tuple[str, str]]] = {}
         lines: dict[str, int] = {}
         missing = []
+        if not files.exists(path):
+            raise UserError(f"{path}: no such file; {COLUMNS}")
         text = files.read_text(path, "save it as UTF-8").removeprefix("\ufeff")
         rows = csv.reader(io.StringIO(text, newline=""), strict=True)
         try:
@@ -72,8 +78,9 @@ class CsvList(Dataset):
                     )
                 fields = dict(zip(columns, row, strict=True))
                 label, split = normalized(fields["label"].strip()), fields.get("split", "train").strip()
-                if not label or label.splitlines() != [label]:
-                    raise UserError(f"{place}: has no label, or one with a line break; write a class name")
+                if label == str(sources.SECRET):
+                    raise UserError(f"{place}: has the label -1, which is none; write a class name, or remove the line")
+                check_class_names(place, [label])
                 if split.lower() not in SPLIT_OF:
                     raise UserError(f"{place}: has the split {split!a}; use train, val or test")
                 name = os.path.normpath(fields["path"]) if fields["path"] else ""
@@ -82,10 +89,10 @@ class CsvList(Dataset):
                     raise UserError(f"{place}: lists {name!a} again, after line {lines[key]}; list each image once")
                 lines[key] = rows.line_num
                 # File systems store the same name in different forms.
-                forms = [name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD"))]
-                name = next((form for form in forms if form and (self.directory / form).is_file()), name)
-                if not name or not (self.directory / name).is_file():
-                    missing.append((place, name))
+                forms = dict.fromkeys([name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD"))])
+                there = [form for form in forms if form and os.path.isfile(self.directory / form)]
+                name = there[0] if there else name
+                missing += [] if there else [(place, name)]
                 images.setdefault(SPLIT_OF[split.lower()], []).append((name, label))
         except csv.Error as error:
             raise UserError(f"{path}, line {rows.line_num}: is not CSV ({error}); {COLUMNS}") from error

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from PIL import Image
 
 from alexnet_jax import UserError
-from alexnet_jax.data import class_names, sources
-from alexnet_jax.data.base import Dataset, Split, normalized
+from alexnet_jax.data import sources
+from alexnet_jax.data.base import Dataset, Split, check_class_names, normalized
 from alexnet_jax.data.images import FORMATS
 from alexnet_jax.runtime import files
 
@@ -31,10 +31,10 @@ OF_WINDOWS = ("Thumbs.db", "desktop.ini")  # its file manager leaves them in fol
 
 
 class Folder(Dataset):
-    """Images in one directory per class. Labels number the classes as `class_names.ordered` does.
+    """Images in one directory per class. Labels number the classes in sorted order.
 
     Class names are in Unicode's form NFC: file systems store the same name in different forms. A directory of nothing
-    but class folders is one split, 'train'. Folders 0 … 999 are ImageNet's classes.
+    but class folders is undivided.
     """
 
     title = "class folders"
@@ -48,6 +48,10 @@ class Folder(Dataset):
         splits = {entry.name.lower(): entry.path for entry in _visible(path) if _is_folder(entry)}
         found = [splits[name] for name in SPLIT_OF if name in splits]  # training images first
         return ["folder"] if has_images(found[0] if found else path) else []
+
+    @property
+    def undivided(self) -> bool:
+        return self.directories == {"train": self.directory}
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -84,18 +88,13 @@ class Folder(Dataset):
             raise UserError(f"{path}: no such directory; {self.layout}{inside}")
         directory = self.directories[split]
         listed = dict(class_folders(directory, self.layout))
-        names = class_names.ordered([normalized(folder) for folder in listed])
-        label_of = {name: label for label, name in enumerate(names)}
-        images = sorted(
-            [
-                (os.path.join(folder, name), label_of[normalized(folder)])
-                for folder in listed
-                for name in listed[folder]
-            ],
-            key=lambda image: image[1],
-        )
-        source = sources.FileSource(str(directory), images, image_size, stretch, self.orientation)
-        return Split(source, class_names.canonical(names))
+        names = tuple(map(normalized, listed))  # sorted
+        images = [
+            (os.path.join(folder, name), label)
+            for label, (folder, within) in enumerate(listed.items())
+            for name in within
+        ]
+        return Split(sources.FileSource(str(directory), images, image_size, stretch, self.orientation), names)
 
 
 def class_folders(directory: pathlib.Path, layout: str) -> Iterator[tuple[str, list[str]]]:
@@ -122,7 +121,7 @@ def class_folders(directory: pathlib.Path, layout: str) -> Iterator[tuple[str, l
     _warn_of_unused(directory, unused, "beside the class folders")
     for class_name in sorted(folders):
         folder = folders[class_name].name
-        _check_class_name(directory, folder)
+        check_class_names(directory, [folder])
         entries = _visible(directory / folder)
         names = sorted(entry.name for entry in entries if _is_file(entry))
         inner += [entry for entry in entries if not _is_file(entry)]
@@ -200,15 +199,3 @@ def _count_files(entry):
         return 1
     unreadable: list[OSError] = []
     return sum(len(names) for _, _, names in os.walk(entry.path, onerror=unreadable.append)) + len(unreadable)
-
-
-def _check_class_name(directory, class_name):
-    # TFDS keeps class names as lines of a UTF-8 file.
-    try:
-        class_name.encode()
-    except UnicodeEncodeError as error:
-        raise UserError(f"{directory}: a class folder's name is not UTF-8 ({error.object!a}); rename it") from error
-    if class_name.splitlines() != [class_name.strip()]:
-        raise UserError(
-            f"{directory}: a class folder's name has a space at an end or a line break ({class_name!a}); rename it"
-        )

@@ -11,12 +11,13 @@ import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from alexnet_jax import UserError
 from alexnet_jax.data import archives, sources
-from alexnet_jax.data.base import Dataset, Split, normalized
+from alexnet_jax.data.base import Dataset, Split, check_class_names, normalized
 from alexnet_jax.data.class_names import canonical, ordered
 from alexnet_jax.data.kinds import shard_files
 from alexnet_jax.data.kinds.folders import SPLIT_OF
@@ -28,7 +29,9 @@ SUFFIXES = ("parquet", "arrow")
 PLACES = ("", "data", "default")  # below the root, where the files may lie
 IMAGES = ("image", "img", "jpg", "png", "picture")  # names of columns, the usual ones first
 LABELS = ("label", "labels", "fine_label", "class", "cls", "target")
+LEAST_ROW = 16  # bytes of an image and its label
 MOST_GROUP = 2**32  # bytes of the images in a row group, or in a batch of rows: they are in memory together
+FILE = b"ARROW1"  # begins the other format of Arrow
 END = b"\xff\xff\xff\xff\0\0\0\0"  # of a whole Arrow file
 BROKEN = (pa.ArrowException, ArithmeticError, LookupError, OSError, RuntimeError, TypeError, ValueError)
 
@@ -59,8 +62,7 @@ class HuggingFace(Dataset):
         shards = _find_shards(self.directory)
         if not shards:
             raise UserError(f"dataset root {self.root!r}: {self.layout}; there are no such files")
-        for paths in shards.values():
-            shard_files.check_complete(paths)
+        shard_files.check_complete(shards)
         shard_files.warn_of_unused(self.directory, shards, SUFFIXES)
         return shards
 
@@ -70,47 +72,48 @@ class HuggingFace(Dataset):
     @property
     def test_is_final(self) -> bool:  # type: ignore[override]
         """Whether its test images have labels."""
-        return any(label != sources.SECRET for table in self._tables("test") for label in table.labels)
+        return any((table.labels != sources.SECRET).any() for table in self._tables("test"))
 
     def load(self, split: str, image_size: int, stretch: bool = False) -> Split:
         split = SPLIT_OF.get(split, split)
         if split not in self._shards:
             raise UserError(f"{self.root}: has no split {split!r}, but {', '.join(self.splits)}")
         tables = self._tables(split)
-        columns = {(table.image, table.label, table.class_names) for table in tables}
+        columns = {(table.image, table.label, table.class_names, table.labels.dtype.kind) for table in tables}
         if len(columns) > 1:
             raise UserError(f"{self.directory}: the files of {split} have different columns; use those of one data set")
         class_names = tables[0].class_names
-        labels = [label for table in tables for label in table.labels]
-        if not labels:
+        labels = np.concatenate([table.labels for table in tables])
+        if not len(labels):
             raise UserError(f"{self.directory}: {split} has no rows; remove its files, or download them again")
-        rows = [i for i, label in enumerate(labels) if label != sources.SECRET]
-        if not rows:
+        rows = np.flatnonzero(labels != sources.SECRET)
+        if not len(rows):
             raise sources.SecretLabelsError(f"{self.directory}: {split} has no labels; use another split")
         if len(rows) < len(labels):
             log.warning("%s: %d rows of %s are not used: their label is -1", self.root, len(labels) - len(rows), split)
-        found = {labels[i] for i in rows}
+        found = np.unique(labels[rows]).tolist()
         if class_names is None:
-            class_names = ordered([normalized(str(label)) for label in found])
-            label_of: dict[Any, int] = {label: class_names.index(normalized(str(label))) for label in found}
+            class_names = ordered(normalized(str(label)) for label in found)
+            known = {label: class_names.index(normalized(str(label))) for label in found}
         else:
-            label_of = dict(zip(range(len(class_names)), range(len(class_names)), strict=True))
-        if wrong := sorted(label for label in found if label not in label_of or isinstance(label, int) and label < 0):
+            known = {label: label for label in range(len(class_names))}
+        if wrong := [label for label in found if label not in known or isinstance(label, int) and label < 0]:
             raise UserError(
                 f"{self.directory}: {split} has the label {wrong[0]!a}, but {len(class_names)} classes from 0 on; "
                 "download it again"
             )
+        check_class_names(self.directory, class_names)
         source: sources.EncodedSource = RowSource(
             f"{self.directory}/{split}",
             tuple((str(table.path), table.version, table.groups) for table in tables),
             tables[0].image,
-            [label_of.get(label, sources.SECRET) for label in labels],
+            [known.get(label, sources.SECRET) for label in labels.tolist()],
             image_size,
             stretch,
             self.orientation,
         )
         if len(rows) < len(labels):
-            source = sources.SelectedSource(source, rows)
+            source = sources.SelectedSource(source, rows.tolist())
         return Split(source, canonical(tuple(map(normalized, class_names))))
 
 
@@ -130,7 +133,7 @@ class _Table:
     image: str
     label: str
     class_names: tuple[str, ...] | None
-    labels: list[int] | list[str]
+    labels: np.ndarray  # int64, or texts
     groups: tuple[Any, ...]
 
 
@@ -141,12 +144,16 @@ def _read_table(path: pathlib.Path) -> _Table:
     with _reading(path) as file:
         if path.suffix.lower() == ".parquet":
             with pq.ParquetFile(file, page_checksum_verification=True) as parquet:
+                if parquet.metadata.num_rows > version[0] // LEAST_ROW:
+                    raise ValueError(f"it has {parquet.metadata.num_rows:,} rows in {version[0]:,} bytes")
                 schema = parquet.schema_arrow
                 image, label, class_names = _columns(path, schema)
                 column = parquet.read([label]).column(label)
                 groups = [parquet.metadata.row_group(i) for i in range(parquet.num_row_groups)]
                 sizes = [group.total_byte_size for group in groups]
                 counts: list[Any] = [group.num_rows for group in groups]
+        elif file.read(len(FILE)) == FILE:
+            raise UserError(f"{path}: is an Arrow file for random access; write it as save_to_disk or to_parquet does")
         else:
             # Mapped, so that listing the labels does not read the images.
             with pa.memory_map(str(path)) as mapped, pa.ipc.open_stream(mapped) as stream:
@@ -165,14 +172,16 @@ def _read_table(path: pathlib.Path) -> _Table:
                 mapped.seek(max(0, mapped.size() - len(END)))
                 if mapped.read(len(END)) != END:  # without it, the file may have been cut between two batches
                     raise ValueError("it is cut off at its end")
-    if column.null_count:
-        raise UserError(f"{path}: its column {label!a} has rows without a label; use another set")
+        if column.null_count:
+            raise UserError(f"{path}: its column {label!a} has rows without a label; use another set")
+        kind = np.dtype(np.int64 if pa.types.is_integer(column.type) else np.str_)
+        labels_N = np.array(column.to_pylist(), kind)
     if max(sizes, default=0) > MOST_GROUP:
         raise UserError(
             f"{path}: has {max(sizes) / 1e9:.3g} GB in one group of rows, which have to be in memory together; "
             "write it again with smaller groups"
         )
-    return _Table(path, version, image, label, class_names, column.to_pylist(), tuple(counts))
+    return _Table(path, version, image, label, class_names, labels_N, tuple(counts))
 
 
 @contextlib.contextmanager

@@ -128,6 +128,10 @@ class Ilsvrc2012(Archives):
             classes, numbers = read_kit(path, self.year)
             if sorted(classes.values()) != list(self.class_names):
                 raise UserError(f"{path}: its classes are not those of ILSVRC2012; download it again")
+            if len(numbers) != (count := len(validation_classes())):
+                raise UserError(
+                    f"{path}: has {len(numbers):,} labels for {count:,} validation images; download it again"
+                )
             check_labels(path, enumerate((classes.get(number, "") for number in numbers), 1))
         return validation_classes()
 

@@ -99,7 +99,7 @@ class Kaggle(Dataset):
         loose = folders.loose_files(directory) if split != "train" else []
         if loose:
             solution = self._solution(path, files.read_bytes(path, MOST_SOLUTION, AGAIN))
-            yield from ((name, _solved(path, solution, name)) for name in loose)
+            yield from _labelled(path, solution, loose)
             return
         for class_name, names in folders.class_folders(directory, self.layout):
             _check_class(directory / class_name, class_name)
@@ -123,16 +123,16 @@ class Kaggle(Dataset):
             text, _ = sources.ArchiveSource(str(path), ((str(path), files.version(path)),), [member], 1).read(0)
             solution = self._solution(path, text)
         folder = f"{start}{IMAGES}/{'train' if split == 'train' else 'val'}/"
-        for name in sorted(name for name in listed if name.startswith(folder)):
-            short = name.removeprefix(folder)
-            if split == "train":
-                class_name, slash, _ = short.partition("/")
-                if not slash:
-                    raise UserError(f"{path}: {name!a} is in no class folder; download it again: {AGAIN}")
-                _check_class(f"{path}, {folder}{class_name}", class_name)
-            else:
-                class_name = _solved(path, solution, short)
-            yield short, class_name, listed[name]
+        names = sorted(name.removeprefix(folder) for name in listed if name.startswith(folder))
+        if split != "train":
+            yield from ((name, label, listed[folder + name]) for name, label in _labelled(path, solution, names))
+            return
+        for name in names:
+            class_name, slash, base = name.partition("/")
+            if not slash or base.startswith("."):
+                continue
+            _check_class(f"{path}, {folder}{class_name}", class_name)
+            yield name, class_name, listed[folder + name]
 
     def _solution(self, path: pathlib.Path, data: bytes) -> dict[str, str]:
         """{name of a validation image: class}, from LOC_val_solution.csv, as in `path`."""
@@ -179,8 +179,13 @@ def _check_class(path, class_name):
         raise UserError(f"{path}: is not a class of ILSVRC2012; remove it")
 
 
-def _solved(path, solution, name):
-    """The class of a validation image."""
-    if name.removesuffix(".JPEG") not in solution:
-        raise UserError(f"{path}: has no label for {name!a}; download it again: {AGAIN}")
-    return solution[name.removesuffix(".JPEG")]
+def _labelled(path, solution, names):
+    """(name, class) of the validation images among some names. It logs how many are missing, and what is not used."""
+    images = [name for name in names if name.endswith(".JPEG")]
+    if unused := [name for name in names if not name.endswith(".JPEG")]:
+        log.warning("%s: %d files beside the validation images are not used: %s", path, len(unused), unused[0])
+    if unlabelled := [name for name in images if name.removesuffix(".JPEG") not in solution]:
+        raise UserError(f"{path}: has no label for {unlabelled[0]!a}; remove the image, or download it again: {AGAIN}")
+    if count := len(solution) - len(images):
+        log.warning("%s: %d of the %d validation images that it lists are missing", path, count, len(solution))
+    return [(name, solution[name.removesuffix(".JPEG")]) for name in images]

@@ -11,6 +11,8 @@ from alexnet_jax.runtime import files
 
 log = logging.getLogger("alexnet_jax")
 
+MOST_FILES = 10**6  # of a split
+
 # What follows the prefix: 00000-of-00040 and perhaps a checksum, or a number, or nothing.
 NAME = re.compile(
     r"(?P<prefix>.*?)((?P<number>\d{1,9})-of-(?P<count>\d{1,9})(-[0-9a-f]+)?|(?P<alone>\d{1,9}))?\.(?P<suffix>[a-zA-Z]+)"
@@ -48,16 +50,16 @@ def find(root: pathlib.Path, suffixes: Sequence[str]) -> dict[str, list[pathlib.
 
 
 def warn_of_unused(root: pathlib.Path, shards: dict[str, list[pathlib.Path]], suffixes: Sequence[str]) -> None:
-    """Logs which files with one of the suffixes, in a directory or up to two below it, are in no split."""
+    """Logs which files with one of the suffixes, as in x.tar.gz, in a directory or up to two below it, are not used."""
     used = {path for paths in shards.values() for path in paths}
     places, found = [root], []
     for _ in range(3):
         entries = [path for place in places for path in _entries(place)]
-        found += [path for path in entries if path.suffix.lower().lstrip(".") in suffixes]
+        found += [path for path in entries if set(path.name.lower().split(".")[1:]).intersection(suffixes)]
         places = [path for path in entries if path.is_dir()]
     if unused := [str(path.relative_to(root)) for path in found if path not in used]:
         shown = ", ".join(unused[:3]) + (", …" if unused[3:] else "")
-        log.warning("%s: %d files are not used, because they belong to no split: %s", root, len(unused), shown)
+        log.warning("%s: %d files are not used: %s", root, len(unused), shown)
 
 
 def _entries(directory):
@@ -71,23 +73,31 @@ def _key(path):
     return name["prefix"], int(name["number"] or name["alone"] or 0), path.name
 
 
-def check_complete(paths: Sequence[pathlib.Path]) -> None:
-    """Raises UserError if the numbers of a split's files have a gap, or they belong to several sets."""
+def check_complete(shards: dict[str, list[pathlib.Path]]) -> None:
+    """Raises UserError if the numbers of a split's files have a gap, or they belong to several sets.
+
+    The numbers begin with 0; with 1, if those of every split do, and that is logged.
+    """
+    numbers = {split: [_key(path)[1] for path in paths] for split, paths in shards.items()}
+    first = 1 if all(min(of_split) == 1 for of_split in numbers.values()) else 0
+    if first:
+        log.warning("%s: the numbers of its files begin with 1; is 0 missing?", shards[next(iter(shards))][0].parent)
+    for split, paths in shards.items():
+        _check_split(paths, numbers[split], first)
+
+
+def _check_split(paths, numbers, first):
     names = [name for path in paths if (name := NAME.fullmatch(path.name))]
     sets = {(name["prefix"], name["count"], name["suffix"].lower()) for name in names}
     if len(sets) > 1:
         shown = " and ".join(sorted(f"{prefix}*.{suffix}" for prefix, _, suffix in sets)[:2])
         raise UserError(f"{paths[0].parent}: holds the files of several data sets ({shown}); move one away")
     ((prefix, count, suffix),) = sets
-    numbers = [int(name["number"] or name["alone"] or 0) for name in names]
     if len(set(numbers)) < len(numbers):
         raise UserError(f"{paths[0].parent}: two files of {prefix}* have the same number; remove one")
-    if count:
-        whole = set(range(int(count))) if int(count) < 10**6 else set()
-    elif len(paths) > 1:
-        whole = set(range(min(1, *numbers), max(numbers) + 1)) if max(numbers) < 10**6 else set()
-    else:
-        return
+    if max(numbers) > MOST_FILES or count and int(count) > MOST_FILES:
+        raise UserError(f"{paths[0].parent}: a file of {prefix}*.{suffix} has a number above {MOST_FILES:,}; rename it")
+    whole = set(range(int(count)) if count else range(first, max(numbers) + 1))
     if missing := sorted(whole - set(numbers)):
         width = len(names[0]["number"] or names[0]["alone"])
         shown = ", ".join(f"{number:0{width}}" for number in missing[:3]) + (", …" if missing[3:] else "")

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import os
 import pathlib
 import re
 from typing import Any
@@ -13,7 +14,7 @@ from alexnet_jax.data import images, sources
 from alexnet_jax.data.base import Dataset, Split, Statistics
 from alexnet_jax.runtime import files
 
-FIRST = 100  # entries of a directory, in which to look for the configs of a set
+FIRST = 1000  # entries of a directory, in which to look for data sets
 VERSION = re.compile(r"\d+\.\d+\.\d+")
 MOST_SQUARED = 256**2  # of pixels, and so of their mean and covariance
 
@@ -36,11 +37,11 @@ class Tfds(Dataset):
         if not files.is_directory(path):
             return []
         names = set()
-        for directory in filter(pathlib.Path.is_dir, path.iterdir()):
-            inner = [entry for entry in itertools.islice(directory.iterdir(), FIRST) if entry.is_dir()]
-            for entry in (directory, *inner):
-                if any(VERSION.fullmatch(info.parent.name) for info in entry.glob("*.*.*/dataset_info.json")):
-                    names.add(f"tfds:{entry.relative_to(path).as_posix()}")
+        for directory in _directories(path):
+            for inner in _directories(directory):
+                for entry in (inner, *(_directories(inner) if not VERSION.fullmatch(inner.name) else ())):
+                    if VERSION.fullmatch(entry.name) and files.exists(entry / "dataset_info.json"):
+                        names.add(f"tfds:{entry.parent.relative_to(path).as_posix()}")
         return sorted(names)
 
     @functools.cached_property
@@ -229,3 +230,9 @@ class Prepared(Tfds):
     def statistics(self, image_size: int) -> Statistics:
         mean = self._mean_image if self.stored_size == image_size else np.array(self._statistics["rgb_mean"])
         return Statistics.of(mean, np.array(self._statistics["rgb_covariance"]))
+
+
+def _directories(directory):
+    """The directories among the first entries of a directory."""
+    with os.scandir(directory) as entries:
+        return [pathlib.Path(entry.path) for entry in itertools.islice(entries, FIRST) if entry.is_dir()]

@@ -1,5 +1,6 @@
 """Tiny ImageNet: 200 of ImageNet's classes, 64 pixels."""
 
+import logging
 import pathlib
 
 from alexnet_jax import UserError
@@ -8,7 +9,10 @@ from alexnet_jax.data.base import Dataset, Split
 from alexnet_jax.data.kinds import folders
 from alexnet_jax.runtime import files
 
+log = logging.getLogger("alexnet_jax")
+
 ANNOTATIONS = "val_annotations.txt"
+AGAIN = "download it again"
 
 
 class TinyImagenet(Dataset):
@@ -39,6 +43,11 @@ class TinyImagenet(Dataset):
         class_names = tuple(sorted(folders.folder_names(train)))
         if not class_names:
             raise UserError(f"{train}: no class folders; {self.layout}")
+        listed = self.directory / "wnids.txt"
+        if files.exists(listed) and (lacking := set(files.read_text(listed).split()) - set(class_names)):
+            raise UserError(
+                f"{train}: {len(lacking)} of the classes in wnids.txt are missing ({min(lacking)}); {AGAIN}"
+            )
         if split == "train":
             images = [
                 (f"{class_name}/images/{name}", label)
@@ -53,10 +62,12 @@ class TinyImagenet(Dataset):
             path = self.directory / "val" / ANNOTATIONS
             class_of = _annotations(path)
             names = folders.loose_files(directory)
+            if lacking := class_of.keys() - set(names):
+                log.warning("%s: %d of the images that %s lists are missing", directory, len(lacking), ANNOTATIONS)
             if missing := [name for name in names if name not in class_of]:
-                raise UserError(f"{path}: has no label for {len(missing)} images, as {missing[0]!a}; download it again")
+                raise UserError(f"{path}: has no label for {len(missing)} images, as {missing[0]!a}; {AGAIN}")
             if unknown := {class_of[name] for name in names} - set(class_names):
-                raise UserError(f"{path}: {min(unknown)!a} is not a class of the training images; download it again")
+                raise UserError(f"{path}: {min(unknown)!a} is not a class of the training images; {AGAIN}")
             images = [(name, class_names.index(class_of[name])) for name in names]
         if not images:
             raise UserError(f"{directory}: no images; {self.layout}")
@@ -66,9 +77,9 @@ class TinyImagenet(Dataset):
 
 def _annotations(path: pathlib.Path) -> dict[str, str]:
     """{file name: class}, from lines of a file name, a class and a box. Raises UserError if they are something else."""
-    rows = [line.split("\t") for line in files.read_text(path, "download it again").splitlines() if line.strip()]
+    rows = [line.split("\t") for line in files.read_text(path, AGAIN).splitlines() if line.strip()]
     class_of: dict[str, str] = {}
     for row in rows:
         if len(row) < 2 or class_of.setdefault(row[0], row[1].strip()) != row[1].strip():
-            raise UserError(f"{path}: is not lines of a file name, a class and a box; download it again")
+            raise UserError(f"{path}: is not lines of a file name, a class and a box; {AGAIN}")
     return class_of

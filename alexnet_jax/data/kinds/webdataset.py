@@ -8,7 +8,7 @@ import pathlib
 from alexnet_jax import UserError
 from alexnet_jax.data import archives, sources
 from alexnet_jax.data.base import Dataset, Split, normalized
-from alexnet_jax.data.class_names import canonical, ordered
+from alexnet_jax.data.class_names import canonical, is_number, ordered
 from alexnet_jax.data.kinds import shard_files
 from alexnet_jax.data.kinds.folders import SPLIT_OF
 from alexnet_jax.runtime import files
@@ -19,6 +19,7 @@ IMAGES = ("jpg", "jpeg", "png", "webp", "ppm", "bmp", "tif", "tiff", "img")
 LABELS = ("label", "cls", "class", "class_id", "target", "fine_label")  # in .json, the usual ones first
 CLASS_NAMES = ("classnames.txt", "classes.txt", "class_names.txt")
 MOST_LABEL = 2**20  # bytes of a .cls or .json
+MOST_NAME = 1000  # letters of a label
 
 
 class WebDataset(Dataset):
@@ -50,8 +51,7 @@ class WebDataset(Dataset):
         shards = shard_files.find(self.directory, SUFFIXES)
         if not shards:
             raise UserError(f"dataset root {self.root!r}: {self.layout}; there are no such files")
-        for paths in shards.values():
-            shard_files.check_complete(paths)
+        shard_files.check_complete(shards)
         shard_files.warn_of_unused(self.directory, shards, SUFFIXES)
         self._check_listed(shards)
         return shards
@@ -72,8 +72,8 @@ class WebDataset(Dataset):
     @functools.cached_property
     def _given_names(self) -> tuple[str, ...]:
         """The names in classnames.txt; () if there is none."""
-        for name in CLASS_NAMES:
-            path = self.directory / name
+        places = dict.fromkeys([self.directory, *(paths[0].parent for paths in self._shards.values())])
+        for path in (place / name for place in places for name in CLASS_NAMES):
             if files.exists(path):
                 names = tuple(normalized(line.strip()) for line in files.read_text(path).rstrip().splitlines())
                 if len(set(names)) < len(names) or "" in names:
@@ -90,7 +90,9 @@ class WebDataset(Dataset):
         samples = [(i, *sample) for i, path in enumerate(paths) for sample in _samples(path)]
         if not samples:
             raise UserError(f"{paths[0].parent}: {split} holds no images; {self.layout}")
-        names = self._given_names or ordered(list({label for *_, label in samples}))
+        names = self._given_names or ordered({label for *_, label in samples})
+        if not self._given_names and any(map(is_number, names)) and not all(map(is_number, names)):
+            raise UserError(f"{self.directory}: {split} has numbers and names as labels; write them again as one kind")
         label_of = {name: i for i, name in enumerate(names)}
         if self._given_names:
             label_of |= {str(i): i for i in range(len(names))}
@@ -142,9 +144,11 @@ def _samples(path: pathlib.Path) -> list[tuple[str, int, int, str]]:
                 label = _label(path, member.name, extension, file.read(member.size))
                 if label is not None and found[extension].setdefault(key, label) != label:
                     raise UserError(f"{path}: the sample {key!a} has two labels; use one for each key")
+    name_of: dict[str, str] = {}
     for key in found["cls"].keys() & found["json"].keys():
-        one, other = found["cls"][key], found["json"][key]
-        if one != other and one.isdigit() == other.isdigit():  # otherwise a number and its name
+        one, other = sorted((found["cls"][key], found["json"][key]), key=is_number)
+        # A number and its name are one label, if each sample agrees.
+        if one != other and (is_number(one) == is_number(other) or name_of.setdefault(other, one) != one):
             raise UserError(f"{path}: the sample {key!a} has two labels, {one!a} and {other!a}; use one for each key")
     labels = found["json"] | found["cls"]
     for these, others, what in ((images, labels, "label (.cls or .json)"), (labels, images, "image")):
@@ -167,6 +171,8 @@ def _label(path, name, extension, data) -> str | None:
         raise UserError(f"{path}: {name!a} is not a label ({error}); write it again") from error
     if text is None:
         return None
-    if not text or len(text.splitlines()) > 1 or text.startswith("-"):
-        raise UserError(f"{path}: {name!a} is not a label ({text!a}); write it again, or leave the sample out")
-    return str(int(text)) if text.isascii() and text.isdigit() else normalized(text)
+    if text.splitlines() != [text] or len(text) > MOST_NAME or text.startswith("-"):
+        raise UserError(
+            f"{path}: {name!a} is not a label ({text[:MOST_NAME]!a}); write it again, or leave the sample out"
+        )
+    return str(int(text)) if is_number(text) else normalized(text)

@@ -28,7 +28,9 @@ CSV = {
     "too many fields": ("path,label\na.png,dog,brown\n", "line 2: has 3 fields instead of 2; put texts with commas"),
     "a missing file": ("path,label\nno.png,dog\nnot.png,dog\n", "line 2: there is no file .*no.png', and 1 more"),
     "no path": ("path,label\n,dog\n", "line 2: there is no file"),
-    "no label": ("path,label\na.png, \n", "line 2: has no label"),
+    "no label": ("path,label\na.png, \n", "line 2: a class name is empty"),
+    "the label -1": ("path,label\na.png,-1\n", "line 2: has the label -1, which is none"),
+    "a number of 5000 digits": (f"path,label\na.png,{'1' * 5000}\nb.png,2\n", "no validation or test images"),
     "an unknown split": (
         "path,label,split\na.png,dog,extra\n",
         "line 2: has the split 'extra'; use train, val or test",
@@ -64,3 +66,13 @@ def test_a_csv_file_in_any_order_with_spaces_and_capital_letters(tmp_path):
     assert data.class_names == ("10", "9", "green frog")
     assert [(name, label) for name, label, _ in data.train.listing] == [("a.png", 1), ("b.png", 0), ("ä b.png", 2)]
     assert [(name, label) for name, label, _ in data.validation.listing] == [("c.png", 2)]
+
+
+def test_the_name_of_a_csv_file_does_not_depend_on_the_directory(tmp_path, monkeypatch):
+    """A run records it, and is evaluated from anywhere."""
+    csv_of("path,label\na.png,dog\n")(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    dataset = datasets.find("csv:list.csv", "")
+    assert dataset.name == f"csv:{tmp_path / 'list.csv'}" and dataset.recorded_name == "csv"
+    monkeypatch.chdir("/")
+    assert len(dataset.load("train", SIZE).source) == 1

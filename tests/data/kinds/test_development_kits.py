@@ -27,6 +27,11 @@ ARCHIVES = {
         other_label,
         "labels the validation image 5 as 'n01440764', but its class is n0",
     ),
+    "a kit with three labels": (
+        mini.imagenet2012,
+        lambda root: mini.write_kit(root / KIT, 2012, validation_classes()[:3]),
+        "t12.tar.gz: has 3 labels for 50,000 validation images",
+    ),
     "a truncated kit": (mini.imagenet2012, lambda root: truncate(root / KIT, 4000), "t12.tar.gz: not a complete arch"),
     "a kit without labels": (
         mini.imagenet2012,

@@ -10,11 +10,13 @@ import pytest
 from alexnet_jax import UserError
 from alexnet_jax.data import datasets
 from tests.fixtures import miniature_sets as mini
-from tests.fixtures.miniature_sets import CLASSES, SIZE, parquet_rows, prepare, truncate
+from tests.fixtures.miniature_sets import CLASSES, SIZE, edit, parquet_rows, prepare, truncate
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:tensorflow_datasets|etils")
 
 
+LARGE = pa.array([2**63], pa.uint64())
+NOTHING = pa.nulls(10**6, pa.binary())
 BOTH = "data/train-00000-of-00002.parquet", "data/train-00001-of-00002.parquet"
 TRAIN, VALIDATION = "data/train-00000-of-00002.parquet", "data/validation-00000-of-00001.parquet"
 
@@ -79,6 +81,30 @@ HUGGING_FACE = {
     "labels of another type": (
         lambda root: pq.write_table(pa.table({"image": [b"a"], "label": [1.5]}), root / TRAIN),
         "has no column of labels; .*label .double.",
+    ),
+    "a class name of two lines": (
+        lambda root: [parquet_rows(root / name, mini.rows("train"), names=("a\nb", "c", "d")) for name in BOTH],
+        "a class name is empty or has a space at an end or a line break .'a..b'.; rename it",
+    ),
+    "class names that are the same": (
+        lambda root: [parquet_rows(root / name, mini.rows("train"), names=("é", "e\u0301", "d")) for name in BOTH],
+        "two classes have the same name; rename one",
+    ),
+    "labels of two types": (
+        lambda root: pq.write_table(pa.table({"image": [mini.PNG], "label": ["dog"]}), root / TRAIN),
+        "the files of train have different columns",
+    ),
+    "millions of rows without images": (
+        lambda root: pq.write_table(
+            pa.table({"image": pa.nulls(10**6, pa.binary()), "label": [1] * 10**6}), root / TRAIN
+        ),
+        "cannot be read .it has 1,000,000 rows in",
+    ),
+    "a label above 63 bits": (
+        lambda root: pq.write_table(
+            pa.table({"image": [mini.PNG], "label": pa.array([2**63], pa.uint64())}), root / TRAIN
+        ),
+        "of-00002.parquet: cannot be read",
     ),
     "class names twice": (
         lambda root: parquet_rows(root / TRAIN, mini.rows("train"), names=("a", "a", "c")),
@@ -160,9 +186,7 @@ def test_files_beside_the_splits_are_named(tmp_path, caplog):
     shutil.move(root / TRAIN, root / TRAIN.replace(".parquet", ".PARQUET"))
     (root / "other.parquet").rename(root / "data" / "extra.Parquet")
     assert len(datasets.find("huggingface", str(root)).load("train", SIZE).source) == 9
-    assert (
-        "3 files are not used, because they belong to no split: data/extra.Parquet, data/part2.parquet, " in caplog.text
-    )
+    assert "3 files are not used: data/extra.Parquet, data/part2.parquet, " in caplog.text
 
 
 @pytest.mark.parametrize("kept", [2, 5])
@@ -178,3 +202,33 @@ def test_a_stream_of_arrow_must_end(tmp_path, kept):
     truncate(path, path.stat().st_size - 8)
     with pytest.raises(UserError, match="arrow: cannot be read .it is cut off at its end"):
         prepare(root, tmp_path / "prepared")
+
+
+def test_the_other_format_of_arrow_is_named(tmp_path):
+    root = mini.arrow(tmp_path / "set")
+    table = pa.Table.from_pylist(mini.rows("train"), mini.hugging_face_schema())
+    path = str(root / "train" / "data-00000-of-00001.arrow")
+    with pa.OSFile(path, "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table)
+    with pytest.raises(UserError, match="arrow: is an Arrow file for random access; write it as save_to_disk"):
+        prepare(root, tmp_path / "prepared")
+
+
+def test_checksums_of_pages_are_checked(tmp_path):
+    """Raw pixels have no checksum of their own: a changed byte would be another image."""
+    path = tmp_path / "train.parquet"
+    image = b"P6 4 4 255\n" + bytes(range(48))
+    options = {"compression": "none", "write_page_checksum": True, "use_dictionary": False, "write_statistics": False}
+    pq.write_table(pa.table({"image": [image], "label": [0]}), path, **options)
+    source, _ = datasets.find("huggingface", str(tmp_path)).load("train", 4)
+    assert source[0][0].tobytes() == bytes(range(48))
+    edit(path, bytes(range(40, 48)), bytes(8))
+    source, _ = datasets.find("huggingface", str(tmp_path)).load("train", 4)
+    with pytest.raises(UserError, match="train.parquet: cannot be read .*CRC"):
+        source.read(0)
+
+
+def test_a_group_of_rows_must_fit_into_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr("alexnet_jax.data.kinds.hugging_face.MOST_GROUP", 5000)
+    with pytest.raises(UserError, match="in one group of rows, which have to be in memory together; write it again"):
+        datasets.load("auto", str(mini.parquet(tmp_path / "set")), SIZE)

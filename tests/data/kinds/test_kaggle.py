@@ -127,6 +127,12 @@ def test_a_half_extracted_set(tmp_path, caplog, capsys):
     prepare(root, tmp_path / "prepared", dry_run=True)
     assert "challenge.zip: is not used, but the files extracted beside it" in caplog.text
     assert "997 of the 1000 classes have no images" in capsys.readouterr().out
+    (root / VAL / "notes.txt").write_text("")
+    (root / VAL / "ILSVRC2012_val_00000665.JPEG").unlink()
+    caplog.clear()
+    datasets.load("kaggle", str(root), SIZE)
+    assert "1 files beside the validation images are not used: notes.txt" in caplog.text
+    assert "1 of the 3 validation images that it lists are missing" in caplog.text
     shutil.rmtree(root / VAL / "../train/n01440764")
     with pytest.raises(UserError, match="val: has images of 1 classes without training images .n01440764."):
         prepare(root, tmp_path / "prepared")

@@ -19,8 +19,12 @@ TINY = {
         "val_annotations.txt: has no label for 1 images, as 'ILSVRC2012_val_00000293.JPEG'",
     ),
     "a class that train lacks": (
-        lambda root: shutil.rmtree(root / "train" / CLASSES[1]),
+        lambda root: (shutil.rmtree(root / "train" / CLASSES[1]), (root / "wnids.txt").unlink()),
         "val_annotations.txt: 'n02102040' is not a class of the training images",
+    ),
+    "a class that is missing": (
+        lambda root: shutil.rmtree(root / "train" / CLASSES[1]),
+        "train: 1 of the classes in wnids.txt are missing .n02102040.",
     ),
     "other labels": (
         lambda root: (root / ANNOTATIONS).write_text("a.JPEG n01440764\n"),
@@ -48,3 +52,10 @@ def test_tiny_imagenet_with_the_line_ends_of_windows(tmp_path):
     edit(root / ANNOTATIONS, b"\n", b"\r\n")
     assert datasets.load("auto", str(root), SIZE).validation[1][1] == 1
     assert datasets.find("auto", str(root)).prepared_size == 64
+
+
+def test_missing_images_are_counted(tmp_path, caplog):
+    root = mini.tiny_imagenet(tmp_path / "set")
+    (root / "val" / "images" / "ILSVRC2012_val_00000293.JPEG").unlink()
+    assert len(datasets.load("auto", str(root), SIZE).validation) == 2
+    assert "images: 1 of the images that val_annotations.txt lists are missing" in caplog.text

@@ -20,7 +20,24 @@ def with_members(*members):
 WEBDATASET = {
     "missing shards": (
         lambda root: (root / SHARD).rename(root / "mini-train-000005.tar"),
-        "3 of the 5 files mini-train-..tar are missing .000002, 000003, 000004.; download them",
+        "4 of the 6 files mini-train-..tar are missing .000000, 000002, 000003, ….; download them",
+    ),
+    "the first shard": (lambda root: (root / SHARD).unlink(), "1 of the 2 files mini-train-..tar are missing .000000."),
+    "all but the last": (
+        lambda root: ((root / SHARD).unlink(), (root / "mini-train-000001.tar").rename(root / "mini-train-000017.tar")),
+        "17 of the 18 files mini-train-..tar are missing",
+    ),
+    "a label of 5000 digits": (with_members(("a.png", PNG), ("a.cls", b"1" * 5000)), "'a.cls' is not a label"),
+    "a number with two names": (
+        with_members(
+            *(("a.png", PNG), ("a.cls", b"1"), ("a.json", b'{"label": "dog"}')),
+            *(("b.png", PNG), ("b.cls", b"1"), ("b.json", b'{"label": "cat"}')),
+        ),
+        "the sample '.' has two labels, '...' and '1'",
+    ),
+    "numbers and names": (
+        lambda root: ((root / "classnames.txt").unlink(), with_members(("a.png", PNG), ("a.cls", b"dog"))(root)),
+        "train has numbers and names as labels",
     ),
     "a key with two images": (
         with_members(("a.png", PNG), ("a.jpg", PNG), ("a.cls", b"1")),
@@ -85,12 +102,17 @@ def test_samples_in_folders_with_names_as_labels(tmp_path):
     assert [name for name, *_ in data.train.listing] == ["0001.tar/part/0.PNG", "0001.tar/part/1.PNG"]
 
 
-def test_a_number_with_its_name(tmp_path):
+def test_a_number_with_its_name(tmp_path, caplog):
     """In .cls and .json of one sample; and shards that belong to no split are named."""
     members = [("a.png", PNG), ("a.cls", b"1"), ("a.json", b'{"label": "dog"}'), ("b.png", PNG), ("b.cls", b"0")]
-    mini.write_tar(tmp_path / "train" / "0.tar", members)
+    mini.write_tar(tmp_path / "train" / "1.tar", members)
     split = datasets.find("auto", str(tmp_path)).load("train", SIZE)
     assert split.class_names == ("0", "1") and [split.source[i][1] for i in range(2)] == [1, 0]
+    assert "the numbers of its files begin with 1; is 0 missing?" in caplog.text
+    (tmp_path / "train" / "classnames.txt").write_text("cat\ndog\n")
+    (tmp_path / "train" / "2.tar.gz").write_bytes(b"")
+    assert datasets.find("auto", str(tmp_path)).load("train", SIZE).class_names == ("cat", "dog")
+    assert "1 files are not used: train/2.tar.gz" in caplog.text
 
 
 def test_shards_without_a_split(tmp_path, caplog):
@@ -98,4 +120,4 @@ def test_shards_without_a_split(tmp_path, caplog):
     assert datasets.find("auto", str(tmp_path)).splits == ("train",)
     mini.write_tar(tmp_path / "photos-val-0000.tar", mini.samples("validation"))
     assert datasets.find("auto", str(tmp_path)).splits == ("validation",)
-    assert "1 files are not used, because they belong to no split: photos-0000.tar" in caplog.text
+    assert "1 files are not used: photos-0000.tar" in caplog.text
