@@ -229,6 +229,6 @@ def test_checksums_of_pages_are_checked(tmp_path):
 
 
 def test_a_group_of_rows_must_fit_into_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr("alexnet_jax.data.kinds.hugging_face.MOST_GROUP", 5000)
+    monkeypatch.setattr("alexnet_jax.data.kinds.tables.MOST_GROUP", 5000)
     with pytest.raises(UserError, match="in one group of rows, which have to be in memory together; write it again"):
         datasets.load("auto", str(mini.parquet(tmp_path / "set")), SIZE)
