@@ -232,7 +232,7 @@ def load_split(
 ) -> tuple[str, str, str, Source]:
     """The images to evaluate trained nets on: the data set's name and root, the split's name, and its source.
 
-    The default is the data set of the first net's training, and the split of its final evaluation.
+    The split of an undivided data set is called 'all'. The default is the data set of the first net's training, and the split of its final evaluation.
 
     Raises:
       UserError: the data do not exist, or have classes that the nets do not have.
@@ -254,4 +254,4 @@ def load_split(
         log.warning(
             "the images of this set are %s, but this net was trained on %s ones", images.orientation, first.orientation
         )
-    return images.name, root, split, source
+    return images.name, root, "all" if images.undivided else split, source

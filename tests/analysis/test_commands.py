@@ -157,8 +157,8 @@ def test_several_data_sets_are_a_table(directory, tmp_path, run):
         assert f"\nerrors are among {chosen} (--among)" in out
         results = json.loads((directory / "several.json").read_text())["datasets"]
         assert [(r["dataset"], r["split"]) for r in results] == [
-            ("folder", "train"),
-            ("folder", "train"),
+            ("folder", "all"),
+            ("folder", "all"),
             ("huggingface", "validation"),
         ]
         assert results[0]["center"] == results[1]["center"] == results[2]["center"]

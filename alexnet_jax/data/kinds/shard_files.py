@@ -33,11 +33,9 @@ def find(root: pathlib.Path, suffixes: Sequence[str]) -> dict[str, list[pathlib.
         name = NAME.fullmatch(path.name)
         if path.name.lower() in SPLIT_OF and files.is_directory(path):
             split = SPLIT_OF[path.name.lower()]
-            found = [
-                inner for inner in _entries(path) if (part := NAME.fullmatch(inner.name)) and part["suffix"] in suffixes
-            ]
-            if found:
-                shards.setdefault(split, []).extend(found)
+            for inner in _entries(path):
+                if (name := NAME.fullmatch(inner.name)) and name["suffix"].lower() in suffixes:
+                    shards.setdefault(split, []).append(inner)
         elif name and name["suffix"].lower() in suffixes:
             words = re.split(r"[-_.]", name["prefix"].lower())
             if splits := [SPLIT_OF[word] for word in words if word in SPLIT_OF]:
