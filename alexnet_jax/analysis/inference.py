@@ -232,7 +232,8 @@ def load_split(
 ) -> tuple[str, str, str, Source]:
     """The images to evaluate trained nets on: the data set's name and root, the split's name, and its source.
 
-    The split of an undivided data set is called 'all'. The default is the data set of the first net's training, and the split of its final evaluation.
+    The default is the data set of the first net's training, and the split of its final evaluation. The split of an
+    undivided data set is called 'all'.
 
     Raises:
       UserError: the data do not exist, or have classes that the nets do not have.
