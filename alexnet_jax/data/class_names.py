@@ -23,13 +23,19 @@ def _table() -> list[list[str]]:
 @functools.cache
 def imagenet_names() -> dict[str, str]:
     """The 1000 classes of ILSVRC2012 in the order of their labels: {WordNet id: torchvision's name}."""
-    return {synset: name for synset, name, _ in _table()}
+    return {synset: name for synset, name, _, _ in _table()}
 
 
 @functools.cache
 def imagenet_words() -> dict[str, str]:
     """The same classes as Kaggle and Hugging Face name them: {WordNet id: WordNet's words, as 'tench, Tinca tinca'}."""
-    return {synset: words for synset, _, words in _table()}
+    return {synset: words for synset, _, words, _ in _table()}
+
+
+@functools.cache
+def kit_numbers() -> dict[int, str]:
+    """The same classes by the numbers of the development kit, ILSVRC2012_ID from 1 on: {number: WordNet id}."""
+    return {int(number): synset for synset, _, _, number in _table()}
 
 
 def readable(class_name: str) -> str:
@@ -90,7 +96,7 @@ def translated(class_names: Sequence[str], into: Sequence[str]) -> tuple[str, ..
 
 def _aliases(label):
     """Everything that means a class of ImageNet."""
-    synset, name, words = _table()[label]
+    synset, name, words, _ = _table()[label]
     others = {"crane2"} if label == CRANE_2 else set()
     return {str(label), *others, *map(_plain, (synset, name, words, words.split(",")[0]))}
 

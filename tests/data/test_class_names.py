@@ -3,13 +3,15 @@
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from tensorflow_datasets.datasets.siscore.labels import IMAGENET_LABELS_LIST
 
 from alexnet_jax import UserError
 from alexnet_jax.data import base, class_names, sources
 from alexnet_jax.data.class_names import canonical, imagenet_names, imagenet_words, ordered, translated
 
 # Labels and names from the others' own lists: Keras's imagenet_class_index.json, torchvision's meta["categories"], and
-# the README of Hugging Face's imagenet-1k. Those that look alike, and some at both ends, are among them.
+# the README of Hugging Face's imagenet-1k. Those that look alike, and some at both ends, are among them. TFDS has lists
+# of all ids, of all words, and of the numbers of the development kit.
 KERAS = {
     0: ("n01440764", "tench"),
     2: ("n01484850", "great_white_shark"),
@@ -53,6 +55,20 @@ def test_labels_are_those_of_the_others():
         assert words[label] == name or (label, words[label]) == (517, "crane")
     for label, name in TORCHVISION.items():
         assert names[label] == name
+    assert [
+        {134: "crane (bird)", 517: "crane (machine)"}.get(i, x) for i, x in enumerate(words)
+    ] == IMAGENET_LABELS_LIST
+
+
+def test_the_numbers_of_the_development_kit():
+    """They are not in the order of the labels: the kit begins with a fox, and the labels with a fish."""
+    numbers = class_names.kit_numbers()
+    published = tfds.core.tfds_path("image_classification/imagenet_resized_labels.txt").read_text().split()
+    assert [numbers[number] for number in range(1, 1001)] == published
+    kit = {1: "kit fox", 5: "English springer", 100: "proboscis monkey", 213: "koala", 257: "passenger car"}
+    for number, word in kit.items():
+        assert imagenet_words()[numbers[number]].split(",")[0] == word
+    assert sorted(numbers.values()) == list(imagenet_names())
 
 
 def test_imagenet_under_other_names():

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from alexnet_jax import UserError
 from alexnet_jax.data import archives, sources
 from alexnet_jax.data.base import Dataset, Split
-from alexnet_jax.data.class_names import imagenet_names
+from alexnet_jax.data.class_names import imagenet_names, kit_numbers
 from alexnet_jax.runtime import files, untrusted
 
 TRAIN, VALIDATION = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
@@ -126,7 +126,7 @@ class Ilsvrc2012(Archives):
         path = self.directory / self.kit
         if files.exists(path):
             classes, numbers = read_kit(path, self.year)
-            if sorted(classes.values()) != list(self.class_names):
+            if classes != kit_numbers():
                 raise UserError(f"{path}: its classes are not those of ILSVRC2012; download it again")
             if len(numbers) != (count := len(validation_classes())):
                 raise UserError(

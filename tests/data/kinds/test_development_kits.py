@@ -15,6 +15,9 @@ KIT, KIT_2010 = "ILSVRC2012_devkit_t12.tar.gz", "ILSVRC2010_devkit-1.0.tar.gz"
 TEST_LABELS = "ILSVRC2010_test_ground_truth.txt"
 
 
+OTHER_IDS = dict(zip(mini.kit_ids(), range(1000, 0, -1), strict=True))
+
+
 def other_label(root):
     classes = list(validation_classes())
     classes[4] = "n01440764"
@@ -31,6 +34,11 @@ ARCHIVES = {
         mini.imagenet2012,
         lambda root: mini.write_kit(root / KIT, 2012, validation_classes()[:3]),
         "t12.tar.gz: has 3 labels for 50,000 validation images",
+    ),
+    "a kit with other numbers": (
+        mini.imagenet2012,
+        lambda root: mini.write_kit(root / KIT, 2012, validation_classes(), ids=OTHER_IDS),
+        "t12.tar.gz: its classes are not those of ILSVRC2012",
     ),
     "a truncated kit": (mini.imagenet2012, lambda root: truncate(root / KIT, 4000), "t12.tar.gz: not a complete arch"),
     "a kit without labels": (
