@@ -1,6 +1,5 @@
 """Data sets of Hugging Face: Parquet files, and the Arrow files that `datasets.save_to_disk` and its cache hold."""
 
-import functools
 import logging
 import pathlib
 from typing import Any
@@ -9,19 +8,15 @@ import numpy as np
 
 from alexnet_jax import UserError
 from alexnet_jax.data import sources
-from alexnet_jax.data.base import Dataset, Split, check_class_names, normalized
+from alexnet_jax.data.base import Split, check_class_names, normalized
 from alexnet_jax.data.class_names import canonical, ordered
-from alexnet_jax.data.kinds import shard_files
 from alexnet_jax.data.kinds.folders import SPLIT_OF
-from alexnet_jax.runtime import files
+from alexnet_jax.data.kinds.shard_files import ShardedDataset
 
 log = logging.getLogger("alexnet_jax")
 
-SUFFIXES = ("parquet", "arrow")
-PLACES = ("", "data", "default")  # below the root, where the files may lie
 
-
-class HuggingFace(Dataset):
+class HuggingFace(ShardedDataset):
     """Images and labels in columns of Parquet or Arrow files.
 
     The classes are those of the schema, in its order. Without them, they are the numbers or texts that occur, ordered.
@@ -31,30 +26,17 @@ class HuggingFace(Dataset):
     title = "Parquet or Arrow files of Hugging Face"
     layout = "Hugging Face's files are train-*.parquet and validation-*.parquet, or train/*.arrow and others"
 
+    suffixes = ("parquet", "arrow")
+    places = ("", "data", "default")
+
     @classmethod
     def names_in(cls, path: pathlib.Path) -> list[str]:
-        return ["huggingface"] if files.is_directory(path) and _find_shards(path) else []
-
-    @property
-    def splits(self) -> tuple[str, ...]:
-        return tuple(self._shards)
-
-    @functools.cached_property
-    def _shards(self) -> dict[str, list[pathlib.Path]]:
-        """The files of each split. Raises UserError if there are none, or one is missing."""
-        if not files.is_directory(self.directory):
-            raise UserError(f"dataset root {self.root!r}: no such directory; set it (config.dataset.root, --root)")
-        shards = _find_shards(self.directory)
-        if not shards:
-            raise UserError(f"dataset root {self.root!r}: {self.layout}; there are no such files")
-        shard_files.check_complete(shards)
-        shard_files.warn_of_unused(self.directory, shards, SUFFIXES)
-        return shards
+        return ["huggingface"] if cls.shards_in(path) else []
 
     def _tables(self, split: str) -> list[Any]:
         from alexnet_jax.data.kinds import tables  # pyarrow takes 30 MB in every worker, and other kinds do not need it
 
-        return [tables.read(path) for path in self._shards[split]]
+        return [tables.read(path) for path in self.shards_of(split)]
 
     @property
     def test_is_final(self) -> bool:  # type: ignore[override]
@@ -65,8 +47,6 @@ class HuggingFace(Dataset):
         from alexnet_jax.data.kinds.tables import RowSource
 
         split = SPLIT_OF.get(split, split)
-        if split not in self._shards:
-            raise UserError(f"{self.root}: has no split {split!r}, but {', '.join(self.splits)}")
         tables = self._tables(split)
         columns = {(table.image, table.label, table.class_names, table.labels.dtype.kind) for table in tables}
         if len(columns) > 1:
@@ -104,10 +84,3 @@ class HuggingFace(Dataset):
         if len(rows) < len(labels):
             source = sources.SelectedSource(source, rows.tolist())
         return Split(source, canonical(tuple(map(normalized, class_names))))
-
-
-def _find_shards(root: pathlib.Path) -> dict[str, list[pathlib.Path]]:
-    """{split: its files}, from the first of PLACES that has any."""
-    places = [root / place for place in PLACES if files.is_directory(root / place)]
-    found = (shard_files.find(place, SUFFIXES) for place in places)
-    return next(filter(None, found), {})

@@ -1,11 +1,13 @@
 """Finds the files of sets that are stored in parts: train-00000-of-00040.parquet, train-000017.tar, train/0003.tar."""
 
+import functools
 import logging
 import pathlib
 import re
 from collections.abc import Sequence
 
 from alexnet_jax import UserError
+from alexnet_jax.data.base import Dataset
 from alexnet_jax.data.kinds.folders import SPLIT_OF
 from alexnet_jax.runtime import files
 
@@ -17,6 +19,46 @@ MOST_FILES = 10**6  # of a split
 NAME = re.compile(
     r"(?P<prefix>.*?)((?P<number>\d{1,9})-of-(?P<count>\d{1,9})(-[0-9a-f]+)?|(?P<alone>\d{1,9}))?\.(?P<suffix>[a-zA-Z]+)"
 )
+
+
+class ShardedDataset(Dataset):
+    """The base class of data sets whose splits are stored in parts.
+
+    Attributes:
+      suffixes: of their files, in small letters.
+      places: the directories below the root where the files may lie.
+    """
+
+    suffixes: tuple[str, ...]
+    places: tuple[str, ...] = ("",)
+
+    @classmethod
+    def shards_in(cls, root: pathlib.Path) -> dict[str, list[pathlib.Path]]:
+        """{split: its files}, from the first of `places` that has any. Raises as `find`."""
+        places = [root / place for place in cls.places if files.is_directory(root / place)]
+        return next(filter(None, (find(place, cls.suffixes) for place in places)), {})
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        return tuple(self.shards)
+
+    @functools.cached_property
+    def shards(self) -> dict[str, list[pathlib.Path]]:
+        """The files of each split, in order. Raises UserError if there are none, or one is missing."""
+        if not files.is_directory(self.directory):
+            raise UserError(f"dataset root {self.root!r}: no such directory; set it (config.dataset.root, --root)")
+        shards = self.shards_in(self.directory)
+        if not shards:
+            raise UserError(f"dataset root {self.root!r}: {self.layout}; there are no such files")
+        check_complete(shards)
+        warn_of_unused(self.directory, shards, self.suffixes)
+        return shards
+
+    def shards_of(self, split: str) -> list[pathlib.Path]:
+        """The files of a split, in order. Raises UserError if there is no such split."""
+        if split not in self.shards:
+            raise UserError(f"{self.root}: has no split {split!r}, but {', '.join(self.splits)}")
+        return self.shards[split]
 
 
 def find(root: pathlib.Path, suffixes: Sequence[str]) -> dict[str, list[pathlib.Path]]:

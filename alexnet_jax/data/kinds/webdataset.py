@@ -7,13 +7,12 @@ import pathlib
 
 from alexnet_jax import UserError
 from alexnet_jax.data import archives, sources
-from alexnet_jax.data.base import Dataset, Split, normalized
+from alexnet_jax.data.base import Split, normalized
 from alexnet_jax.data.class_names import canonical, is_number, ordered
-from alexnet_jax.data.kinds import shard_files
 from alexnet_jax.data.kinds.folders import SPLIT_OF
+from alexnet_jax.data.kinds.shard_files import ShardedDataset
 from alexnet_jax.runtime import files
 
-SUFFIXES = ("tar",)
 FIRST = 20  # members of a shard, in which to look for a sample
 IMAGES = ("jpg", "jpeg", "png", "webp", "ppm", "bmp", "tif", "tiff", "img")
 LABELS = ("label", "cls", "class", "class_id", "target", "fine_label")  # in .json, the usual ones first
@@ -22,7 +21,7 @@ MOST_LABEL = 2**20  # bytes of a .cls or .json
 MOST_NAME = 1000  # letters of a label
 
 
-class WebDataset(Dataset):
+class WebDataset(ShardedDataset):
     """Images in shards NAME-000000.tar, with labels in .cls or .json: numbers or names.
 
     Numbers are indices into classnames.txt beside the shards, one name on each line. Without it, the classes are the
@@ -32,47 +31,31 @@ class WebDataset(Dataset):
     title = "shards of WebDataset"
     layout = "WebDataset's shards are train-000000.tar and val-000000.tar, or train/000000.tar and val/000000.tar"
 
+    suffixes = ("tar",)
+
     @classmethod
     def names_in(cls, path: pathlib.Path) -> list[str]:
-        if not files.is_directory(path):
-            return []
-        shards = shard_files.find(path, SUFFIXES)
-        return ["webdataset"] if any(_has_samples(paths[0]) for paths in shards.values()) else []
-
-    @property
-    def splits(self) -> tuple[str, ...]:
-        return tuple(self._shards)
+        return ["webdataset"] if any(_has_samples(paths[0]) for paths in cls.shards_in(path).values()) else []
 
     @functools.cached_property
-    def _shards(self) -> dict[str, list[pathlib.Path]]:
-        """The shards of each split, in order. Raises UserError if there are none, or one is missing."""
-        if not files.is_directory(self.directory):
-            raise UserError(f"dataset root {self.root!r}: no such directory; set it (config.dataset.root, --root)")
-        shards = shard_files.find(self.directory, SUFFIXES)
-        if not shards:
-            raise UserError(f"dataset root {self.root!r}: {self.layout}; there are no such files")
-        shard_files.check_complete(shards)
-        shard_files.warn_of_unused(self.directory, shards, SUFFIXES)
-        self._check_listed(shards)
+    def shards(self) -> dict[str, list[pathlib.Path]]:
+        """As `ShardedDataset.shards`; it also compares them with _info.json, in which timm's sets list them."""
+        shards, path = super().shards, self.directory / "_info.json"
+        if files.exists(path):
+            info = files.read_json(path, {"splits?": {str: {"filenames?": [str]}}}, "download it again")
+            listed = [name for split in info.get("splits", {}).values() for name in split.get("filenames", [])]
+            there = {shard.name for paths in shards.values() for shard in paths}
+            if missing := [name for name in listed if pathlib.PurePosixPath(name).name not in there]:
+                raise UserError(
+                    f"{path}: lists {len(listed)} shards, of which {len(missing)} are missing ({missing[0]}); download "
+                    "them"
+                )
         return shards
-
-    def _check_listed(self, shards: dict[str, list[pathlib.Path]]) -> None:
-        """Raises UserError if a shard is missing that _info.json lists, as timm's sets have it."""
-        path = self.directory / "_info.json"
-        if not files.exists(path):
-            return
-        info = files.read_json(path, {"splits?": {str: {"filenames?": [str]}}}, "download it again")
-        listed = [name for split in info.get("splits", {}).values() for name in split.get("filenames", [])]
-        there = {shard.name for paths in shards.values() for shard in paths}
-        if missing := [name for name in listed if pathlib.PurePosixPath(name).name not in there]:
-            raise UserError(
-                f"{path}: lists {len(listed)} shards, of which {len(missing)} are missing ({missing[0]}); download them"
-            )
 
     @functools.cached_property
     def _given_names(self) -> tuple[str, ...]:
         """The names in classnames.txt; () if there is none."""
-        places = dict.fromkeys([self.directory, *(paths[0].parent for paths in self._shards.values())])
+        places = dict.fromkeys([self.directory, *(paths[0].parent for paths in self.shards.values())])
         for path in (place / name for place in places for name in CLASS_NAMES):
             if files.exists(path):
                 names = tuple(normalized(line.strip()) for line in files.read_text(path).rstrip().splitlines())
@@ -83,9 +66,7 @@ class WebDataset(Dataset):
 
     def load(self, split: str, image_size: int, stretch: bool = False) -> Split:
         split = SPLIT_OF.get(split, split)
-        if split not in self._shards:
-            raise UserError(f"{self.root}: has no split {split!r}, but {', '.join(self.splits)}")
-        paths = self._shards[split]
+        paths = self.shards_of(split)
         shards = [(str(path), files.version(path)) for path in paths]
         samples = [(i, *sample) for i, path in enumerate(paths) for sample in _samples(path)]
         if not samples:
