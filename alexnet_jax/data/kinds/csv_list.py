@@ -111,7 +111,7 @@ class CsvList(Dataset):
         split = SPLIT_OF.get(split, split)
         if split not in self._images:
             raise UserError(f"{self.file}: lists no {split} images; {self.layout}")
-        names = ordered(list({label for _, label in self._images[split]}))
+        names = ordered(label for _, label in self._images[split])
         label_of = {name: i for i, name in enumerate(names)}
         images = [(name, label_of[label]) for name, label in self._images[split]]
         source = sources.FileSource(str(self.directory), images, image_size, stretch, self.orientation)

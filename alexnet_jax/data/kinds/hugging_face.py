@@ -51,7 +51,9 @@ class HuggingFace(ShardedDataset):
         columns = {(table.image, table.label, table.class_names, table.labels.dtype.kind) for table in tables}
         if len(columns) > 1:
             raise UserError(f"{self.directory}: the files of {split} have different columns; use those of one data set")
-        class_names = tables[0].class_names
+        image, label, class_names, _ = columns.pop()
+        if (image, label) != ("image", "label"):
+            log.warning("%s: the images are in the column %r, and the labels in %r", self.root, image, label)
         labels = np.concatenate([table.labels for table in tables])
         if not len(labels):
             raise UserError(f"{self.directory}: {split} has no rows; remove its files, or download them again")
@@ -75,7 +77,7 @@ class HuggingFace(ShardedDataset):
         source: sources.EncodedSource = RowSource(
             f"{self.directory}/{split}",
             tuple((str(table.path), table.version, table.groups) for table in tables),
-            tables[0].image,
+            image,
             [known.get(label, sources.SECRET) for label in labels.tolist()],
             image_size,
             stretch,

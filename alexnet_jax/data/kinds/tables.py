@@ -5,7 +5,6 @@ import contextlib
 import dataclasses
 import functools
 import itertools
-import logging
 import os
 import pathlib
 from collections.abc import Iterator, Sequence
@@ -18,8 +17,6 @@ import pyarrow.parquet as pq
 from alexnet_jax import UserError
 from alexnet_jax.data import archives, sources
 from alexnet_jax.runtime import files
-
-log = logging.getLogger("alexnet_jax")
 
 IMAGES = ("image", "img", "jpg", "png", "picture")  # names of columns, the usual ones first
 LABELS = ("label", "labels", "fine_label", "class", "cls", "target")
@@ -120,8 +117,6 @@ def _columns(path: pathlib.Path, schema: pa.Schema) -> tuple[str, str, tuple[str
             f"{path}: has no column of {'images' if not image else 'labels'}; call the encoded images `image`, and "
             f"their numbers or names of classes `label`; it has {columns}"
         )
-    if (image, label) != (IMAGES[0], LABELS[0]):
-        log.warning("%s: the images are those of the column %r, and the labels those of %r", path.name, image, label)
     names = features.get(label, {}).get("names") if kinds.get(label) == "ClassLabel" else None
     if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
         raise UserError(f"{path}: the class names in its schema are not texts; download it again")

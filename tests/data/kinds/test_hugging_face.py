@@ -139,7 +139,7 @@ def test_rows_without_a_label_are_left_out(tmp_path, caplog):
     assert "1 rows of validation are not used: their label is -1" in caplog.text
 
 
-def test_other_columns_and_no_class_names(tmp_path):
+def test_other_columns_and_no_class_names(tmp_path, caplog):
     """As in CIFAR-100 there; and labels with gaps, in a file without a schema of Hugging Face."""
     rows = mini.rows("train", "img", "fine_label")
     schema = pa.schema([("img", mini.hugging_face_schema().field("image").type), ("fine_label", pa.int8())])
@@ -148,6 +148,7 @@ def test_other_columns_and_no_class_names(tmp_path):
     pq.write_table(table, tmp_path / "train" / "0000.parquet")
     split = datasets.find("auto", str(tmp_path)).load("train", SIZE)
     assert split.class_names == ("0", "1", "2") and [split.source[i][1] for i in (0, 8)] == [0, 2]
+    assert "the images are in the column 'img', and the labels in 'fine_label'" in caplog.text
     large = pa.table(
         {"image": pa.array([r["img"]["bytes"] for r in rows], pa.large_binary()), "label": [12, 5, 700] * 3}
     )
