@@ -129,7 +129,8 @@ class Checkpoints:
         if jax.process_index() == 0:
             temporary = pathlib.Path(self._checkpointer.directory) / f"{step}.orbax-checkpoint-tmp"  # as orbax calls it
             temporary.mkdir()
-            temporary.rmdir()
+            with contextlib.suppress(FileNotFoundError):  # orbax, which has just started, may have cleaned it up
+                temporary.rmdir()
 
     def metadata(self, step: int) -> Metadata:
         """The metadata that the checkpoint of `step` was saved with. Raises UserError if it cannot be read."""

@@ -245,6 +245,20 @@ def test_if_no_checkpoint_can_be_read_one_line_says_so_and_all_stay(two_checkpoi
     assert {path.name for path in directory.iterdir()} >= {"1", "2"}
 
 
+def test_a_directory_that_orbax_cleans_up_is_no_fault(tmp_path, monkeypatch):
+    """Orbax removes what killed runs left, in a thread of its own."""
+    rmdir = pathlib.Path.rmdir
+
+    def remove_twice(path):
+        rmdir(path)
+        rmdir(path)
+
+    with checkpoint.Checkpoints(tmp_path / "checkpoints") as checkpoints, monkeypatch.context() as patch:
+        patch.setattr(pathlib.Path, "rmdir", remove_twice)
+        checkpoints.save(1, {"params": jnp.zeros(5)}, {})
+    assert (tmp_path / "checkpoints" / "1").is_dir()
+
+
 def test_too_little_space_for_a_checkpoint_leaves_those_before(tmp_path, monkeypatch):
     state = {"params": jnp.zeros(5000)}
     with checkpoint.Checkpoints(tmp_path / "checkpoints") as checkpoints:
