@@ -210,8 +210,8 @@ def test_bfloat16_stays_near_numpy(name, kind):
     }
 
 
-# At full size these two; the others, which differ in a few words of the same layers, at a quarter of the width.
-AT_FULL_SIZE = [("two_gpu", "paper"), ("two_gpu", "code")]
+# At full size this one; the others, which differ in a few words of the same layers, at a quarter of the width.
+AT_FULL_SIZE = [("two_gpu", "paper")]
 ONNX_CASES = [case for case in witnesses.CASES if case[0] in onnx_nets.NETS]
 
 

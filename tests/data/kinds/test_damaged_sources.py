@@ -23,7 +23,12 @@ DAMAGED = {  # source: its files to damage, and how often
 }
 
 
-@pytest.mark.parametrize("source", DAMAGED)
+SLOW = ["cifar10_python", "cifar10_archive", "imagenet2010"]  # each try starts a process
+
+
+@pytest.mark.parametrize(
+    "source", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in DAMAGED]
+)
 def test_damaged_files_are_read_or_refused(tmp_path, source):
     pattern, tries = DAMAGED[source]
     name, build = mini.SOURCES[source]
