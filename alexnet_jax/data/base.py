@@ -11,7 +11,7 @@ import numpy as np
 
 from alexnet_jax import UserError
 from alexnet_jax.data import class_names as names
-from alexnet_jax.data import sources
+from alexnet_jax.data import sources, views
 from alexnet_jax.runtime import files
 
 
@@ -72,8 +72,8 @@ class Split(NamedTuple):
                 "of the training images; use images of those classes under the same names"
             )
         if isinstance(self.source, sources.EncodedSource):
-            return sources.RelabelledEncodedSource(self.source, labels)
-        return sources.RelabelledSource(self.source, labels)
+            return views.RelabelledEncodedSource(self.source, labels)
+        return views.RelabelledSource(self.source, labels)
 
     def _missing(self, own_names, labels):
         """The names of the classes that have images but no label, sorted; all without a label if that is unknown."""

@@ -33,7 +33,7 @@ os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")  # NumPy in eve
 import numpy as np
 from PIL import Image
 
-from alexnet_jax.data import datasets, pipeline, preparation, shards
+from alexnet_jax.data import datasets, pipeline, preparable, preparation, shards
 from alexnet_jax.data.base import IMAGENET
 from experiments.benchmarks import harness
 
@@ -156,7 +156,7 @@ def measure(small: pathlib.Path, work: pathlib.Path, repeats: int) -> list[dict]
     """A row for each task on one and on two cores, for the images in the folder `small`."""
     large = stretch(small, work / "large", (500, 375))
     preparation.prepare("folder", small, work / "set")
-    source = preparation.check_encoded(datasets.load("prepared", str(work / "set"), SIZE).train)
+    source = preparable.check_encoded(datasets.load("prepared", str(work / "set"), SIZE).train)
     (work / "files").mkdir()
     for i in range(len(source)):
         (work / "files" / f"{i}.jpg").write_bytes(source.read(i)[0])

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from alexnet_jax import UserError
-from alexnet_jax.data import sources
+from alexnet_jax.data import sources, views
 from alexnet_jax.data.base import Split, check_class_names, normalized
 from alexnet_jax.data.class_names import canonical, ordered
 from alexnet_jax.data.kinds.folders import SPLIT_OF
@@ -38,10 +38,11 @@ class HuggingFace(ShardedDataset):
 
         return [tables.read(path) for path in self.shards_of(split)]
 
-    @property
-    def test_is_final(self) -> bool:  # type: ignore[override]
-        """Whether its test images have labels."""
-        return any((table.labels != sources.SECRET).any() for table in self._tables("test"))
+    def held_out(self) -> tuple[str, str]:
+        validation, test = super().held_out()
+        if test != validation and all((table.labels == sources.SECRET).all() for table in self._tables(test)):
+            test = validation
+        return validation, test
 
     def load(self, split: str, image_size: int, stretch: bool = False) -> Split:
         from alexnet_jax.data.kinds.tables import RowSource
@@ -84,5 +85,5 @@ class HuggingFace(ShardedDataset):
             self.orientation,
         )
         if len(rows) < len(labels):
-            source = sources.SelectedSource(source, rows.tolist())
+            source = views.SelectedSource(source, rows.tolist())
         return Split(source, canonical(tuple(map(normalized, class_names))))

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from alexnet_jax import UserError
-from alexnet_jax.data import datasets, sources
+from alexnet_jax.data import datasets, views
 from tests.fixtures import miniature_sets as mini
 from tests.fixtures.miniature_sets import CLASSES, SIZE, prepare
 
@@ -25,13 +25,13 @@ def test_held_out_images_depend_on_their_names_alone(tmp_path, capsys):
     assert "set aside 3 training images for validation, by a hash of their names" in capsys.readouterr().out
     assert json.loads((tmp_path / "prepared" / "prepare.json").read_text())["holdout"] == 0.4
     source, _ = datasets.find("folder", str(root)).load("train", SIZE)
-    names = {name for name, _ in sources.hold_out(source, 0.4, CLASSES)[1].labels_by_name}
+    names = {name for name, _ in views.hold_out(source, 0.4, CLASSES)[1].labels_by_name}
     assert sorted(name.partition("/")[0] for name in names) == list(CLASSES)
-    backwards = sources.SelectedSource(source, range(len(source))[::-1])
-    train, held_out = sources.hold_out(backwards, 0.4, CLASSES)
+    backwards = views.SelectedSource(source, range(len(source))[::-1])
+    train, held_out = views.hold_out(backwards, 0.4, CLASSES)
     assert {name for name, _ in held_out.labels_by_name} == names
     assert len(train) == 6 and {train[i][1] for i in range(6)} == {0, 1, 2}
-    train, held_out = sources.hold_out(source, 0.99, CLASSES)
+    train, held_out = views.hold_out(source, 0.99, CLASSES)
     assert len(train) == 3 and len(held_out) == 6  # a class keeps an image to train on
     with pytest.raises(UserError, match="holds a set from other images"):
         prepare(root, tmp_path / "prepared", holdout=0.7)

@@ -233,3 +233,10 @@ def test_a_group_of_rows_must_fit_into_memory(tmp_path, monkeypatch):
     monkeypatch.setattr("alexnet_jax.data.kinds.tables.MOST_GROUP", 5000)
     with pytest.raises(UserError, match="in one group of rows, which have to be in memory together; write it again"):
         datasets.load("auto", str(mini.parquet(tmp_path / "set")), SIZE)
+
+
+def test_the_final_evaluation_uses_test_images_that_have_labels(tmp_path):
+    root = mini.parquet(tmp_path / "set")
+    assert datasets.find("auto", str(root)).held_out() == ("validation", "validation")
+    parquet_rows(root / "data" / "test-00000-of-00001-0123456789abcdef.parquet", mini.rows("validation"))
+    assert datasets.find("auto", str(root)).held_out() == ("validation", "test")
