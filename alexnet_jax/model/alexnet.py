@@ -53,14 +53,16 @@ class AlexNet(nnx.Module):
         streams = [(x_BxHxWx3 / jnp.array(self.net.input_std)).astype(self.net.dtype)]  # all towers see the image
         out = {}
         for layer in hidden:
-            streams = [all_gather(streams)] if layer.cross_tower else streams
-            streams = getattr(self, layer.name)(streams, self.local_towers)
-            out[layer.name] = jnp.concatenate(streams, axis=-1)
-            for operation, name in structure.operations(self.net, layer):
-                streams = [self.operate(operation, x, tower_keys_BxT, layer, i) for i, x in enumerate(streams)]
-                out[name] = jnp.concatenate(streams, axis=-1)
-        # The last layer is one: its kernel is the same on every device, and so are its input and its output.
-        (logits,) = getattr(self, last.name)([all_gather(streams, to="invarying").astype(jnp.float32)], 1)
+            with jax.named_scope(layer.name):
+                streams = [all_gather(streams)] if layer.cross_tower else streams
+                streams = getattr(self, layer.name)(streams, self.local_towers)
+                out[layer.name] = jnp.concatenate(streams, axis=-1)
+                for operation, name in structure.operations(self.net, layer):
+                    streams = [self.operate(operation, x, tower_keys_BxT, layer, i) for i, x in enumerate(streams)]
+                    out[name] = jnp.concatenate(streams, axis=-1)
+        with jax.named_scope(last.name):
+            # The last layer is one: its kernel is the same on every device, and so are its input and its output.
+            (logits,) = getattr(self, last.name)([all_gather(streams, to="invarying").astype(jnp.float32)], 1)
         return logits, out
 
     def operate(self, operation: str, x: jax.Array, keys_BxT: jax.Array | None, layer: spec.Layer, i: int) -> jax.Array:
@@ -68,7 +70,8 @@ class AlexNet(nnx.Module):
         drop = None
         if keys_BxT is not None:
             drop = functools.partial(operations.dropout, keys_BxT[:, i : i + 1], layer.seed)
-        return operations.OPERATIONS[operation].compute(x, self.net, drop)
+        with jax.named_scope(operation):
+            return operations.OPERATIONS[operation].compute(x, self.net, drop)
 
 
 class Weights(nnx.Module):

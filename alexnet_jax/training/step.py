@@ -48,8 +48,10 @@ def train_step(
 
     # The gradient is taken outside shard_map, where JAX inserts each sum over 'data' and 'model' exactly once.
     (_, values), gradients = jax.value_and_grad(loss, has_aux=True)(params, batch, step, noise)
-    updates, opt_state = optimizer.update(gradients, opt_state, params, learning_rates=learning_rates)
-    return optax.apply_updates(params, updates), opt_state, values
+    with jax.named_scope("optimizer"):
+        updates, opt_state = optimizer.update(gradients, opt_state, params, learning_rates=learning_rates)
+        params = optax.apply_updates(params, updates)
+    return params, opt_state, values
 
 
 def device_loss(
@@ -77,7 +79,8 @@ def device_loss(
     tower_keys_BxT = jax.vmap(lambda key: jax.vmap(functools.partial(jax.random.fold_in, key))(towers_T))(
         dropout_keys_B
     )
-    x = augmentation.random_views(batch["image"], example_keys(first_in_group_B)[:, 0], view_keys_B, noise)
+    with jax.named_scope("augmentation"):
+        x = augmentation.random_views(batch["image"], example_keys(first_in_group_B)[:, 0], view_keys_B, noise)
     logits, _ = alexnet.apply(net, devices, params, x, tower_keys_BxT)
     values = {
         "loss": optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]),
