@@ -37,7 +37,7 @@ def make_classify(
     means: Sequence[np.ndarray],
     views: int,
     among: Sequence[int] | None = None,
-) -> Callable[[list[alexnet.Params], dict], Outputs]:
+) -> jax.stages.Wrapped:
     """A jitted function from (a list of parameters, batch) to the averaged predictions of the nets for every example.
 
     Args:

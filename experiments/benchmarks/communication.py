@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from alexnet_jax.model import alexnet, counts, nets, spec, structure
+from alexnet_jax.model import counts, nets, spec, structure
 from alexnet_jax.runtime import command_line, sharding
 from experiments.benchmarks import two_gpu_step
 
@@ -120,17 +120,7 @@ def gradient_bytes(net: spec.Net) -> int:
 
 def step_program(config: ConfigDict, mesh: jax.sharding.Mesh) -> jax.stages.Compiled:
     """The compiled training step of a config."""
-    net = nets.from_config(config.model)
-    shapes = alexnet.shapes(net)
-    shardings = sharding.param_shardings(mesh, net, shapes)
-    arrays = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
-    rows, size = jax.NamedSharding(mesh, sharding.BATCH), net.stored_size
-    batch = {
-        "image": jax.ShapeDtypeStruct((config.batch_size, size, size, 3), np.uint8, sharding=rows),
-        "label": jax.ShapeDtypeStruct((config.batch_size,), np.int32, sharding=rows),
-    }
-    step, rates = two_gpu_step.make_step(config, net, mesh)
-    return step.lower(arrays, arrays, batch, 0, rates, True).compile()
+    return two_gpu_step.lower_step(config, nets.from_config(config.model), mesh).compile()
 
 
 def main():

@@ -1,11 +1,13 @@
 """The training step of the paper's two-tower net, as the benchmarks measure it."""
 
 import jax
+import numpy as np
 import optax
 from ml_collections import ConfigDict
 
 from alexnet_jax.data import augment, base
-from alexnet_jax.model import counts, nets, spec
+from alexnet_jax.model import alexnet, counts, nets, spec
+from alexnet_jax.runtime import sharding
 from alexnet_jax.training import fidelity, optimizer, run_state, schedules, step
 from configs import two_gpu
 
@@ -36,6 +38,26 @@ def make_optimizer(config: ConfigDict, net: spec.Net) -> optax.GradientTransform
 def first_state(config: ConfigDict, net: spec.Net, mesh: jax.sharding.Mesh) -> run_state.RunState:
     """Parameters and velocities before the first step."""
     return run_state.init(net, mesh, make_optimizer(config, net), config.seed, {})
+
+
+def arguments(net: spec.Net, mesh: jax.sharding.Mesh, batch_size: int) -> tuple[dict, dict]:
+    """The parameters and a batch as jax.ShapeDtypeStruct on a mesh, whose devices need not exist."""
+    shapes, rows = alexnet.shapes(net), jax.NamedSharding(mesh, sharding.BATCH)
+    shardings = sharding.param_shardings(mesh, net, shapes)
+    params = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
+    image = (batch_size, net.stored_size, net.stored_size, 3)
+    batch = {
+        "image": jax.ShapeDtypeStruct(image, np.uint8, sharding=rows),
+        "label": jax.ShapeDtypeStruct((batch_size,), np.int32, sharding=rows),
+    }
+    return params, batch
+
+
+def lower_step(config: ConfigDict, net: spec.Net, mesh: jax.sharding.Mesh) -> jax.stages.Lowered:
+    """The training step of a config, ready to compile. A velocity has the shape of its parameter."""
+    params, batch = arguments(net, mesh, config.batch_size)
+    step, rates = make_step(config, net, mesh)
+    return step.lower(params, params, batch, 0, rates, True)
 
 
 def operations() -> int:

@@ -1,0 +1,260 @@
+"""The two-tower net compiled for accelerators that this machine does not have: memory, bytes, collectives, least time.
+
+  python -m pip install 'jax[cuda13]' 'jax[tpu]'
+  python experiments/benchmarks/compiled.py [--target=h100,tpu-v5e] [--mesh=1x1,1x2] [--batch_size=128]
+      [--dtype=bfloat16] [--way=train] [--output=FILE]
+
+The vendors' compilers compile the program's own step for each target and mesh ('data' × 'model'). NOTHING IS RUN: the
+numbers are counted in the compiled text, and the times are the least that a data sheet allows.
+
+  memory      bytes of a device's parameters, inputs and intermediates, and the largest batch that fits, by the line
+              through this batch and half of it
+  kernels     their number, and the bytes of all operands and results (see kernels.py)
+  products    convolutions and matrix products of the net. A convolution's zeros at the border count.
+  least time  the bytes at the memory's bandwidth or the products at the peak, whichever takes longer, and what the
+              links take, if nothing else is done meanwhile
+
+--way is train, center (evaluation by one view) or ten_crop. --batch_size is that of a row of the mesh.
+"""
+
+import argparse
+import re
+import time
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from alexnet_jax.analysis import inference
+from alexnet_jax.data.base import IMAGENET
+from alexnet_jax.model import counts, nets, spec
+from alexnet_jax.runtime import command_line
+from experiments.benchmarks import accelerators, communication, harness, kernels, two_gpu_step
+
+WAYS = ("train", *inference.WAYS)
+COLUMNS = ("forward products", "forward others", "backward products", "backward others")
+
+
+def compile_(
+    accelerator: accelerators.Accelerator, data: int, model: int, config: ConfigDict, way: str = "train"
+) -> jax.stages.Compiled:
+    """The program of a way to use the net, for a mesh of `data` × `model` devices."""
+    net, mesh = nets.from_config(config.model), accelerator.mesh(data, model)
+    if way == "train":
+        lowered = two_gpu_step.lower_step(config, net, mesh)
+    else:
+        params, batch = two_gpu_step.arguments(net, mesh, config.batch_size)
+        classify = inference.make_classify([net], mesh, [IMAGENET.mean], inference.WAYS[way])
+        lowered = classify.lower([params], batch)
+    return lowered.compile(accelerator.compiler_options)
+
+
+def memory(program: jax.stages.Compiled) -> int:
+    """The bytes that a program holds on a device at once, by the compiler's analysis."""
+    stats = program.memory_analysis()
+    assert stats
+    return (
+        stats.argument_size_in_bytes
+        + stats.output_size_in_bytes
+        - stats.alias_size_in_bytes  # results that take the place of arguments
+        + stats.temp_size_in_bytes
+        + stats.generated_code_size_in_bytes
+    )
+
+
+def operations(net: spec.Net, model: int, way: str) -> int:
+    """The floating-point operations of a device's products for an image of its row."""
+    *towers, last = counts.layer_table(net)
+    macs = sum(row.macs for row in towers) // model + last.macs
+    if way == "train":
+        return 2 * (3 * macs - towers[0].macs // model)  # the image needs no gradient
+    return 2 * macs * inference.WAYS[way]
+
+
+def exchanged(program: jax.stages.Compiled, data: int, model: int) -> dict[str, Any]:
+    """How many collectives of each kind there are, and the bytes that a device receives from each side of the mesh."""
+    numbers: dict[str, int] = {}
+    received = {"towers": 0, "rows": 0}
+    towers = [tuple(range(row * model, (row + 1) * model)) for row in range(data)]
+    for op, size, groups in communication.collectives(program):
+        if len(groups[0]) > 1:
+            side = "towers" if model > 1 and sorted(groups) == towers else "rows"
+            numbers[op] = numbers.get(op, 0) + 1
+            received[side] += communication.received(op, size, len(groups[0]))
+    return {"collectives": numbers, "received": received}
+
+
+def least_exchanged(net: spec.Net, data: int, model: int, batch_size: int) -> dict[str, int]:
+    """The bytes that a device must receive in a training step; see communication.py."""
+    between = sum(communication.least_between_towers(net).values()) * batch_size if model > 1 else 0
+    *towers, last = (row.parameters for row in counts.layer_table(net))
+    summed = 4 * (sum(towers) // model + last) + communication.METRICS
+    return {"towers": between, "rows": communication.received("all-reduce", summed, data)}
+
+
+def place(kernel: kernels.Kernel, net: spec.Net) -> tuple[str, str]:
+    """The layer, or the part of a step, that a kernel belongs to, and its column of COLUMNS."""
+    names = "|".join([*(layer.name for layer in net.layers), "augmentation", "optimizer"])
+    found = (match[0] for name in kernel.operations if (match := re.search(rf"\b({names})\b", name)))
+    direction = "backward" if any("transpose(" in name for name in kernel.operations[:1]) else "forward"
+    names_of_products = "conv_general_dilated|dot_general"
+    product = (
+        kernel.opcode in ("convolution", "dot")
+        or re.search("cudnn|cublas", kernel.target)
+        or any(re.search(names_of_products, name) for name in kernel.operations)
+    )
+    return next(found, "others"), f"{direction} {'products' if product else 'others'}"
+
+
+def by_layer(found: list[kernels.Kernel], net: spec.Net) -> dict[str, dict[str, int]]:
+    """{layer: {column: bytes}}"""
+    names = ["augmentation", *(layer.name for layer in net.layers), "optimizer", "others"]
+    table = {name: dict.fromkeys(COLUMNS, 0) for name in names}
+    for kernel in found:
+        layer, column = place(kernel, net)
+        table[layer][column] += kernel.bytes
+    return table
+
+
+def measure(
+    accelerator: accelerators.Accelerator, data: int, model: int, batch_size: int, dtype: str, way: str
+) -> dict[str, Any]:
+    """Compiles a program for a mesh, with `batch_size` images in each row, and counts what it holds and moves."""
+    config = two_gpu_step.load_config(batch_size * data)
+    config.model.dtype = dtype
+    net = nets.from_config(config.model)
+    start = time.perf_counter()
+    program = compile_(accelerator, data, model, config, way)
+    seconds = time.perf_counter() - start
+    found = list(kernels.kernels(kernels.parse(program.as_text() or "")))
+    moved = sum(kernel.bytes for kernel in found)
+    result = {
+        "target": accelerator.name,
+        "data": data,
+        "model": model,
+        "batch_size": batch_size,
+        "dtype": dtype,
+        "way": way,
+        "compiled_in": seconds,
+        "memory": memory(program),
+        "kernels": len(found),
+        "bytes": moved,
+        "operations": operations(net, model, way) * batch_size,
+        "by_layer": by_layer(found, net),
+        "largest": [[kernel.name, kernel.bytes, *kernel.operations[:1]] for kernel in largest(found)],
+        **exchanged(program, data, model),
+    }
+    if way == "train":
+        result["least_received"] = least_exchanged(net, data, model, batch_size)
+    links = accelerator.link if data * model <= accelerator.box else accelerator.outside
+    result["seconds"] = {
+        "memory": moved / accelerator.bandwidth,
+        "products": result["operations"] / accelerator.operations[dtype],
+        "towers": result["received"]["towers"] / accelerator.link,
+        "rows": result["received"]["rows"] / links,
+    }
+    return result
+
+
+def largest(found: list[kernels.Kernel]) -> list[kernels.Kernel]:
+    """The ten kernels that move the most bytes."""
+    return sorted(found, key=lambda kernel: -kernel.bytes)[:10]
+
+
+def largest_batch(accelerator: accelerators.Accelerator, result: dict[str, Any], half: int) -> int:
+    """The images of a row that fit into a device's memory, if `half` bytes hold half of them."""
+    size = result["batch_size"]
+    per_image = (result["memory"] - half) / (size - size // 2)
+    return int(size + (accelerator.memory - result["memory"]) / per_image)
+
+
+def least_seconds(result: dict[str, Any]) -> float:
+    seconds = result["seconds"]
+    return max(seconds["memory"], seconds["products"]) + seconds["towers"] + seconds["rows"]
+
+
+def show(accelerator: accelerators.Accelerator, result: dict[str, Any]) -> None:
+    """Prints all numbers of one program."""
+    size, seconds = result["batch_size"], result["seconds"]
+    title = "{way}, {dtype}, {batch_size} images a row, mesh {data} × {model}".format_map(result)
+    print(f"\n{accelerator.name}: {title}; compiled, not run")
+    fits = f"; the largest batch is about {result['largest_batch']:,} a row" if "largest_batch" in result else ""
+    print(f"  memory      {result['memory'] / 1e9:.2f} of {accelerator.memory / 1e9:.1f} GB{fits}")
+    moved = result["bytes"]
+    print(f"  kernels     {result['kernels']}; {moved / 1e9:.2f} GB, {moved / size / 1e6:.2f} MB an image")
+    print(f"  products    {result['operations'] / 1e12:.3f} TFLOP")
+    binding = max(("memory", "products"), key=seconds.get)
+    print(f"  least time  {1e3 * seconds['memory']:.2f} ms memory, {1e3 * seconds['products']:.2f} ms products", end="")
+    print(f", {1e3 * seconds['towers']:.2f} ms towers, {1e3 * seconds['rows']:.2f} ms rows: {binding} binds")
+    for op, number in result["collectives"].items():
+        print(f"  {number} × {op}")
+    if "least_received" in result:
+        for side, least in result["least_received"].items():
+            print(f"  received from the other {side}: {result['received'][side]:,} bytes, least {least:,}")
+    print(f"\n  {'MB an image':14}" + "".join(f"{column:>19}" for column in COLUMNS) + f"{'all':>8}")
+    for layer, row in result["by_layer"].items():
+        cells = "".join(f"{row[column] / size / 1e6:19.2f}" for column in COLUMNS)
+        print(f"  {layer:14}{cells}{sum(row.values()) / size / 1e6:8.2f}")
+    print("\n  largest kernels, MB an image")
+    for name, moved, *operation in result["largest"]:
+        print(f"  {moved / size / 1e6:6.2f}  {name:40} {operation[0] if operation else ''}")
+
+
+def show_summary(results: list[dict[str, Any]]) -> None:
+    print(f"\n{'compiled, not run':24}{'mesh':>8}{'row':>6}{'GB held':>9}{'MB/image':>10}", end="")
+    print(f"{'ms':>8}{'binds':>10}{'images/s':>12}")
+    for result in results:
+        seconds = least_seconds(result)
+        binding = max(result["seconds"], key=result["seconds"].get)
+        rate = result["batch_size"] * result["data"] / seconds
+        print(
+            f"{result['target']:24}{result['data']:5}×{result['model']:<2}{result['batch_size']:6}"
+            f"{result['memory'] / 1e9:9.2f}{result['bytes'] / result['batch_size'] / 1e6:10.2f}{1e3 * seconds:8.2f}"
+            f"{binding:>10}{rate:12,.0f}"
+        )
+
+
+def targets(text: str) -> list[str]:
+    names = text.split(",")
+    for name in names:
+        if name not in accelerators.ACCELERATORS:
+            raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(accelerators.ACCELERATORS)}")
+    return names
+
+
+def meshes(text: str) -> list[tuple[int, int]]:
+    found = [re.fullmatch(r"([1-9]\d{0,3})x([12])", mesh) for mesh in text.split(",")]
+    if not all(found):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no list of meshes like 1x1,1x2: rows × 1 or 2 devices for the towers"
+        )
+    return [(int(match[1]), int(match[2])) for match in found if match]
+
+
+def main():
+    parser = harness.Parser("compiled", __doc__, pytorch=False, batch_size=128)
+    parser.add_argument("--target", type=targets, default=["h100"], help=f"of {', '.join(accelerators.ACCELERATORS)}")
+    parser.add_argument("--mesh", type=meshes, default=[(1, 2)], help="default 1x2: a row, a device for each tower")
+    parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16", help="default bfloat16")
+    parser.add_argument("--way", choices=WAYS, default="train", help="default train")
+    args = parser.parse()
+    accelerators.set_up()
+    command_line.set_up_jax(1)
+    results = []
+    with command_line.one_line_errors("stopped"):
+        for target in args.target:
+            for data, model in args.mesh:
+                accelerator = accelerators.ACCELERATORS[target]
+                settings = args.dtype, args.way
+                result = measure(accelerator, data, model, args.batch_size, *settings)
+                if args.batch_size > 1 and data == 1:
+                    half = measure(accelerator, data, model, args.batch_size // 2, *settings)["memory"]
+                    result["largest_batch"] = largest_batch(accelerator, result, half)
+                show(accelerator, result)
+                results.append(result)
+                harness.write(args.output, programs=results)
+    show_summary(results)
+
+
+if __name__ == "__main__":
+    main()

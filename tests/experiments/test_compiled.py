@@ -1,0 +1,144 @@
+"""Programs compiled for accelerators that are not there, and the reading of a compiled program's text."""
+
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+from alexnet_jax import UserError
+from experiments.benchmarks import accelerators, compiled, kernels, two_gpu_step
+
+TEXT = """HloModule example, is_scheduled=true
+
+%fused (p.0: f32[10,8], p.1: s32[]) -> f32[1,8] {
+  %p.0 = f32[10,8]{1,0} parameter(0)
+  %p.1 = s32[] parameter(1)
+  %zero = s32[] constant(0)
+  ROOT %slice = f32[1,8]{1,0} dynamic-slice(%p.0, %p.1, %zero), metadata={op_name="jit(f)/jvp(conv1)/mul"}
+}
+
+%body (state: (s32[], f32[10,8])) -> (s32[], f32[10,8]) {
+  %state = (s32[], f32[10,8]{1,0}) parameter(0)
+  %i = s32[] get-tuple-element(%state), index=0
+  %x = f32[10,8]{1,0} get-tuple-element(%state), index=1
+  %row = f32[1,8]{1,0} fusion(%x, %i), kind=kLoop, calls=%fused
+  ROOT %next = (s32[], f32[10,8]{1,0}) tuple(%i, %x)
+}
+
+%condition (state.1: (s32[], f32[10,8])) -> pred[] {
+  %state.1 = (s32[], f32[10,8]{1,0}) parameter(0)
+  %i.1 = s32[] get-tuple-element(%state.1), index=0
+  %limit = s32[] constant(10)
+  ROOT %less = pred[] compare(%i.1, %limit), direction=LT
+}
+
+ENTRY %main (a: bf16[4,3], b: pred[5]) -> f32[10,8] {
+  %a = bf16[4,3]{1,0} parameter(0)
+  %b = pred[5]{0} parameter(1)
+  %near = bf16[4,3]{1,0:T(8,128)(2,1)S(1)} copy(%a)
+  %both = (bf16[4,3]{1,0}, f32[10,8]{1,0}) custom-call(%near, %b), custom_call_target="__cudnn$conv"
+  %first = f32[10,8]{1,0} get-tuple-element(%both), index=1
+  %count = s32[] constant(0)
+  %start = (s32[], f32[10,8]{1,0}) tuple(%count, %first)
+  %loop = (s32[], f32[10,8]{1,0}) while(%start), condition=%condition, body=%body
+  ROOT %end = f32[10,8]{1,0} get-tuple-element(%loop), index=1
+}
+"""
+
+
+def test_the_bytes_of_a_program_are_those_of_operands_and_results_in_the_large_memory():
+    found = {kernel.name: kernel for kernel in kernels.kernels(kernels.parse(TEXT))}
+    assert found.keys() == {"near", "both", "row"}
+    assert found["near"].bytes == 4 * 3 * 2  # read; the copy lies in the fast memory
+    assert found["both"].bytes == 5 + 4 * 3 * 2 + 10 * 8 * 4
+    assert found["both"].target == "__cudnn$conv"
+    assert found["row"].bytes == 10 * (8 * 4 + 8 * 4 + 4)  # ten turns: a row read, a row written, and its number
+    assert found["row"].operations == ("jit(f)/jvp(conv1)/mul",)
+
+
+def test_an_instruction_in_an_unknown_notation_is_refused():
+    with pytest.raises(ValueError, match="written in an unknown way"):
+        kernels.parse("ENTRY %main (a: f32[2]) -> f32[2] {\n  %a = f32[2]{0} no operation\n}")
+
+
+def test_kernels_belong_to_their_layers():
+    def kernel(opcode, *operations):
+        return kernels.Kernel("k", opcode, "", 1, operations)
+
+    net = two_gpu_step.NET
+    assert compiled.place(kernel("fusion", "jit(f)/jvp(conv1)/norm/mul"), net) == ("conv1", "forward others")
+    backward = "jit(f)/transpose(jvp(shard_map))/conv2/conv_general_dilated"
+    assert compiled.place(kernel("custom-call", backward), net) == ("conv2", "backward products")
+    assert compiled.place(kernel("copy", "jit(f)/optimizer/add"), net) == ("optimizer", "forward others")
+    assert compiled.place(kernel("copy"), net) == ("others", "forward others")
+
+
+def test_a_target_that_does_not_exist_is_refused(run_command):
+    status, _, error = run_command(compiled.main, "--target=h100,gtx580")
+    assert status != 0 and "'gtx580' is none of h100, a100" in error
+
+
+def test_a_mesh_in_another_notation_is_refused(run_command):
+    status, _, error = run_command(compiled.main, "--mesh=2x3")
+    assert status != 0 and "no list of meshes like 1x1,1x2" in error
+
+
+def test_a_missing_compiler_is_named(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"no compiler for Google TPU v5e; .*pip install 'jax\[tpu\]'"):
+        accelerators.ACCELERATORS["tpu-v5e"].devices(4)
+
+
+def has_compiler(platform):
+    module, _ = accelerators.PACKAGES[platform]
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+# In a process of its own: the compilers leave threads and settings behind.
+SCRIPT = """
+import json, sys
+from alexnet_jax.runtime import command_line
+from experiments.benchmarks import accelerators, compiled, kernels, two_gpu_step
+from alexnet_jax.model import nets
+
+accelerators.set_up()
+command_line.set_up_jax(1)
+target, data = accelerators.ACCELERATORS[sys.argv[1]], int(sys.argv[2])
+config = two_gpu_step.load_config(128 * data)
+config.model.dtype = "bfloat16"
+program = compiled.compile_(target, data, 2, config)
+parsed = kernels.parse(program.as_text())
+print(json.dumps({
+    **compiled.exchanged(program, data, 2),
+    "least": compiled.least_exchanged(nets.from_config(config.model), data, 2, 128),
+    "memory": compiled.memory(program),
+    "fits": target.memory,
+    "targets": sorted({kernel.target for kernel in kernels.kernels(parsed)}),
+    "dtypes": sorted(kernels.by_dtype(parsed)),
+}))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("target", "data"), [("h100", 1), ("tpu-v5e", 2)])
+def test_the_step_compiles_for_accelerators_with_the_collectives_of_figure_2(target, data):
+    platform = accelerators.ACCELERATORS[target].platform
+    if not has_compiler(platform):
+        pytest.skip(f"no compiler: pip install '{accelerators.PACKAGES[platform][1]}'")
+    output = subprocess.run(
+        [sys.executable, "-c", SCRIPT, target, str(data)], capture_output=True, text=True, check=True
+    )
+    found = json.loads(output.stdout.splitlines()[-1])
+    sums = {"all-reduce": 2} if data > 1 else {}
+    assert found["collectives"] == {"all-gather": 4, "reduce-scatter": 3} | sums
+    assert found["received"] == found["least"]
+    assert found["memory"] < found["fits"]
+    assert not {"f64", "c64", "c128"} & set(found["dtypes"])
+    ours = "__cudnn|__cublas|__triton|ConcatBitcast|^$"
+    assert not [name for name in found["targets"] if not re.search(ours, name)], found["targets"]
