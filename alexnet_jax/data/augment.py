@@ -4,6 +4,7 @@ Stored images are square, uint8, and larger than the net's input: 256 for 224, w
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -64,15 +65,50 @@ class Augmentation:
         offsets = images_BxSxSx3.shape[1] - size + 1  # 33 in each direction for 224 of 256: 0 … 32
         colour_noise, divisor = jnp.where(noise, self.colour_noise, 0), jnp.where(noise, self.divisor, 1)
 
-        def view(image, crop_key, colour_key):
+        def draw(crop_key, colour_key):
             offset_key, flip_key, _ = jax.random.split(crop_key, 3)
-            x = lax.dynamic_slice(image, (*jax.random.randint(offset_key, (2,), 0, offsets), 0), (size, size, 3))
-            x = jnp.where(self.flip & jax.random.bernoulli(flip_key), x[:, ::-1], x).astype(jnp.float32)
+            offset, flip = jax.random.randint(offset_key, (2,), 0, offsets), jax.random.bernoulli(flip_key)
             alpha = colour_noise * jax.random.normal(jax.random.split(colour_key, 3)[2], (3,))
-            return x + self.colour_axes @ (alpha * self.colour_scale)
+            return offset, self.flip & flip, self.colour_axes @ (alpha * self.colour_scale)
 
-        x = jax.vmap(view)(images_BxSxSx3, crop_keys_B, colour_keys_B)
+        offsets_Bx2, flips_B, colours_Bx3 = jax.vmap(draw)(crop_keys_B, colour_keys_B)
+        crop = {"tpu": functools.partial(crops_by_products, size), "default": functools.partial(crops_by_slices, size)}
+        x = lax.platform_dependent(images_BxSxSx3, offsets_Bx2, flips_B, **crop) + colours_Bx3[:, None, None]
         return (x - centre_crop(self.mean, size)) / divisor
+
+
+def crops_by_slices(size: int, images_BxSxSx3: jax.Array, offsets_Bx2: jax.Array, flips_B: jax.Array) -> jax.Array:
+    """The part of every image that begins at its offset (top, left), mirrored if its flip says so.
+
+    Args:
+      size: height and width of the parts, in pixels.
+      images_BxSxSx3: uint8.
+
+    Returns:
+      float32 [B, size, size, 3].
+    """
+
+    def crop(image, offset, flip):
+        x = lax.dynamic_slice(image, (*offset, 0), (size, size, 3))
+        return jnp.where(flip, x[:, ::-1], x).astype(jnp.float32)
+
+    return jax.vmap(crop)(images_BxSxSx3, offsets_Bx2, flips_B)
+
+
+def crops_by_products(size: int, images_BxSxSx3: jax.Array, offsets_Bx2: jax.Array, flips_B: jax.Array) -> jax.Array:
+    """The same pixels as `crops_by_slices`, chosen by products with matrices of zeros and ones.
+
+    For a TPU: XLA would slice image by image there, and copy the whole batch for each. The products are exact, because
+    bfloat16 has all integers up to 256.
+    """
+    places, pixels = jnp.arange(size), jnp.arange(images_BxSxSx3.shape[1])
+    columns_BxK = jnp.where(flips_B[:, None], places[::-1], places) + offsets_Bx2[:, 1:]
+    rows_BxKxS, columns_BxKxS = (
+        (chosen_BxK[:, :, None] == pixels).astype(jnp.bfloat16)
+        for chosen_BxK in (places + offsets_Bx2[:, :1], columns_BxK)
+    )
+    x = jnp.einsum("bhs,bswc->bhwc", rows_BxKxS, images_BxSxSx3.astype(jnp.bfloat16))
+    return jnp.einsum("bws,bhsc->bhwc", columns_BxKxS, x, preferred_element_type=jnp.float32)
 
 
 def check(config: ConfigDict) -> None:

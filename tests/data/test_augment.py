@@ -39,6 +39,15 @@ def test_crops_are_whole_and_mirrored_or_not():
         np.testing.assert_array_equal(image[:, 5, 0], top + np.arange(224))
 
 
+def test_a_tpus_crops_have_the_same_pixels():
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (20, 72, 72, 3), np.uint8)
+    offsets, flips = rng.integers(0, 10, (20, 2)), np.arange(20) % 2 == 1
+    x = augment.crops_by_products(63, images, offsets, flips)
+    assert x.dtype == np.float32
+    np.testing.assert_array_equal(x, augment.crops_by_slices(63, images, offsets, flips))
+
+
 def chi_square_per_degree(counts):
     """About 1 for counts of what is equally likely, with a standard deviation of √(2 / degrees of freedom)."""
     expected = counts.sum() / counts.size
