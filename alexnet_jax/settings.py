@@ -31,6 +31,7 @@ def defaults() -> ConfigDict:
     # upright: turned by EXIF, as viewers show them; stored: not turned. None: as the set was prepared; stored for the
     # archives of ImageNet, as in 2012; otherwise upright
     config.dataset.orientation = placeholder(str)
+    config.dataset.cache = "auto"  # where decoded images are kept: device, host or none; auto: where they fit
 
     config.model = ConfigDict()
     config.model.net = "two_gpu"  # or another of alexnet_jax/model/nets.py
@@ -76,6 +77,7 @@ def defaults() -> ConfigDict:
     return config
 
 
+CACHES = ("device", "host", "none")  # of decoded images, the fastest first
 ABOVE_0 = ("num_epochs", "log_every", "eval_every", "save_every", "augment.divisor", "schedule.patience")
 NOT_BELOW_0 = (
     "schedule.learning_rate",
@@ -100,6 +102,8 @@ def check(config: ConfigDict) -> None:
             raise UserError(f"config.{name}={flat[name]}: must be a number, 0 or above")
     if config.dataset.orientation not in (None, "upright", "stored"):
         raise UserError(f"config.dataset.orientation={config.dataset.orientation!r}: must be upright or stored")
+    if config.dataset.cache not in ("auto", *CACHES):
+        raise UserError(f"config.dataset.cache={config.dataset.cache!r}: must be auto, {', '.join(CACHES)}")
     if not 1 <= config.augment.crop_group < 2**31:
         raise UserError(f"config.augment.crop_group={config.augment.crop_group}: must be from 1 to 2³¹ − 1")
     if not 0 <= config.seed < 2**32:

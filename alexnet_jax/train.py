@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 
 from alexnet_jax import UserError, settings
 from alexnet_jax.analysis import ensemble, figures, inference
-from alexnet_jax.data import pipeline
+from alexnet_jax.data import cache, pipeline
 from alexnet_jax.data.base import normalized
 from alexnet_jax.model import alexnet, counts, spec, structure
 from alexnet_jax.runtime import files, interruption, processes
@@ -93,6 +93,8 @@ def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike) -> dict[s
                 with processes.together():
                     checkpoints.check_space(state.trees)
                 (workdir / "result.json").unlink(missing_ok=True)  # of a shorter run
+                kept = cache.keep(config.dataset.cache, data, training.mesh)
+                training = dataclasses.replace(training, data=kept)
             describe(training, state.step)
             with (
                 metrics.Writer(workdir, state.step, state.evaluated == state.step) as writer,
@@ -201,7 +203,7 @@ class Loop:
         t, state = self.training, self.state
         rates, noise = t.learning_rates(state.schedule, self.epoch), t.augmentation.has_noise(self.epoch)
         state.params, state.opt_state, values = train_step(
-            state.params, state.opt_state, batch, state.step, rates, noise
+            state.params, state.opt_state, batch | cache.resident(t.data.train), state.step, rates, noise
         )
         state.step += 1
         self.progress.add(state.step, values)

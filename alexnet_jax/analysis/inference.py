@@ -17,7 +17,7 @@ from jax import lax
 
 from alexnet_jax import UserError
 from alexnet_jax.analysis.ensemble import Ensemble
-from alexnet_jax.data import augment, class_names, datasets, pipeline, sources
+from alexnet_jax.data import augment, cache, class_names, datasets, pipeline, sources
 from alexnet_jax.data.sources import Source
 from alexnet_jax.model import alexnet, spec
 from alexnet_jax.runtime import processes, progress, sharding
@@ -53,6 +53,7 @@ def make_classify(
     """
 
     def classify(all_params, batch):
+        batch = cache.fetch(batch)
         mirrored = [batch["image"][:, :, ::-1]] if views > 1 else []
         images = jnp.stack([batch["image"], *mirrored])
 
@@ -80,7 +81,7 @@ def make_classify(
     @functools.partial(jax.jit, compiler_options=sharding.compiler_options(mesh))
     def classify_batch(all_params, batch):
         params_specs = [sharding.param_specs(net, params) for net, params in zip(nets, all_params, strict=True)]
-        specs = (params_specs, sharding.BATCH)
+        specs = (params_specs, sharding.batch_specs(batch))
         return jax.shard_map(classify, mesh=mesh, in_specs=specs, out_specs=jax.P())(all_params, batch)
 
     return classify_batch
@@ -95,7 +96,7 @@ def map_batches(function: Callable[[dict], Any], mesh: jax.sharding.Mesh, source
     outputs = []
     with progress.Progress(len(source), "image", "evaluating", log.info, show=jax.process_index() == 0) as bar:
         for batch in processes.in_agreement(mesh, batches):
-            outputs.append(function(batch))
+            outputs.append(function(batch | cache.resident(source)))
             if len(outputs) > 1:  # the device computes the next batch while these outputs are copied
                 outputs[-2] = jax.device_get(outputs[-2])
             bar.reach(min(len(outputs) * batch_size, len(source)))

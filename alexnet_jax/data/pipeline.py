@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import grain
 import numpy as np
 
+from alexnet_jax.data import cache
 from alexnet_jax.data.sources import Source
 
 BATCHES_AHEAD = 4  # one thread prepares each; grain's default of 500 would hold 12 GB of 256×256 images
@@ -23,7 +24,8 @@ def train_batches(source: Source, batch_size: int, rows: slice, seed: int, start
       rows: the part of every global batch that this process loads (`sharding.owned_rows`).
 
     Yields:
-      {'image': uint8 [rows, S, S, 3], 'label': int32 [rows]}
+      {'image': uint8 [rows, S, S, 3], 'label': int32 [rows]}, or {'index': int32 [rows]} of a source whose images lie
+      on the devices.
     """
     order = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat(None)
     batches = order.batch(batch_size, drop_remainder=True).map(lambda indices: _load(source, indices[rows]))
@@ -40,13 +42,15 @@ def eval_batches(source: Source, batch_size: int, rows: slice) -> Iterator[Batch
     def load(first):
         indices = np.arange(first, first + batch_size)[rows]
         real = _load(source, indices[indices < len(source)])
-        padding = len(indices) - len(real["label"])
+        padding = len(indices) - len(next(iter(real.values())))
         return {name: np.pad(x, [(0, padding)] + [(0, 0)] * (x.ndim - 1)) for name, x in real.items()}
 
     return _iterate(grain.MapDataset.range(0, len(source), batch_size).map(load), 0)
 
 
 def _load(source, indices):
+    if isinstance(source, cache.DeviceCache):
+        return {"index": indices.astype(np.int32)}
     size = source.image_size
     images = np.empty((len(indices), size, size, 3), np.uint8)
     labels = np.empty(len(indices), np.int32)

@@ -202,6 +202,11 @@ def owned_rows(mesh: Mesh, batch_size: int) -> slice:
     return slice(own_rows[0] * per_row, (own_rows[-1] + 1) * per_row)
 
 
+def batch_specs(batch: dict[str, Any]) -> dict[str, PartitionSpec]:
+    """A PartitionSpec for every array of a batch; `cache.resident` arrays are whole on every device."""
+    return {name: PartitionSpec() if name in ("images", "labels") else BATCH for name in batch}
+
+
 def put_batch(mesh: Mesh, batch: Any) -> Any:
     """This process's examples (a tree of NumPy arrays) as global arrays, sharded over 'data'."""
     to_global = jax.make_array_from_process_local_data

@@ -18,7 +18,7 @@ from alexnet_jax.runtime import files, processes
 from alexnet_jax.training import fidelity, lab_notes, metrics, schedules
 
 # Settings that may change between two runs on one directory: the steps already taken do not depend on them.
-MAY_CHANGE = {"num_epochs", "mesh.data", "mesh.model", "dataset.root", "log_every", "save_every"}
+MAY_CHANGE = {"num_epochs", "mesh.data", "mesh.model", "dataset.root", "dataset.cache", "log_every", "save_every"}
 # Nets that were corrected before runs recorded their net in net.json.
 CORRECTED = ("separate", "sixth_conv", "cifar10_80sec", "cifar10_18pct")
 # Evaluation does not depend on the fields of a record that have these endings.

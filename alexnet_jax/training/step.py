@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
+from alexnet_jax.data import cache
 from alexnet_jax.data.augment import Augmentation
 from alexnet_jax.model import alexnet, spec
 from alexnet_jax.runtime import sharding
@@ -29,7 +30,7 @@ def train_step(
     """The parameters and the optimiser's state after a step, and the step's metrics.
 
     Args:
-      batch: as `pipeline.train_batches` makes it, divided over 'data'.
+      batch: as `pipeline.train_batches` makes it, divided over 'data', with the arrays of `cache.resident`.
       learning_rates: as `schedules.LearningRates` makes them.
       noise: whether the colours vary in this step.
 
@@ -37,7 +38,7 @@ def train_step(
       parameters, optimiser state, and the metrics `loss`, `top1_error` and `top5_error`, means over the batch,
       float32 [].
     """
-    specs = (sharding.param_specs(net, params), sharding.BATCH, jax.P(), jax.P())
+    specs = (sharding.param_specs(net, params), sharding.batch_specs(batch), jax.P(), jax.P())
 
     @functools.partial(jax.shard_map, mesh=mesh, in_specs=specs, out_specs=jax.P())
     def loss(params, batch, step, noise):
@@ -69,6 +70,7 @@ def device_loss(
     Runs under the axes 'data' and 'model', of which 'model' has `devices` devices. An example's randomness depends
     on the seed, the step, its index in the global batch and, for dropout, the tower; it does not depend on the mesh.
     """
+    batch = cache.fetch(batch)
     B = len(batch["label"])
     step_key = jax.random.fold_in(jax.random.key(seed), step)
     indices_B = lax.axis_index("data") * B + jnp.arange(B)

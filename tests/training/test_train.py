@@ -76,6 +76,18 @@ def fixed_batch():
     return sharding.put_batch(mesh(1, 1), {"image": images, "label": np.arange(8, dtype=np.int32) % 2})
 
 
+@pytest.mark.parametrize("place", ["device", "host"])
+def test_a_run_from_memory_has_the_same_bits_also_after_a_restart(place, config, tmp_path):
+    whole = train.train_and_evaluate(config, tmp_path / "disk")
+    config.dataset.cache, config.num_epochs = place, 1.0
+    train.train_and_evaluate(config, tmp_path / "kept")
+    config.num_epochs = 2.0  # it goes on in the middle of an epoch: 26 images in batches of 8
+    assert train.train_and_evaluate(config, tmp_path / "kept") == whole
+    (step, state), (_, expected) = final_params(config, tmp_path / "kept"), final_params(config, tmp_path / "disk")
+    assert step == 6
+    jax.tree.map(np.testing.assert_array_equal, state, expected)
+
+
 def test_a_step_is_what_it_was_and_follows_the_papers_rule(config, fixed_batch):
     net = nets.from_config(config.model).with_classes(2)
     state = first_state(config, net, mesh(1, 1))
