@@ -103,7 +103,7 @@ def check(config: ConfigDict) -> None:
     if config.dataset.orientation not in (None, "upright", "stored"):
         raise UserError(f"config.dataset.orientation={config.dataset.orientation!r}: must be upright or stored")
     if config.dataset.cache not in ("auto", *CACHES):
-        raise UserError(f"config.dataset.cache={config.dataset.cache!r}: must be auto, {', '.join(CACHES)}")
+        raise UserError(f"config.dataset.cache={config.dataset.cache!r}: must be auto, device, host or none")
     if not 1 <= config.augment.crop_group < 2**31:
         raise UserError(f"config.augment.crop_group={config.augment.crop_group}: must be from 1 to 2³¹ − 1")
     if not 0 <= config.seed < 2**32:

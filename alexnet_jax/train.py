@@ -86,15 +86,15 @@ def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike) -> dict[s
             state = restore_or_start(training, checkpoints, pretrained, workdir)
             # After images were removed, it may have taken all its steps already.
             training = dataclasses.replace(training, total_steps=max(training.total_steps, state.step))
-            data = training.data
-            run_directory.keep(config, data.root, data.statistics.mean, state.step, workdir)
-            image_list.keep(images, workdir)
-            if state.step < training.total_steps:
+            data, unfinished = training.data, state.step < training.total_steps
+            if unfinished:
                 with processes.together():
                     checkpoints.check_space(state.trees)
+                training = dataclasses.replace(training, data=cache.keep(config.dataset.cache, data, training.mesh))
+            run_directory.keep(config, data.root, data.statistics.mean, state.step, workdir)
+            image_list.keep(images, workdir)
+            if unfinished:
                 (workdir / "result.json").unlink(missing_ok=True)  # of a shorter run
-                kept = cache.keep(config.dataset.cache, data, training.mesh)
-                training = dataclasses.replace(training, data=kept)
             describe(training, state.step)
             with (
                 metrics.Writer(workdir, state.step, state.evaluated == state.step) as writer,

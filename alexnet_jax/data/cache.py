@@ -1,37 +1,45 @@
 """Decoded images that are kept in memory: the host's, or that of each device.
 
-Decoding them again in every epoch is what limits a fast accelerator. The order of the examples, and so every bit of a
-run, is the same wherever the images come from.
+Decoding them again in every epoch is what limits a fast accelerator. The order of the examples is the same wherever
+they come from.
 """
 
 import concurrent.futures
 import dataclasses
 import logging
+import mmap
 import os
+import pathlib
+import zlib
 from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 
 from alexnet_jax import UserError, settings
 from alexnet_jax.data import datasets
 from alexnet_jax.data.sources import Source
-from alexnet_jax.runtime import interruption, processes, progress
+from alexnet_jax.runtime import interruption, processes, progress, sharding
 
 log = logging.getLogger("alexnet_jax")
 
 SHARE = 0.5  # of a memory that images may take
-READERS = 4  # threads
+READERS, AT_ONCE = 4, 1024  # threads, and images that wait for them
 UNREAD = -1
+CONTAINER = pathlib.Path("/sys/fs/cgroup/memory.max")  # Linux's limit of this container's or job's memory
+PLACES = {"device": "kept on each device", "host": "kept in the host's memory", "none": "not kept"}
 
 
 class HostCache:
     """A source that keeps the images of another, decoded, from their first use on."""
 
     def __init__(self, source: Source):
-        self._source, size = source, source.image_size
-        self._images_NxSxSx3 = np.empty((len(source), size, size, 3), np.uint8)
+        self._source, shape = source, (len(source), source.image_size, source.image_size, 3)
+        # Not from malloc, which keeps freed memory in this program.
+        buffer = mmap.mmap(-1, max(1, len(source)) * 3 * source.image_size**2)
+        self._images_NxSxSx3 = np.frombuffer(buffer, np.uint8, np.prod(shape)).reshape(shape)
         self._labels_N = np.full(len(source), UNREAD, np.int32)
 
     @property
@@ -63,7 +71,7 @@ class DeviceCache(HostCache):
     """A source whose images lie on every device of a mesh; `pipeline` yields their indices only.
 
     Attributes:
-      arrays: `images`, uint8 [N, S, S, 3], and `labels`, int32 [N], the same on all devices.
+      arrays: all images, uint8 [N, S, S, 3], and all labels, int32 [N], the same on all devices.
     """
 
     def __init__(self, source: Source, mesh: jax.sharding.Mesh):
@@ -73,17 +81,20 @@ class DeviceCache(HostCache):
         readers = concurrent.futures.ThreadPoolExecutor(READERS)
         with progress.Progress(len(source), "image", f"reading {source.origin}", log.info, show) as bar:
             try:
-                for i, _ in enumerate(readers.map(super().__getitem__, range(len(source)))):
-                    interruption.check()
-                    bar.reach(i + 1)
+                for first in range(0, len(source), AT_ONCE):
+                    some = range(first, min(first + AT_ONCE, len(source)))
+                    for i, _ in zip(some, readers.map(super().__getitem__, some), strict=True):
+                        interruption.check()
+                        bar.reach(i + 1)
             finally:
                 readers.shutdown(cancel_futures=True)
         everywhere, put = jax.NamedSharding(mesh, jax.P()), jax.make_array_from_process_local_data
-        self.arrays = {"images": put(everywhere, self._images_NxSxSx3), "labels": put(everywhere, self._labels_N)}
+        images, labels = put(everywhere, self._images_NxSxSx3), put(everywhere, self._labels_N)
+        self.arrays = {sharding.WHOLE + "image": images, sharding.WHOLE + "label": labels}
         del self._images_NxSxSx3
 
     def __getitem__(self, i: int) -> tuple[np.ndarray, int]:
-        return np.asarray(self.arrays["images"][i]), int(self._labels_N[i])
+        return np.asarray(self.arrays[sharding.WHOLE + "image"][i]), int(self._labels_N[i])
 
 
 def resident(source: Source) -> dict[str, jax.Array]:
@@ -95,7 +106,9 @@ def fetch(batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
     """The images and labels of a batch on a device; see `pipeline.train_batches` and `resident`."""
     if "index" not in batch:
         return batch
-    return {name: jnp.take(batch[f"{name}s"], batch["index"], axis=0, mode="clip") for name in ("image", "label")}
+    return {
+        name: jnp.take(batch[sharding.WHOLE + name], batch["index"], axis=0, mode="clip") for name in ("image", "label")
+    }
 
 
 def keep(choice: str, data: datasets.Data, mesh: jax.sharding.Mesh) -> datasets.Data:
@@ -109,9 +122,9 @@ def keep(choice: str, data: datasets.Data, mesh: jax.sharding.Mesh) -> datasets.
     needed = sum(len(source) * 3 * source.image_size**2 for source in sources.values())
     with processes.together():
         best, why = choose(choice, needed, mesh)
-    # What all processes can do.
-    agreed = settings.CACHES[int(processes.highest(settings.CACHES.index(best)))]
-    log.info("%.2f GB of decoded images are kept: %s (%s)", needed / 1e9, agreed, why)
+    agreed = settings.CACHES[int(processes.highest(settings.CACHES.index(best)))]  # what all processes can do
+    why = why if agreed == best else "another process has less memory"
+    log.info("decoded images, %.2f GB, are %s: %s", needed / 1e9, PLACES[agreed], why)
     if agreed == "none":
         return data
     with processes.together():
@@ -124,13 +137,16 @@ def keep(choice: str, data: datasets.Data, mesh: jax.sharding.Mesh) -> datasets.
 
 def choose(choice: str, needed: int, mesh: jax.sharding.Mesh) -> tuple[str, str]:
     """One of settings.CACHES for `needed` bytes of images, and why. Raises UserError if they do not fit as told."""
-    device, host = mesh.local_devices[0], host_memory()
-    on_device = (device.memory_stats() or {}).get("bytes_limit", host)
+    device, host = mesh.local_devices[0], host_memory() // processes_on_this_host()
+    if device.platform == "cpu":
+        on_device = host // (1 + len(mesh.local_devices))  # of the same memory, and what is read at first
+    else:
+        on_device = (device.memory_stats() or {}).get("bytes_limit", 0)
     limits = {"device": min(on_device, host), "host": host}  # they are read into the host's memory first
     if needed > limits.get(choice, needed):
         raise UserError(
-            f"config.dataset.cache={choice}: the decoded images take {needed / 1e9:,.1f} GB and there are "
-            f"{limits[choice] / 1e9:,.1f}; use auto"
+            f"config.dataset.cache={choice}: the decoded images take {needed / 1e9:,.2f} GB and there are "
+            f"{limits[choice] / 1e9:,.2f}; use auto"
         )
     if choice != "auto":
         return choice, f"config.dataset.cache={choice}"
@@ -143,5 +159,13 @@ def choose(choice: str, needed: int, mesh: jax.sharding.Mesh) -> tuple[str, str]
 
 
 def host_memory() -> int:
-    """Bytes."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    """The bytes of this machine, or of its part that this container or job may use."""
+    limit = CONTAINER.read_text().strip() if CONTAINER.exists() else ""
+    installed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min(installed, int(limit)) if limit.isdecimal() else installed
+
+
+def processes_on_this_host() -> int:
+    """How many processes of this training share this machine's memory."""
+    own = zlib.crc32(os.uname().nodename.encode()) >> 1
+    return int((multihost_utils.process_allgather(np.int32(own)) == own).sum())

@@ -35,6 +35,11 @@ def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
     """Adds a bias to every map or unit, or in a locally connected layer to every position of every map."""
     if x.ndim == 2 or bias.ndim > 1:
         return x + bias
-    # To whole rows of maps: on CPU, XLA is slow to sum the gradient over many short rows.
+    return lax.platform_dependent(x, bias, cpu=_add_bias_to_rows, default=jnp.add)
+
+
+def _add_bias_to_rows(x, bias):
+    # To whole rows of maps: on CPU, XLA is slow to sum the gradient over many short rows. Elsewhere it makes this
+    # sum a part of the convolution.
     B, H, W, C = x.shape
     return (x.reshape(B * H, W * C) + jnp.tile(bias, W)).reshape(x.shape)

@@ -32,6 +32,7 @@ class Axes(TypedDict):
 # part of an array's type, which JAX 0.11 and later compare with in_specs, even for a ShapeDtypeStruct.
 AXES: Axes = {"axis_names": ("data", "model"), "axis_types": (AxisType.Auto, AxisType.Auto)}
 BATCH = PartitionSpec("data")
+WHOLE = "all_of_"  # begins the names of a batch's arrays that are not divided: `cache.resident`
 
 # The variables that decide on the devices.
 ENVIRONMENT = ("JAX_PLATFORMS", "JAX_PLATFORM_NAME", "JAX_NUM_CPU_DEVICES", "XLA_FLAGS", "CUDA_VISIBLE_DEVICES")
@@ -203,8 +204,8 @@ def owned_rows(mesh: Mesh, batch_size: int) -> slice:
 
 
 def batch_specs(batch: dict[str, Any]) -> dict[str, PartitionSpec]:
-    """A PartitionSpec for every array of a batch; `cache.resident` arrays are whole on every device."""
-    return {name: PartitionSpec() if name in ("images", "labels") else BATCH for name in batch}
+    """A PartitionSpec for every array of a batch; those with names that begin with WHOLE are whole on every device."""
+    return {name: PartitionSpec() if name.startswith(WHOLE) else BATCH for name in batch}
 
 
 def put_batch(mesh: Mesh, batch: Any) -> Any:

@@ -55,8 +55,8 @@ class Accelerator:
         dtype: a GPU takes TF32 for float32, a TPU bfloat16.
       bandwidth: of its memory, bytes per second.
       memory: bytes.
-      link: what it receives per second from other devices of the same box or slice, bytes.
-      outside: the same from other boxes; a TPU's slices are summed before they exchange anything.
+      link: what it receives per second from other devices of its box or slice, over all its links, bytes.
+      outside: the same from other boxes. For a TPU it is `link`: what slices exchange is not counted.
       box: devices that `link` connects.
       description: for a GPU, the numbers of its kind in XLA's notation; for a TPU, the kind in libtpu's topologies.
     """
@@ -117,11 +117,11 @@ class Accelerator:
 def set_up() -> None:
     """Tells the compilers not to look for devices. Call it before JAX starts."""
     jax.config.update("jax_platforms", "cpu")
-    os.environ |= {
-        "TPU_SKIP_MDS_QUERY": "1",
-        "TPU_WORKER_HOSTNAMES": "localhost",
-        "TPU_ACCELERATOR_TYPE": "v5litepod-1",
-    }
+    jax.config.update("jax_enable_compilation_cache", False)  # what it keeps can be loaded on the device only
+    # libtpu would ask a server of Google's cloud for these, and complain that there is none.
+    os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost"}
+    os.environ["TPU_ACCELERATOR_TYPE"] = "v5litepod-1"
+    os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # it guards devices against a second process; here are none
 
 
 # Numbers of GPUs: NVIDIA's data sheets, and XLA's descriptions (xla/backends/gpu/target_config/specs/h100_sxm.txtpb and

@@ -7,12 +7,12 @@
 The vendors' compilers compile the program's own step for each target and mesh ('data' × 'model'). NOTHING IS RUN: the
 numbers are counted in the compiled text, and the times are the least that a data sheet allows.
 
-  memory      bytes of a device's parameters, inputs and intermediates, and the largest batch that fits, by the line
-              through this batch and half of it
+  memory      bytes of a device's parameters, inputs and intermediates; for meshes of one row also the largest batch
+              that fits, by the line through four and eight times this batch, which are compiled, too
   kernels     their number, and the bytes of all operands and results (see kernels.py)
   products    convolutions and matrix products of the net. A convolution's zeros at the border count.
   least time  the bytes at the memory's bandwidth or the products at the peak, whichever takes longer, and what the
-              links take, if nothing else is done meanwhile
+              links take, if nothing else is done meanwhile; without what several slices of TPUs exchange
 
 --way is train, center (evaluation by one view) or ten_crop. --batch_size is that of a row of the mesh.
 """
@@ -25,6 +25,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from alexnet_jax import UserError
 from alexnet_jax.analysis import inference
 from alexnet_jax.data.base import IMAGENET
 from alexnet_jax.model import counts, nets, spec
@@ -32,6 +33,7 @@ from alexnet_jax.runtime import command_line
 from experiments.benchmarks import accelerators, communication, harness, kernels, two_gpu_step
 
 WAYS = ("train", *inference.WAYS)
+LARGER = (4, 8)  # times the batch: memory grows evenly only with large ones
 COLUMNS = ("forward products", "forward others", "backward products", "backward others")
 
 
@@ -71,16 +73,25 @@ def operations(net: spec.Net, model: int, way: str) -> int:
     return 2 * macs * inference.WAYS[way]
 
 
-def exchanged(program: jax.stages.Compiled, data: int, model: int) -> dict[str, Any]:
-    """How many collectives of each kind there are, and the bytes that a device receives from each side of the mesh."""
+def exchanged(program: kernels.Program, data: int, model: int) -> dict[str, Any]:
+    """How often collectives of each kind run, and the bytes that a device receives from each side of the mesh.
+
+    What several slices of TPUs exchange is not counted: their programs hand it to the network.
+
+    Raises:
+      ValueError: there is a collective that the net does not have.
+    """
     numbers: dict[str, int] = {}
     received = {"towers": 0, "rows": 0}
-    towers = [tuple(range(row * model, (row + 1) * model)) for row in range(data)]
-    for op, size, groups in communication.collectives(program):
-        if len(groups[0]) > 1:
-            side = "towers" if model > 1 and sorted(groups) == towers else "rows"
-            numbers[op] = numbers.get(op, 0) + 1
-            received[side] += communication.received(op, size, len(groups[0]))
+    towers = {tuple(range(row * model, (row + 1) * model)) for row in range(data)}
+    for instruction, _, turns, _ in kernels.executed(program):
+        for op, size, groups in communication.read_collectives(instruction.text):
+            if op not in ("all-gather", "all-reduce", "reduce-scatter"):
+                raise ValueError(f"the compiled program has the collective {op}")
+            if len(groups[0]) > 1:
+                side = "towers" if set(groups) <= towers else "rows"  # a TPU's program is that of one slice
+                numbers[op] = numbers.get(op, 0) + turns
+                received[side] += turns * communication.received(op, size, len(groups[0]))
     return {"collectives": numbers, "received": received}
 
 
@@ -97,13 +108,7 @@ def place(kernel: kernels.Kernel, net: spec.Net) -> tuple[str, str]:
     names = "|".join([*(layer.name for layer in net.layers), "augmentation", "optimizer"])
     found = (match[0] for name in kernel.operations if (match := re.search(rf"\b({names})\b", name)))
     direction = "backward" if any("transpose(" in name for name in kernel.operations[:1]) else "forward"
-    names_of_products = "conv_general_dilated|dot_general"
-    product = (
-        kernel.opcode in ("convolution", "dot")
-        or re.search("cudnn|cublas", kernel.target)
-        or any(re.search(names_of_products, name) for name in kernel.operations)
-    )
-    return next(found, "others"), f"{direction} {'products' if product else 'others'}"
+    return next(found, "others"), f"{direction} {'products' if kernel.product else 'others'}"
 
 
 def by_layer(found: list[kernels.Kernel], net: spec.Net) -> dict[str, dict[str, int]]:
@@ -126,7 +131,8 @@ def measure(
     start = time.perf_counter()
     program = compile_(accelerator, data, model, config, way)
     seconds = time.perf_counter() - start
-    found = list(kernels.kernels(kernels.parse(program.as_text() or "")))
+    parsed = kernels.parse(program.as_text() or "")
+    found = list(kernels.kernels(parsed))
     moved = sum(kernel.bytes for kernel in found)
     result = {
         "target": accelerator.name,
@@ -142,7 +148,7 @@ def measure(
         "operations": operations(net, model, way) * batch_size,
         "by_layer": by_layer(found, net),
         "largest": [[kernel.name, kernel.bytes, *kernel.operations[:1]] for kernel in largest(found)],
-        **exchanged(program, data, model),
+        **exchanged(parsed, data, model),
     }
     if way == "train":
         result["least_received"] = least_exchanged(net, data, model, batch_size)
@@ -161,11 +167,13 @@ def largest(found: list[kernels.Kernel]) -> list[kernels.Kernel]:
     return sorted(found, key=lambda kernel: -kernel.bytes)[:10]
 
 
-def largest_batch(accelerator: accelerators.Accelerator, result: dict[str, Any], half: int) -> int:
-    """The images of a row that fit into a device's memory, if `half` bytes hold half of them."""
-    size = result["batch_size"]
-    per_image = (result["memory"] - half) / (size - size // 2)
-    return int(size + (accelerator.memory - result["memory"]) / per_image)
+def largest_batch(accelerator: accelerators.Accelerator, smaller: dict[str, Any], larger: dict[str, Any]) -> int | None:
+    """About how many images of a row fit into a device's memory, by the line through two results of `measure`.
+
+    None if the memory does not grow.
+    """
+    per_image = (larger["memory"] - smaller["memory"]) / (larger["batch_size"] - smaller["batch_size"])
+    return int(larger["batch_size"] + (accelerator.memory - larger["memory"]) / per_image) if per_image > 0 else None
 
 
 def least_seconds(result: dict[str, Any]) -> float:
@@ -178,12 +186,12 @@ def show(accelerator: accelerators.Accelerator, result: dict[str, Any]) -> None:
     size, seconds = result["batch_size"], result["seconds"]
     title = "{way}, {dtype}, {batch_size} images a row, mesh {data} × {model}".format_map(result)
     print(f"\n{accelerator.name}: {title}; compiled, not run")
-    fits = f"; the largest batch is about {result['largest_batch']:,} a row" if "largest_batch" in result else ""
+    fits = f"; the largest batch is about {result['largest_batch']:,} a row" if result.get("largest_batch") else ""
     print(f"  memory      {result['memory'] / 1e9:.2f} of {accelerator.memory / 1e9:.1f} GB{fits}")
     moved = result["bytes"]
     print(f"  kernels     {result['kernels']}; {moved / 1e9:.2f} GB, {moved / size / 1e6:.2f} MB an image")
     print(f"  products    {result['operations'] / 1e12:.3f} TFLOP")
-    binding = max(("memory", "products"), key=seconds.get)
+    binding = max(seconds, key=seconds.get)
     print(f"  least time  {1e3 * seconds['memory']:.2f} ms memory, {1e3 * seconds['products']:.2f} ms products", end="")
     print(f", {1e3 * seconds['towers']:.2f} ms towers, {1e3 * seconds['rows']:.2f} ms rows: {binding} binds")
     for op, number in result["collectives"].items():
@@ -214,6 +222,24 @@ def show_summary(results: list[dict[str, Any]]) -> None:
         )
 
 
+def measure_with_largest(
+    accelerator: accelerators.Accelerator, data: int, model: int, args: argparse.Namespace
+) -> dict[str, Any]:
+    """`measure`, and `largest_batch` for one row: more rows leave a device as much memory.
+
+    Raises:
+      UserError: there is no compiler, or the compiled program is written in an unknown way.
+    """
+    try:
+        result = measure(accelerator, data, model, args.batch_size, args.dtype, args.way)
+        if data == 1:
+            larger = [measure(accelerator, 1, model, n * args.batch_size, args.dtype, args.way) for n in LARGER]
+            result["largest_batch"] = largest_batch(accelerator, *larger)
+    except ValueError as error:
+        raise UserError(f"the program for {accelerator.name} cannot be read: {error}") from error
+    return result
+
+
 def targets(text: str) -> list[str]:
     names = text.split(",")
     for name in names:
@@ -241,16 +267,11 @@ def main():
     accelerators.set_up()
     command_line.set_up_jax(1)
     results = []
-    with command_line.one_line_errors("stopped"):
+    with command_line.one_line_errors("run it again"):
         for target in args.target:
             for data, model in args.mesh:
-                accelerator = accelerators.ACCELERATORS[target]
-                settings = args.dtype, args.way
-                result = measure(accelerator, data, model, args.batch_size, *settings)
-                if args.batch_size > 1 and data == 1:
-                    half = measure(accelerator, data, model, args.batch_size // 2, *settings)["memory"]
-                    result["largest_batch"] = largest_batch(accelerator, result, half)
-                show(accelerator, result)
+                result = measure_with_largest(accelerators.ACCELERATORS[target], data, model, args)
+                show(accelerators.ACCELERATORS[target], result)
                 results.append(result)
                 harness.write(args.output, programs=results)
     show_summary(results)

@@ -1,9 +1,9 @@
 """The kernels of a compiled program, and the bytes that each moves, read from the program's text.
 
-A kernel is an instruction of the entry computation that runs on the device. It reads its operands from the device's
-memory and writes its results there, except those that the compiler keeps in a TPU's own fast memory. An operand that
-several kernels use is counted for each of them, and whole, even if a kernel reads a part of it; only the slices that a
-loop takes are counted as slices. Caches are not considered.
+A kernel is an instruction that runs on the device: of the entry computation, and of loops, in each of their turns. It
+reads its operands from the device's memory and writes its results there, except those that the compiler keeps in a
+TPU's own fast memory. An operand that several kernels use is counted for each of them. Of an operand that a kernel only
+takes slices of, the slices are counted. Caches are not considered.
 """
 
 import collections
@@ -16,8 +16,9 @@ INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([a-z][\w\
 ARRAY = re.compile(r"\b([a-z]+)(\d*)\w*\[([\d,]*)\](\{[^}]*\})?")  # as bf16[128,55,55,96]{3,2,1,0}
 IN_FAST_MEMORY = re.compile(r"S\([1-9]\d*\)")  # a memory other than the device's large one, at the end of a layout
 COMPUTES_NOTHING = (
-    "after-all bitcast conditional constant get-tuple-element iota opt-barrier parameter partition-id replica-id tuple"
+    "after-all bitcast constant get-tuple-element iota opt-barrier parameter partition-id replica-id tuple"
 )
+SLICES = ("dynamic-slice", "gather", "slice")
 
 
 class Kernel(NamedTuple):
@@ -27,6 +28,7 @@ class Kernel(NamedTuple):
       name, opcode: as in the text.
       target: the library function that a custom call names; otherwise ''.
       bytes: operands and results in the device's memory, of all turns of a loop.
+      product: whether it has a convolution or a matrix product.
       operations: what JAX called the operations that it does, as 'jit(train_step)/jvp(conv1)/add'.
     """
 
@@ -34,6 +36,7 @@ class Kernel(NamedTuple):
     opcode: str
     target: str
     bytes: int
+    product: bool
     operations: tuple[str, ...]
 
 
@@ -59,6 +62,10 @@ class Instruction(NamedTuple):
     def calls(self) -> str:
         """The name of a fusion's computation; '' for other instructions."""
         return self.attribute(r"calls=%?([\w.\-]+)") if self.opcode == "fusion" else ""
+
+    @property
+    def text(self) -> str:
+        return f"  %{self.name} = {self.result} {self.opcode}({self.value}{self.attributes}"
 
 
 Program = dict[str, dict[str, Instruction]]  # {computation: {instruction's name: instruction}}; the entry is 'ENTRY'
@@ -98,35 +105,59 @@ def size(result: str) -> int:
     )
 
 
-def kernels(
-    program: Program, computation: str = "ENTRY", turns: int = 1, loop: tuple[str, ...] = ()
-) -> Iterator[Kernel]:
-    """The kernels of a computation that runs `turns` times in a loop of these operations, and of the loops in it."""
+def executed(
+    program: Program, computation: str = "ENTRY", turns: int = 1, within: tuple[str, ...] = ()
+) -> Iterator[tuple[Instruction, str, int, tuple[str, ...]]]:
+    """Every instruction that runs: (instruction, computation, turns, the names of its loops' operations).
+
+    Raises:
+      ValueError: the program has a branch, or a loop of an unknown number of turns.
+    """
     for one in program[computation].values():
-        operations = (*_operations(program, one), *loop)
         if one.opcode == "while":
-            body = one.attribute(r"body=%?([\w.\-]+)")
-            yield from kernels(program, body, turns * loop_turns(program, one), operations)
-        elif one.opcode not in COMPUTES_NOTHING.split() and not one.opcode.endswith(("-done", "-update")):
-            target = one.attribute(r'custom_call_target="([^"]*)"')
-            if target != "AllocateBuffer":
-                moved = turns * moved_bytes(program, program[computation], one)
-                yield Kernel(one.name, one.opcode, target, moved, operations)
+            body, inner = one.attribute(r"body=%?([\w.\-]+)"), (*_operations(program, one), *within)
+            yield from executed(program, body, turns * loop_turns(program, one), inner)
+        elif one.opcode == "call":
+            yield from executed(program, one.attribute(r"to_apply=%?([\w.\-]+)"), turns, within)
+        elif one.opcode == "conditional":
+            raise ValueError(f"which branch of {one.name} the compiled program takes is not known")
+        else:
+            yield one, computation, turns, within
+
+
+def kernels(program: Program) -> Iterator[Kernel]:
+    """The kernels of a program; those of a loop once, with the bytes of all turns. Raises as `executed`."""
+    for one, computation, turns, within in executed(program):
+        target = one.attribute(r'custom_call_target="([^"]*)"')
+        done_elsewhere = one.opcode.endswith(("-done", "-update")) and one.opcode != "dynamic-update-slice"
+        if one.opcode not in COMPUTES_NOTHING.split() and not done_elsewhere and target != "AllocateBuffer":
+            moved = turns * moved_bytes(program, program[computation], one)
+            product = bool(re.search("cudnn|cublas", target)) or any(
+                each.opcode in ("convolution", "dot") for each in (one, *_inside(program, one))
+            )
+            yield Kernel(one.name, one.opcode, target, moved, product, (*_operations(program, one), *within))
+
+
+def _inside(program, one):
+    # The instructions of a fusion, and of the fusions in it.
+    for each in program[one.calls].values() if one.calls else ():
+        yield each
+        yield from _inside(program, each)
 
 
 def moved_bytes(program: Program, instructions: dict[str, Instruction], one: Instruction) -> int:
     """The bytes that an instruction reads and writes in the device's memory."""
     written, read = size(one.result), [size(instructions[name].result) for name in one.operands]
-    if one.opcode.endswith("-start"):  # its result holds its operands, too
+    if one.opcode.endswith("-start") and one.opcode != "all-reduce-start":  # its result holds its operands, too
         return written
-    if one.opcode == "dynamic-slice":
+    if one.opcode in SLICES:
         return 2 * written
     if one.opcode == "dynamic-update-slice":  # in place: only the part that changes is read and written
         return 2 * read[1]
     inside = program[one.calls] if one.calls else {}
     for parameter in (each for each in inside.values() if each.opcode == "parameter"):
         number, users = int(parameter.value), [user for user in inside.values() if parameter.name in user.operands]
-        if users and all(user.opcode == "dynamic-slice" for user in users):
+        if users and all(user.opcode in SLICES and user.operands[0] == parameter.name for user in users):
             read[number] = min(read[number], sum(size(user.result) for user in users))
         for user in users:
             if user.opcode == "dynamic-update-slice" and user.operands[0] == parameter.name:
@@ -140,16 +171,17 @@ def loop_turns(program: Program, loop: Instruction) -> int:
     """How often a loop's body runs. Raises ValueError if the program does not tell."""
     if known := loop.attribute(r'known_trip_count"?:\{"?n"?:"?(\d+)'):
         return int(known)
-    condition = program[loop.attribute(r"condition=%?([\w.\-]+)")]
-    limits = [int(one.value) for one in condition.values() if one.opcode == "constant" and "s32[]" in one.result]
-    if len(limits) != 1:
+    condition = program[loop.attribute(r"condition=%?([\w.\-]+)")].values()
+    limits = [int(one.value) for one in condition if one.opcode == "constant" and "s32[]" in one.result]
+    counts_up = [one for one in condition if one.opcode == "compare" and "direction=LT" in one.attributes]
+    if len(limits) != 1 or len(counts_up) != 1:  # it counts from 0 to below the limit, as JAX's loops do
         raise ValueError(f"how often the loop {loop.name} of the compiled program runs is not known")
     return limits[0]
 
 
 def _operations(program, one):
     # The kernel's own first: XLA names a fusion after its last operation, or not at all.
-    for instruction in (one, *reversed(program[one.calls].values() if one.calls else ())):
+    for instruction in (one, *reversed(list(_inside(program, one)))):
         if name := instruction.attribute(r'op_name="([^"]*)"'):
             yield name
 

@@ -17,7 +17,7 @@ SCALES = ("full", "laptop")
 PHOTOGRAPHS = {"full": "imagenet", "laptop": "imagenette"}
 COST_ON_PHOTOGRAPHS = {"full": "90 epochs on ImageNet", "laptop": "four to five minutes on a CPU core"}
 # Fields in which a stored config may differ from the claim's: directories, and the orientation of images without tags.
-MAY_DIFFER = {"dataset.root", "dataset.orientation", "init_from"}
+MAY_DIFFER = {"dataset.root", "dataset.cache", "dataset.orientation", "init_from"}
 
 Settings = Mapping[str, object]
 

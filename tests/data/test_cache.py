@@ -1,5 +1,6 @@
 """Images kept in memory are the same, and are kept where they fit."""
 
+import itertools
 import types
 
 import jax
@@ -8,7 +9,7 @@ import pytest
 
 from alexnet_jax import UserError
 from alexnet_jax.data import cache, pipeline
-from alexnet_jax.runtime import sharding
+from alexnet_jax.runtime import interruption, sharding
 from tests.support import mesh
 
 
@@ -51,22 +52,25 @@ def test_batches_from_the_devices_are_those_from_the_source(shape, start):
     source, on_mesh = Numbered(10), mesh(*shape)
     kept = cache.DeviceCache(source, on_mesh)
     assert source.read == [1] * 10
-    assert kept.arrays["images"].sharding.is_fully_replicated and kept.arrays["images"].dtype == np.uint8
+    assert all(array.sharding.is_fully_replicated for array in kept.arrays.values())
 
     @jax.jit
     def fetch(batch):
         specs = sharding.batch_specs(batch)
         return jax.shard_map(cache.fetch, mesh=on_mesh, in_specs=(specs,), out_specs=sharding.BATCH)(batch)
 
-    for batches in (
-        lambda s: pipeline.train_batches(s, 4, slice(0, 4), 7, start),
-        lambda s: pipeline.eval_batches(s, 4, slice(0, 4)),
-    ):
-        # The last batch of an evaluation is padded, by images of which nothing is used.
-        for expected, batch, real in zip(batches(source), batches(kept), (4, 4, 2), strict=False):
+    ways = (pipeline.train_batches, 7, start), (pipeline.eval_batches,)
+    for make, *arguments in ways:
+        expected, indices = (
+            list(itertools.islice(make(each, 4, slice(0, 4), *arguments), 3)) for each in (source, kept)
+        )
+        assert len(expected) == 3
+        for images, batch in zip(expected, indices, strict=True):
             assert batch.keys() == {"index"}
             found = fetch(sharding.put_batch(on_mesh, batch) | cache.resident(kept))
-            for name, values in expected.items():
+            # The last batch of an evaluation is padded, by images of which nothing is used.
+            real = 2 if make is pipeline.eval_batches and images is expected[-1] else 4
+            for name, values in images.items():
                 np.testing.assert_array_equal(np.asarray(found[name])[:real], values[:real])
                 assert found[name].dtype == values.dtype
 
@@ -81,10 +85,18 @@ def test_a_broken_image_is_named_before_the_first_step():
         cache.DeviceCache(Numbered(10, broken=5), mesh(1, 1))
 
 
-def on(platform, gigabytes=None):
+def test_a_signal_ends_the_reading(monkeypatch):
+    monkeypatch.setattr(interruption, "_received", 15)
+    source = Numbered(5000)
+    with pytest.raises(interruption.Interrupted):
+        cache.DeviceCache(source, mesh(1, 1))
+    assert sum(source.read) < 5000
+
+
+def on(platform, gigabytes=None, devices=1):
     stats = {"bytes_limit": gigabytes * 10**9} if gigabytes else None
     device = types.SimpleNamespace(platform=platform, memory_stats=lambda: stats)
-    return types.SimpleNamespace(local_devices=[device])
+    return types.SimpleNamespace(local_devices=[device] * devices)
 
 
 @pytest.mark.parametrize(
@@ -94,6 +106,7 @@ def on(platform, gigabytes=None):
         ("gpu", 80, 128, 41, "host"),
         ("gpu", 80, 128, 65, "none"),
         ("tpu", 16, 12, 7, "none"),  # it is read into the host's memory first
+        ("gpu", None, 128, 40, "host"),  # a device that does not tell its memory
         ("cpu", None, 128, 1, "none"),
     ],
 )
@@ -106,7 +119,25 @@ def test_images_are_kept_where_they_fit(platform, device, host, needed, place, m
 def test_images_that_do_not_fit_where_they_shall_be_are_refused(monkeypatch):
     monkeypatch.setattr(cache, "host_memory", lambda: 10**11)
     assert cache.choose("device", 79 * 10**9, on("gpu", 80))[0] == "device"
-    with pytest.raises(UserError, match=r"config.dataset.cache=device: .* take 81.0 GB and there are 80.0; use auto"):
+    with pytest.raises(UserError, match=r"config.dataset.cache=device: .* take 81.00 GB and there are 80.00; use auto"):
         cache.choose("device", 81 * 10**9, on("gpu", 80))
-    with pytest.raises(UserError, match=r"config.dataset.cache=host: .* take 101.0 GB and there are 100.0; use auto"):
+    with pytest.raises(UserError, match=r"config.dataset.cache=host: .* take 101.00 GB and there are 100.00; use auto"):
         cache.choose("host", 101 * 10**9, on("gpu", 80))
+    with pytest.raises(UserError, match=r"take 34.00 GB and there are 33.33; use auto"):  # read once, put twice
+        cache.choose("device", 34 * 10**9, on("cpu", devices=2))
+
+
+def test_processes_share_the_memory_of_their_host(monkeypatch):
+    monkeypatch.setattr(cache, "host_memory", lambda: 128 * 10**9)
+    monkeypatch.setattr(cache.multihost_utils, "process_allgather", lambda own: np.array([own, own + 1, own, own]))
+    assert cache.choose("auto", 21 * 10**9, on("gpu", 80))[0] == "device"
+    assert cache.choose("auto", 22 * 10**9, on("gpu", 30))[0] == "none"
+
+
+def test_a_containers_limit_counts(monkeypatch, tmp_path):
+    monkeypatch.setattr(cache, "CONTAINER", tmp_path / "none")
+    whole = cache.host_memory()
+    monkeypatch.setattr(cache, "CONTAINER", tmp_path / "memory.max")
+    for text, memory in (("max\n", whole), ("1000000\n", 1_000_000), (f"{10 * whole}\n", whole)):
+        (tmp_path / "memory.max").write_text(text)
+        assert cache.host_memory() == memory

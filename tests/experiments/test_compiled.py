@@ -59,6 +59,62 @@ def test_the_bytes_of_a_program_are_those_of_operands_and_results_in_the_large_m
     assert found["row"].operations == ("jit(f)/jvp(conv1)/mul",)
 
 
+MORE = """%sum (x: f32[], y: f32[]) -> f32[] {
+  %x = f32[] parameter(0)
+  %y = f32[] parameter(1)
+  ROOT %add = f32[] add(%x, %y)
+}
+
+%update (p.0: f32[10,8], p.1: f32[1,8], p.2: s32[]) -> f32[10,8] {
+  %p.0 = f32[10,8]{1,0} parameter(0)
+  %p.1 = f32[1,8]{1,0} parameter(1)
+  %p.2 = s32[] parameter(2)
+  ROOT %updated = f32[10,8]{1,0} dynamic-update-slice(%p.0, %p.1, %p.2, %p.2)
+}
+
+%body (state: (f32[100], f32[10,8], f32[1,8], s32[])) -> (f32[100], f32[10,8], f32[1,8], s32[]) {
+  %state = (f32[100]{0}, f32[10,8]{1,0}, f32[1,8]{1,0}, s32[]) parameter(0)
+  %a = f32[100]{0} get-tuple-element(%state), index=0
+  %b = f32[10,8]{1,0} get-tuple-element(%state), index=1
+  %c = f32[1,8]{1,0} get-tuple-element(%state), index=2
+  %i = s32[] get-tuple-element(%state), index=3
+  %sum-start = f32[100]{0} all-reduce-start(%a), replica_groups={{0,1}}, to_apply=%sum
+  %sum-done = f32[100]{0} all-reduce-done(%sum-start)
+  %new = f32[10,8]{1,0} fusion(%b, %c, %i), kind=kLoop, calls=%update
+  ROOT %next = (f32[100]{0}, f32[10,8]{1,0}, f32[1,8]{1,0}, s32[]) tuple(%sum-done, %new, %c, %i)
+}
+
+ENTRY %main (s: (f32[100], f32[10,8], f32[1,8], s32[])) -> f32[2] {
+  %s = (f32[100]{0}, f32[10,8]{1,0}, f32[1,8]{1,0}, s32[]) parameter(0)
+  %loop = (f32[100]{0}, f32[10,8]{1,0}, f32[1,8]{1,0}, s32[]) while(%s), condition=%c, body=%body, backend_config={"known_trip_count":{"n":"7"}}
+  %end = f32[100]{0} get-tuple-element(%loop), index=0
+  ROOT %part = f32[2]{0} slice(%end), slice={[0:2]}
+}
+"""  # noqa: E501
+
+
+def test_what_a_loop_does_is_counted_in_each_of_its_turns():
+    program = kernels.parse(MORE)
+    found = {kernel.name: kernel.bytes for kernel in kernels.kernels(program)}
+    # A sum reads and writes all; an update in place reads and writes its part, and reads the index; so does a slice.
+    assert found == {"sum-start": 7 * 2 * 400, "new": 7 * (32 + 32 + 32 + 4), "part": 16}
+    numbers = compiled.exchanged(program, 1, 2)
+    assert numbers == {"collectives": {"all-reduce": 7}, "received": {"towers": 7 * 400, "rows": 0}}
+
+
+def test_a_program_with_branches_is_refused():
+    branch = "  ROOT %c = f32[2]{0} conditional(%a), true_computation=%t, false_computation=%f"
+    with pytest.raises(ValueError, match="which branch of c"):
+        list(kernels.kernels(kernels.parse(f"ENTRY %main (a: pred[]) -> f32[2] {{\n{branch}\n}}")))
+
+
+def test_the_largest_batch_lies_on_the_line_through_two():
+    target = accelerators.ACCELERATORS["tpu-v5e"]  # 16 GiB
+    smaller, larger = ({"batch_size": n, "memory": 2**30 + n * 2**20} for n in (512, 1024))
+    assert compiled.largest_batch(target, smaller, larger) == 15 * 1024
+    assert compiled.largest_batch(target, smaller, smaller | {"batch_size": 1024}) is None
+
+
 def test_an_instruction_in_an_unknown_notation_is_refused():
     with pytest.raises(ValueError, match="written in an unknown way"):
         kernels.parse("ENTRY %main (a: f32[2]) -> f32[2] {\n  %a = f32[2]{0} no operation\n}")
@@ -66,10 +122,10 @@ def test_an_instruction_in_an_unknown_notation_is_refused():
 
 def test_kernels_belong_to_their_layers():
     def kernel(opcode, *operations):
-        return kernels.Kernel("k", opcode, "", 1, operations)
+        return kernels.Kernel("k", opcode, "", 1, opcode != "copy", operations)
 
     net = two_gpu_step.NET
-    assert compiled.place(kernel("fusion", "jit(f)/jvp(conv1)/norm/mul"), net) == ("conv1", "forward others")
+    assert compiled.place(kernel("copy", "jit(f)/jvp(conv1)/norm/mul"), net) == ("conv1", "forward others")
     backward = "jit(f)/transpose(jvp(shard_map))/conv2/conv_general_dilated"
     assert compiled.place(kernel("custom-call", backward), net) == ("conv2", "backward products")
     assert compiled.place(kernel("copy", "jit(f)/optimizer/add"), net) == ("optimizer", "forward others")
@@ -115,7 +171,7 @@ config.model.dtype = "bfloat16"
 program = compiled.compile_(target, data, 2, config)
 parsed = kernels.parse(program.as_text())
 print(json.dumps({
-    **compiled.exchanged(program, data, 2),
+    **compiled.exchanged(parsed, data, 2),
     "least": compiled.least_exchanged(nets.from_config(config.model), data, 2, 128),
     "memory": compiled.memory(program),
     "fits": target.memory,

@@ -16,7 +16,7 @@ from PIL import Image
 from tensorboardX.proto import event_pb2
 
 from alexnet_jax import UserError, train
-from alexnet_jax.data import datasets, preparation
+from alexnet_jax.data import cache, datasets, preparation
 from alexnet_jax.data.kinds import textures
 from alexnet_jax.model import nets
 from alexnet_jax.runtime import files, sharding
@@ -77,15 +77,28 @@ def fixed_batch():
 
 
 @pytest.mark.parametrize("place", ["device", "host"])
-def test_a_run_from_memory_has_the_same_bits_also_after_a_restart(place, config, tmp_path):
-    whole = train.train_and_evaluate(config, tmp_path / "disk")
+def test_a_run_from_memory_has_the_same_bits_also_after_a_restart(place, config, tmp_path, monkeypatch):
+    whole, loops, original = train.train_and_evaluate(config, tmp_path / "disk"), [], train.Loop
+    monkeypatch.setattr(train, "Loop", lambda *args: loops.append(original(*args)) or loops[-1])
     config.dataset.cache, config.num_epochs = place, 1.0
     train.train_and_evaluate(config, tmp_path / "kept")
     config.num_epochs = 2.0  # it goes on in the middle of an epoch: 26 images in batches of 8
     assert train.train_and_evaluate(config, tmp_path / "kept") == whole
+    kind = {"device": cache.DeviceCache, "host": cache.HostCache}[place]
+    assert [type(loop.training.data.train) for loop in loops] == [kind, kind]
     (step, state), (_, expected) = final_params(config, tmp_path / "kept"), final_params(config, tmp_path / "disk")
     assert step == 6
     jax.tree.map(np.testing.assert_array_equal, state, expected)
+
+
+def test_images_that_do_not_fit_leave_a_finished_run_as_it_was(config, tmp_path, monkeypatch):
+    train.train_and_evaluate(config, tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.glob("*.json")}
+    monkeypatch.setattr(cache, "host_memory", lambda: 1000)
+    config.dataset.cache, config.num_epochs = "device", 3.0
+    with pytest.raises(UserError, match="config.dataset.cache=device: the decoded images take"):
+        train.train_and_evaluate(config, tmp_path)
+    assert {path: path.read_bytes() for path in tmp_path.glob("*.json")} == before and len(before) >= 3
 
 
 def test_a_step_is_what_it_was_and_follows_the_papers_rule(config, fixed_batch):
