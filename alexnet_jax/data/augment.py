@@ -83,9 +83,11 @@ def crops_by_slices(size: int, images_BxSxSx3: jax.Array, offsets_Bx2: jax.Array
     Args:
       size: height and width of the parts, in pixels.
       images_BxSxSx3: uint8.
+      offsets_Bx2: int32, from 0 to S − size.
+      flips_B: bool.
 
     Returns:
-      float32 [B, size, size, 3].
+      float32 [B, size, size, 3], from 0 to 255.
     """
 
     def crop(image, offset, flip):
@@ -96,7 +98,7 @@ def crops_by_slices(size: int, images_BxSxSx3: jax.Array, offsets_Bx2: jax.Array
 
 
 def crops_by_products(size: int, images_BxSxSx3: jax.Array, offsets_Bx2: jax.Array, flips_B: jax.Array) -> jax.Array:
-    """The same pixels as `crops_by_slices`, chosen by products with matrices of zeros and ones.
+    """The same arguments and pixels as those of `crops_by_slices`, chosen by products with matrices of 0 and 1.
 
     For a TPU: XLA would slice image by image there, and copy the whole batch for each. The products are exact, because
     bfloat16 has all integers up to 256.
