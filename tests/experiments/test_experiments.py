@@ -112,7 +112,8 @@ def test_a_claim_from_training_to_the_pages(tiny_config, tmp_path, monkeypatch, 
     runs = store.load_runs(claim.runs_directory("laptop", work / "results"))
     run = runs[-1]
     assert run.commit.rstrip("+") == (head or "unknown")
-    assert run.config["dataset"] == {"name": "folder", "root": "images", "orientation": "upright"}  # not the path
+    dataset = {"name": "folder", "root": "images", "orientation": "upright", "cache": "auto"}  # not the path
+    assert run.config["dataset"] == dataset
     assert run.result == files.read_json(work / "laptop" / "noise" / "seed=0" / "result.json")
     assert str(tmp_path) not in "".join(path.read_text() for path in paths)
 

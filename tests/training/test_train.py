@@ -76,7 +76,7 @@ def fixed_batch():
     return sharding.put_batch(mesh(1, 1), {"image": images, "label": np.arange(8, dtype=np.int32) % 2})
 
 
-@pytest.mark.parametrize("place", ["device", "host"])
+@pytest.mark.parametrize("place", ["device", pytest.param("host", marks=pytest.mark.slow)])
 def test_a_run_from_memory_has_the_same_bits_also_after_a_restart(place, config, tmp_path, monkeypatch):
     whole, loops, original = train.train_and_evaluate(config, tmp_path / "disk"), [], train.Loop
     monkeypatch.setattr(train, "Loop", lambda *args: loops.append(original(*args)) or loops[-1])
