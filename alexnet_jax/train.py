@@ -87,13 +87,13 @@ def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike) -> dict[s
             # After images were removed, it may have taken all its steps already.
             training = dataclasses.replace(training, total_steps=max(training.total_steps, state.step))
             data, unfinished = training.data, state.step < training.total_steps
-            if unfinished:
-                with processes.together():
-                    checkpoints.check_space(state.trees)
+            if unfinished:  # first, because it may be refused: then the directory stays as it is
                 training = dataclasses.replace(training, data=cache.keep(config.dataset.cache, data, training.mesh))
             run_directory.keep(config, data.root, data.statistics.mean, state.step, workdir)
             image_list.keep(images, workdir)
             if unfinished:
+                with processes.together():
+                    checkpoints.check_space(state.trees)
                 (workdir / "result.json").unlink(missing_ok=True)  # of a shorter run
             describe(training, state.step)
             with (
