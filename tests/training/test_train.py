@@ -76,7 +76,8 @@ def fixed_batch():
     return sharding.put_batch(mesh(1, 1), {"image": images, "label": np.arange(8, dtype=np.int32) % 2})
 
 
-@pytest.mark.parametrize("place", ["device", pytest.param("host", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["device", "host"])
 def test_a_run_from_memory_has_the_same_bits_also_after_a_restart(place, config, tmp_path, monkeypatch):
     whole, loops, original = train.train_and_evaluate(config, tmp_path / "disk"), [], train.Loop
     monkeypatch.setattr(train, "Loop", lambda *args: loops.append(original(*args)) or loops[-1])
@@ -91,6 +92,7 @@ def test_a_run_from_memory_has_the_same_bits_also_after_a_restart(place, config,
     jax.tree.map(np.testing.assert_array_equal, state, expected)
 
 
+@pytest.mark.slow
 def test_images_that_do_not_fit_leave_a_finished_run_as_it_was(config, tmp_path, monkeypatch):
     train.train_and_evaluate(config, tmp_path)
     before = {path: path.read_bytes() for path in tmp_path.glob("*.json")}
