@@ -45,7 +45,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike) -> dict[s
 
     Run again on the same directory, it continues from the newest checkpoint and ends with the same bits as a run that
     was never interrupted. SIGINT and SIGTERM end it with a checkpoint: of the step that was under way, or of the step
-    before an evaluation that was under way.
+    before an evaluation that was under way. While `cache.keep` reads images, they end it with the checkpoint before.
 
     Args:
       config: a ConfigDict with the fields of `settings.defaults`.

@@ -8,27 +8,22 @@ import concurrent.futures
 import dataclasses
 import logging
 import mmap
-import os
-import pathlib
-import zlib
 from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 
 from alexnet_jax import UserError, settings
 from alexnet_jax.data import datasets
 from alexnet_jax.data.sources import Source
-from alexnet_jax.runtime import interruption, processes, progress, sharding
+from alexnet_jax.runtime import interruption, memory, processes, progress, sharding
 
 log = logging.getLogger("alexnet_jax")
 
 SHARE = 0.5  # of a memory that images may take
 READERS, AT_ONCE = 4, 1024  # threads, and images that wait for them
 UNREAD = -1
-CONTAINER = pathlib.Path("/sys/fs/cgroup/memory.max")  # Linux's limit of this container's or job's memory
 PLACES = {"device": "kept on each device", "host": "kept in the host's memory", "none": "not kept"}
 
 
@@ -137,7 +132,7 @@ def keep(choice: str, data: datasets.Data, mesh: jax.sharding.Mesh) -> datasets.
 
 def choose(choice: str, needed: int, mesh: jax.sharding.Mesh) -> tuple[str, str]:
     """One of settings.CACHES for `needed` bytes of images, and why. Raises UserError if they do not fit as told."""
-    device, host = mesh.local_devices[0], host_memory() // processes_on_this_host()
+    device, host = mesh.local_devices[0], memory.of_host() // memory.processes_on_host()
     if device.platform == "cpu":
         on_device = host // (1 + len(mesh.local_devices))  # of the same memory, and what is read at first
     else:
@@ -156,16 +151,3 @@ def choose(choice: str, needed: int, mesh: jax.sharding.Mesh) -> tuple[str, str]
         if needed <= SHARE * limit:
             return place, f"there are {limit / 1e9:,.1f} GB"
     return "none", f"they take more than {SHARE:.0%} of {host / 1e9:,.1f} GB"
-
-
-def host_memory() -> int:
-    """The bytes of this machine, or of its part that this container or job may use."""
-    limit = CONTAINER.read_text().strip() if CONTAINER.exists() else ""
-    installed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return min(installed, int(limit)) if limit.isdecimal() else installed
-
-
-def processes_on_this_host() -> int:
-    """How many processes of this training share this machine's memory."""
-    own = zlib.crc32(os.uname().nodename.encode()) >> 1
-    return int((multihost_utils.process_allgather(np.int32(own)) == own).sum())

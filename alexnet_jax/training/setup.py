@@ -1,7 +1,6 @@
 """Builds the objects of a config. After this, its settings are only recorded, compared, and read for `init_from`."""
 
 import dataclasses
-import os
 from typing import Any
 
 import jax
@@ -11,7 +10,7 @@ from ml_collections import ConfigDict
 from alexnet_jax import UserError
 from alexnet_jax.data import augment, datasets
 from alexnet_jax.model import counts, nets, spec
-from alexnet_jax.runtime import sharding
+from alexnet_jax.runtime import memory, sharding
 from alexnet_jax.training import optimizer, schedules
 
 
@@ -56,11 +55,11 @@ def check_memory(net: spec.Net, mesh: jax.sharding.Mesh, batch_size: int) -> Non
     # At least the images, the weights, their gradients and velocities, and the layers' outputs, perhaps in bfloat16.
     needed = batch_size * (3 * (4 * net.image_size**2 + net.stored_size**2) + 2 * sum(row.neurons for row in rows))
     needed += 12 * sum(row.parameters for row in rows)
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * jax.process_count()
-    if needed > memory:
+    available = memory.of_host() * jax.process_count()
+    if needed > available:
         raise UserError(
-            f"the net takes at least {needed / 1e9:,.0f} GB of memory and there are {memory / 1e9:,.0f}; use a smaller "
-            "config.model.width, config.model.image_size or config.batch_size"
+            f"the net takes at least {needed / 1e9:,.0f} GB of memory and there are {available / 1e9:,.0f}; use a "
+            "smaller config.model.width, config.model.image_size or config.batch_size"
         )
 
 

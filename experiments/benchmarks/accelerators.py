@@ -5,7 +5,7 @@ need neither a driver nor a device.
 """
 
 import dataclasses
-import importlib.util
+import importlib.metadata
 import math
 import os
 from collections.abc import Mapping
@@ -17,8 +17,7 @@ from jax.experimental import topologies
 from alexnet_jax import UserError
 from alexnet_jax.runtime import sharding
 
-# Where each device needs a package: what to import, and what to install.
-PACKAGES = {"cuda": ("jax_plugins.xla_cuda13", "jax[cuda13]"), "tpu": ("libtpu", "jax[tpu]")}
+PACKAGES = {"cuda": ("jax-cuda13-plugin", "jax[cuda13]"), "tpu": ("libtpu", "jax[tpu]")}  # compiler; what installs it
 
 # What XLA asks of a GPU (GpuTargetConfigProto), less what is given for each. The multiples of threads and registers
 # are the same for all NVIDIA GPUs since 2020.
@@ -71,19 +70,23 @@ class Accelerator:
     box: int
     description: str
 
+    @property
+    def has_compiler(self) -> bool:
+        """Whether its compiler is installed."""
+        try:
+            importlib.metadata.version(PACKAGES[self.platform][0])
+        except importlib.metadata.PackageNotFoundError:
+            return False
+        return True
+
     def devices(self, count: int) -> list:
         """At least `count` devices to compile for; a TPU's slices have fixed sizes.
 
         Raises:
           UserError: the compiler is not installed, or takes no such device.
         """
-        module, package = PACKAGES[self.platform]
-        try:
-            installed = importlib.util.find_spec(module)
-        except ModuleNotFoundError:
-            installed = None
-        if not installed:
-            raise UserError(f"no compiler for {self.name}; python -m pip install '{package}'")
+        if not self.has_compiler:
+            raise UserError(f"no compiler for {self.name}; python -m pip install '{PACKAGES[self.platform][1]}'")
         try:
             return topologies.get_topology_desc(platform=self.platform, **self._topology(count)).devices
         except jax.errors.JaxRuntimeError as error:

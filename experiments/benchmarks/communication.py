@@ -112,10 +112,10 @@ def least_between_towers(net: spec.Net) -> dict[str, int]:
     return {"all-gather": ahead, "reduce-scatter": ahead - inputs[net.last]}
 
 
-def gradient_bytes(net: spec.Net) -> int:
-    """The size of the gradients on a tower's device: its share of the tower layers, and the last layer."""
+def gradient_bytes(net: spec.Net, devices: int = 2) -> int:
+    """The size of the gradients on one of a row's devices: its share of the tower layers, and the last layer."""
     *tower_layers, last = (row.parameters for row in counts.layer_table(net))
-    return 4 * (sum(tower_layers) // net.towers + last)
+    return 4 * (sum(tower_layers) // devices + last)
 
 
 def step_program(config: ConfigDict, mesh: jax.sharding.Mesh) -> jax.stages.Compiled:

@@ -28,7 +28,7 @@ from ml_collections import ConfigDict
 from alexnet_jax import UserError
 from alexnet_jax.analysis import inference
 from alexnet_jax.data.base import IMAGENET
-from alexnet_jax.model import counts, nets, spec
+from alexnet_jax.model import nets, spec
 from alexnet_jax.runtime import command_line
 from experiments.benchmarks import accelerators, communication, harness, kernels, two_gpu_step
 
@@ -64,15 +64,6 @@ def memory(program: jax.stages.Compiled) -> int:
     )
 
 
-def operations(net: spec.Net, model: int, way: str) -> int:
-    """The floating-point operations of a device's products for an image of its row."""
-    *towers, last = counts.layer_table(net)
-    macs = sum(row.macs for row in towers) // model + last.macs
-    if way == "train":
-        return 2 * (3 * macs - towers[0].macs // model)  # the image needs no gradient
-    return 2 * macs * inference.WAYS[way]
-
-
 def exchanged(program: kernels.Program, data: int, model: int) -> dict[str, Any]:
     """How often collectives of each kind run, and the bytes that a device receives from each side of the mesh.
 
@@ -98,8 +89,7 @@ def exchanged(program: kernels.Program, data: int, model: int) -> dict[str, Any]
 def least_exchanged(net: spec.Net, data: int, model: int, batch_size: int) -> dict[str, int]:
     """The bytes that a device must receive in a training step; see communication.py."""
     between = sum(communication.least_between_towers(net).values()) * batch_size if model > 1 else 0
-    *towers, last = (row.parameters for row in counts.layer_table(net))
-    summed = 4 * (sum(towers) // model + last) + communication.METRICS
+    summed = communication.gradient_bytes(net, model) + communication.METRICS
     return {"towers": between, "rows": communication.received("all-reduce", summed, data)}
 
 
@@ -145,7 +135,7 @@ def measure(
         "memory": memory(program),
         "kernels": len(found),
         "bytes": moved,
-        "operations": operations(net, model, way) * batch_size,
+        "operations": two_gpu_step.operations(model, inference.WAYS.get(way, 0)) * batch_size,
         "by_layer": by_layer(found, net),
         "largest": [[kernel.name, kernel.bytes, *kernel.operations[:1]] for kernel in largest(found)],
         **exchanged(parsed, data, model),

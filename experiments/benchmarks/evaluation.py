@@ -8,7 +8,6 @@ net ten times.
 """
 
 from alexnet_jax.analysis.inference import WAYS
-from alexnet_jax.model import counts
 from experiments.benchmarks import contestants, harness, two_gpu_step
 
 BATCH_SIZE = 128
@@ -16,7 +15,7 @@ BATCH_SIZE = 128
 
 def main():
     args = harness.Parser("evaluation", __doc__, pytorch=True, repeats=5).parse()
-    operations = 2 * BATCH_SIZE * counts.total(counts.layer_table(two_gpu_step.NET)).macs  # of a view
+    operations = BATCH_SIZE * two_gpu_step.operations(views=1)
     seconds = {}
     for way, views in WAYS.items():
         names = [name for name in contestants.NAMES if views == 1 or name != "flax"]

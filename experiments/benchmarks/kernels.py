@@ -15,8 +15,8 @@ from typing import NamedTuple
 INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([a-z][\w\-]*)\((.*)$")
 ARRAY = re.compile(r"\b([a-z]+)(\d*)\w*\[([\d,]*)\](\{[^}]*\})?")  # as bf16[128,55,55,96]{3,2,1,0}
 IN_FAST_MEMORY = re.compile(r"S\([1-9]\d*\)")  # a memory other than the device's large one, at the end of a layout
-COMPUTES_NOTHING = (
-    "after-all bitcast constant get-tuple-element iota opt-barrier parameter partition-id replica-id tuple"
+COMPUTES_NOTHING = re.compile(
+    "after-all|bitcast|constant|get-tuple-element|iota|opt-barrier|parameter|partition-id|replica-id|tuple"
 )
 SLICES = ("dynamic-slice", "gather", "slice")
 
@@ -96,12 +96,12 @@ def _closing(text):
     raise ValueError(f"a parenthesis of the compiled program does not close: {text}")
 
 
-def size(result: str) -> int:
-    """The bytes in the device's memory of XLA's text for an array or a tuple of arrays."""
+def size(result: str, everywhere: bool = False) -> int:
+    """The bytes in the device's memory, or `everywhere`, of XLA's text for an array or a tuple of arrays."""
     return sum(
         math.prod(int(n) for n in dims.split(",") if n) * int(bits or 8) // 8  # pred has no number: a byte
         for _, bits, dims, layout in ARRAY.findall(result)
-        if not IN_FAST_MEMORY.search(layout)
+        if everywhere or not IN_FAST_MEMORY.search(layout)
     )
 
 
@@ -130,7 +130,7 @@ def kernels(program: Program) -> Iterator[Kernel]:
     for one, computation, turns, within in executed(program):
         target = one.attribute(r'custom_call_target="([^"]*)"')
         done_elsewhere = one.opcode.endswith(("-done", "-update")) and one.opcode != "dynamic-update-slice"
-        if one.opcode not in COMPUTES_NOTHING.split() and not done_elsewhere and target != "AllocateBuffer":
+        if not COMPUTES_NOTHING.fullmatch(one.opcode) and not done_elsewhere and target != "AllocateBuffer":
             moved = turns * moved_bytes(program, program[computation], one)
             product = bool(re.search("cudnn|cublas", target)) or any(
                 each.opcode in ("convolution", "dot") for each in (one, *_inside(program, one))
@@ -148,6 +148,9 @@ def _inside(program, one):
 def moved_bytes(program: Program, instructions: dict[str, Instruction], one: Instruction) -> int:
     """The bytes that an instruction reads and writes in the device's memory."""
     written, read = size(one.result), [size(instructions[name].result) for name in one.operands]
+    if one.opcode == "slice-start":  # its result is (operands, slice, a flag); a TPU loads slices ahead of their use
+        slice_and_flag = one.result.partition("), ")[2]
+        return size(slice_and_flag.rpartition(", ")[0], everywhere=True) + size(slice_and_flag)
     if one.opcode.endswith("-start") and one.opcode != "all-reduce-start":  # its result holds its operands, too
         return written
     if one.opcode in SLICES:

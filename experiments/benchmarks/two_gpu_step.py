@@ -60,7 +60,11 @@ def lower_step(config: ConfigDict, net: spec.Net, mesh: jax.sharding.Mesh) -> ja
     return step.lower(params, params, batch, 0, rates, True)
 
 
-def operations() -> int:
-    """Floating-point operations of a step for one image. The image needs no gradient."""
-    macs = {row.name: row.macs for row in counts.layer_table(NET)}
-    return 2 * (3 * sum(macs.values()) - macs[NET.layers[0].name])
+def operations(devices: int = 1, views: int = 0) -> int:
+    """Floating-point operations of a step for one image, on one of a row's devices; of evaluation if there are `views`.
+
+    The image needs no gradient.
+    """
+    *towers, last = (row.macs for row in counts.layer_table(NET))
+    macs = sum(towers) // devices + last
+    return 2 * (views * macs or 3 * macs - towers[0] // devices)

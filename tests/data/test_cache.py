@@ -111,13 +111,13 @@ def on(platform, gigabytes=None, devices=1):
     ],
 )
 def test_images_are_kept_where_they_fit(platform, device, host, needed, place, monkeypatch):
-    monkeypatch.setattr(cache, "host_memory", lambda: host * 10**9)
+    monkeypatch.setattr(cache.memory, "of_host", lambda: host * 10**9)
     assert cache.choose("auto", needed * 10**9, on(platform, device))[0] == place
     assert cache.choose("none", needed * 10**9, on(platform, device))[0] == "none"
 
 
 def test_images_that_do_not_fit_where_they_shall_be_are_refused(monkeypatch):
-    monkeypatch.setattr(cache, "host_memory", lambda: 10**11)
+    monkeypatch.setattr(cache.memory, "of_host", lambda: 10**11)
     assert cache.choose("device", 79 * 10**9, on("gpu", 80))[0] == "device"
     with pytest.raises(UserError, match=r"config.dataset.cache=device: .* take 81.00 GB and there are 80.00; use auto"):
         cache.choose("device", 81 * 10**9, on("gpu", 80))
@@ -128,16 +128,7 @@ def test_images_that_do_not_fit_where_they_shall_be_are_refused(monkeypatch):
 
 
 def test_processes_share_the_memory_of_their_host(monkeypatch):
-    monkeypatch.setattr(cache, "host_memory", lambda: 128 * 10**9)
-    monkeypatch.setattr(cache.multihost_utils, "process_allgather", lambda own: np.array([own, own + 1, own, own]))
+    monkeypatch.setattr(cache.memory, "of_host", lambda: 128 * 10**9)
+    monkeypatch.setattr(cache.memory, "processes_on_host", lambda: 3)
     assert cache.choose("auto", 21 * 10**9, on("gpu", 80))[0] == "device"
     assert cache.choose("auto", 22 * 10**9, on("gpu", 30))[0] == "none"
-
-
-def test_a_containers_limit_counts(monkeypatch, tmp_path):
-    monkeypatch.setattr(cache, "CONTAINER", tmp_path / "none")
-    whole = cache.host_memory()
-    monkeypatch.setattr(cache, "CONTAINER", tmp_path / "memory.max")
-    for text, memory in (("max\n", whole), ("1000000\n", 1_000_000), (f"{10 * whole}\n", whole)):
-        (tmp_path / "memory.max").write_text(text)
-        assert cache.host_memory() == memory
