@@ -96,7 +96,7 @@ def test_a_run_from_memory_has_the_same_bits_also_after_a_restart(place, config,
 def test_images_that_do_not_fit_leave_a_finished_run_as_it_was(config, tmp_path, monkeypatch):
     train.train_and_evaluate(config, tmp_path)
     before = {path: path.read_bytes() for path in tmp_path.glob("*.json")}
-    monkeypatch.setattr(cache.memory, "of_host", lambda: 1000)
+    monkeypatch.setattr(cache.memory, "processes_on_host", lambda: 10**9)  # the net fits, the images do not
     config.dataset.cache, config.num_epochs = "device", 3.0
     with pytest.raises(UserError, match="config.dataset.cache=device: the decoded images take"):
         train.train_and_evaluate(config, tmp_path)
