@@ -4,7 +4,6 @@ Stored images are square, uint8, and larger than the net's input: 256 for 224, w
 """
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +13,7 @@ from ml_collections import ConfigDict
 
 from alexnet_jax import UserError
 from alexnet_jax.data.base import Statistics
+from alexnet_jax.runtime import sharding
 
 COLOUR_SCALES = ("standard_deviation", "eigenvalue")
 
@@ -72,8 +72,8 @@ class Augmentation:
             return offset, self.flip & flip, self.colour_axes @ (alpha * self.colour_scale)
 
         offsets_Bx2, flips_B, colours_Bx3 = jax.vmap(draw)(crop_keys_B, colour_keys_B)
-        crop = {"tpu": functools.partial(crops_by_products, size), "default": functools.partial(crops_by_slices, size)}
-        x = lax.platform_dependent(images_BxSxSx3, offsets_Bx2, flips_B, **crop) + colours_Bx3[:, None, None]
+        crop = crops_by_products if sharding.platform() == "tpu" else crops_by_slices
+        x = crop(size, images_BxSxSx3, offsets_Bx2, flips_B) + colours_Bx3[:, None, None]
         return (x - centre_crop(self.mean, size)) / divisor
 
 

@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from alexnet_jax.runtime import sharding
+
 Padding = tuple[tuple[int, int], tuple[int, int]]  # before and after: rows, columns
 
 
@@ -33,13 +35,8 @@ def locally_connected(padding: Padding, x_BxHxWxC: jax.Array, kernel: jax.Array)
 
 def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
     """Adds a bias to every map or unit, or in a locally connected layer to every position of every map."""
-    if x.ndim == 2 or bias.ndim > 1:
+    if x.ndim == 2 or bias.ndim > 1 or sharding.platform() != "cpu":
         return x + bias
-    return lax.platform_dependent(x, bias, cpu=_add_bias_to_rows, default=jnp.add)
-
-
-def _add_bias_to_rows(x, bias):
-    # To whole rows of maps: on CPU, XLA is slow to sum the gradient over many short rows. Elsewhere it makes this
-    # sum a part of the convolution.
+    # To whole rows of maps: on CPU, XLA is slow to sum the gradient over many short rows.
     B, H, W, C = x.shape
     return (x.reshape(B * H, W * C) + jnp.tile(bias, W)).reshape(x.shape)

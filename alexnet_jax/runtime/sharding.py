@@ -129,6 +129,12 @@ def create_mesh(data: int, model: int, towers: int) -> Mesh:
     return jax.make_mesh((data, model), **AXES, devices=jax.devices()[: data * model])
 
 
+def platform() -> str:
+    """'cpu', 'gpu' or 'tpu': what the devices are that run the `shard_map` being traced; 'cpu' outside of one."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return device.platform if device else "cpu"
+
+
 def compiler_options(mesh: Mesh) -> dict[str, str]:
     """XLA's options for compiling a net for the devices of a mesh, for `jax.jit`."""
     # On CPU, XLA would run convolutions by YNNPACK, which trains AlexNet at little more than half the speed of Eigen.
