@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 
 from alexnet_jax.model import norms, pools, spec
 
@@ -30,6 +29,20 @@ class Operation(NamedTuple):
     compute: Callable[..., jax.Array]
     to_onnx: Callable[..., str] | None
     output: str | None = None
+
+
+@jax.custom_vjp
+def relu(x: jax.Array) -> jax.Array:
+    """max(x, 0). Its gradient needs only its output, so that nothing has to keep `x`."""
+    return jnp.maximum(x, 0)
+
+
+def _relu_forward(x):
+    y = relu(x)
+    return y, y
+
+
+relu.defvjp(_relu_forward, lambda y, grad: (jnp.where(y != 0, grad, 0),))
 
 
 def dropout(tower_keys_BxT: jax.Array, seed: int, x: jax.Array) -> jax.Array:
@@ -71,7 +84,7 @@ def _onnx_pool(operator):
 OPERATIONS = {
     "relu": Operation(
         "activation",
-        lambda x, net, drop: nnx.relu(x),
+        lambda x, net, drop: relu(x),
         lambda graph, x, net, side: graph.add("Relu", [x]),
     ),
     "tanh": Operation(
