@@ -1,4 +1,4 @@
-"""Pools, whose last windows are clipped at the edge, with a gradient that is fast on CPU."""
+"""Pools, whose last windows are clipped at the edge, with gradients that are fast on CPU and on accelerators."""
 
 import functools
 
@@ -7,11 +7,21 @@ import jax.numpy as jnp
 from jax import lax
 
 from alexnet_jax.model import spec
+from alexnet_jax.runtime import sharding
+
+LARGEST_WINDOW = 4  # for accelerators: each pixel of a window has one of 16 bits
+
+
+def max_pool(x_BxHxWxC: jax.Array, net: spec.Net) -> jax.Array:
+    """The maximum of each window, the last one clipped at the edge (section 3.4). Equal maxima share the gradient."""
+    if sharding.platform() == "cpu" or net.pool[0] > LARGEST_WINDOW:
+        return pool_for_cpu(x_BxHxWxC, net)
+    return pool_for_accelerators(x_BxHxWxC, net, x_BxHxWxC.shape[1])
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def max_pool(x_BxHxWxC: jax.Array, net: spec.Net) -> jax.Array:
-    """The maximum of each window, the last one clipped at the edge (section 3.4). Equal maxima share the gradient."""
+def pool_for_cpu(x_BxHxWxC: jax.Array, net: spec.Net) -> jax.Array:
+    """`max_pool` in few operations."""
     (size, stride), side = net.pool, x_BxHxWxC.shape[1]
     overhang = spec.overhang(side, size, stride, spec.window_count(net, side, size, stride))
     x = x_BxHxWxC
@@ -22,38 +32,69 @@ def max_pool(x_BxHxWxC: jax.Array, net: spec.Net) -> jax.Array:
     return x
 
 
-def _forward(x, net):
-    y = max_pool(x, net)
+def _forward_on_cpu(x, net):
+    y = pool_for_cpu(x, net)
     return y, (x, y)
 
 
-def _backward(net, saved, grad):
+def _backward_on_cpu(net, saved, grad):
     # The gradient of `lax.reduce_window` is many times slower on CPU: this one is a pass over the input.
     x, y = saved
-    size, stride = net.pool
-    side, count = x.shape[1], y.shape[1]
     grad = grad / sum((window == y).astype(x.dtype) for window in _windows(x, net, -jnp.inf))
+    total: jax.Array | int = 0
+    for inside, _, to_pixels in _windows_around(net, x.shape[1], y.shape[1]):
+        total += jnp.where(inside[:, :, None] & (x == to_pixels(y)), to_pixels(grad), 0)
+    return (total,)
+
+
+pool_for_cpu.defvjp(_forward_on_cpu, _backward_on_cpu)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def pool_for_accelerators(x_BxHxWxC: jax.Array, net: spec.Net, side: int) -> jax.Array:
+    """`max_pool` of `side` × `side` pixels in few bytes: its gradient needs only where the maxima are."""
+    return functools.reduce(jnp.maximum, _windows(x_BxHxWxC, net, -jnp.inf))
+
+
+def _forward(x, net, side):
+    windows = _windows(x, net, -jnp.inf)
+    y = functools.reduce(jnp.maximum, windows)
+    # A bit for each pixel of a window. The barrier has both computed by one kernel.
+    maxima = sum((window == y).astype(jnp.uint16) << bit for bit, window in enumerate(windows))
+    return lax.optimization_barrier((y, maxima))
+
+
+def _backward(net, side, maxima, grad):
+    grad = grad / lax.population_count(maxima).astype(grad.dtype)
+    total: jax.Array | int = 0
+    for inside, bit, to_pixels in _windows_around(net, side, grad.shape[1]):
+        chosen = inside[:, :, None] & (to_pixels(maxima) >> bit[:, :, None] & 1 == 1)
+        total += jnp.where(chosen, to_pixels(grad), 0)
+    return (total,)
+
+
+pool_for_accelerators.defvjp(_forward, _backward)
+
+
+def _windows_around(net, side, count):
+    # For the windows that can contain a pixel, from the last: which pixels [side, side] they contain; the number of
+    # the pixel in its window; and a function from a value for every window to that of each pixel's window.
+    size, stride = net.pool
     last = -(-side // stride)  # windows, one for every stride; those after `count` do not exist
 
-    def to_pixels(windows, down, right):
-        # For every pixel, the value of the window that lies `down` rows and `right` columns of windows before the last
-        # window that contains the pixel.
+    def to_pixels(down, right, windows):
+        # The window that lies `down` rows and `right` columns of windows before the last one that contains the pixel.
         pads = [(before, max(0, last - count - before)) for before in (down, right)]
         shifted = jnp.pad(windows, ((0, 0), *pads, (0, 0)))[:, :last, :last, None]
         B, H, W, _, C = shifted.shape
         spread = jnp.broadcast_to(shifted[:, :, None], (B, H, stride, W, stride, C))
         return spread.reshape(B, H * stride, W * stride, C)[:, :side, :side]
 
-    inside = [jnp.arange(side) % stride + before * stride < size for before in range(-(-size // stride))]
-    total: jax.Array | int = 0
-    for down, rows in enumerate(inside):
-        for right, columns in enumerate(inside):
-            chosen = (rows[:, None] & columns)[:, :, None] & (x == to_pixels(y, down, right))
-            total += jnp.where(chosen, to_pixels(grad, down, right), 0)
-    return (total,)
-
-
-max_pool.defvjp(_forward, _backward)
+    places = [jnp.arange(side) % stride + before * stride for before in range(-(-size // stride))]
+    for down, rows in enumerate(places):
+        for right, columns in enumerate(places):
+            inside = (rows < size)[:, None] & (columns < size)
+            yield inside, rows[:, None] * size + columns, functools.partial(to_pixels, down, right)
 
 
 def average_pool(x_BxHxWxC: jax.Array, net: spec.Net) -> jax.Array:
