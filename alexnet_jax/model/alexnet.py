@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
-from alexnet_jax.model import convolutions, operations, spec, structure
+from alexnet_jax.model import convolutions, fused, operations, spec, structure
 from alexnet_jax.runtime import sharding
 
 Params = dict[str, dict[str, jax.Array]]  # {layer: {'kernel', 'bias'}}
@@ -55,18 +55,31 @@ class AlexNet(nnx.Module):
         for layer in hidden:
             with jax.named_scope(layer.name):
                 streams = [all_gather(streams)] if layer.cross_tower else streams
-                streams = getattr(self, layer.name)(streams, self.local_towers)
-                out[layer.name] = jnp.concatenate(streams, axis=-1)
-                for operation, name in structure.operations(self.net, layer):
-                    streams = [self.operate(operation, x, tower_keys_BxT, layer, i) for i, x in enumerate(streams)]
+                products, biases = getattr(self, layer.name)(streams)
+                arrays = [convolutions.add_bias(x, bias) for x, bias in zip(products, biases, strict=True)]
+                out[layer.name] = jnp.concatenate(arrays, axis=-1)
+                following = structure.operations(self.net, layer)
+                for operation, name in following:
+                    if operations.OPERATIONS[operation].kind != "activation":
+                        arrays = self.split(arrays)
+                    arrays = [self.operate(operation, x, tower_keys_BxT, layer, i) for i, x in enumerate(arrays)]
+                    out[name] = jnp.concatenate(arrays, axis=-1)
+                streams, names = self.split(arrays), [operation for operation, _ in following]
+                if compute := fused.find(self.net, names, products[0], self.local_towers // len(products)):
+                    streams = [x for parts in map(compute, products, biases) for x in parts]
                     out[name] = jnp.concatenate(streams, axis=-1)
         with jax.named_scope(last.name):
             # The last layer is one: its kernel is the same on every device, and so are its input and its output.
-            (logits,) = getattr(self, last.name)([all_gather(streams, to="invarying").astype(jnp.float32)], 1)
+            (product,), (bias,) = getattr(self, last.name)([all_gather(streams, to="invarying").astype(jnp.float32)])
+            logits = product + bias
         return logits, out
 
+    def split(self, arrays: list[jax.Array]) -> list[jax.Array]:
+        """The channels of each tower of this device; `arrays` has these, or one array with all of them."""
+        return arrays if len(arrays) == self.local_towers else jnp.split(arrays[0], self.local_towers, axis=-1)
+
     def operate(self, operation: str, x: jax.Array, keys_BxT: jax.Array | None, layer: spec.Layer, i: int) -> jax.Array:
-        """Applies an operation that follows a layer to the `i`-th tower of this device."""
+        """Applies an operation that follows a layer to the `i`-th tower of this device, or an activation to several."""
         drop = None
         if keys_BxT is not None:
             drop = functools.partial(operations.dropout, keys_BxT[:, i : i + 1], layer.seed)
@@ -82,18 +95,18 @@ class Weights(nnx.Module):
         self.kernel = nnx.Param(nnx.initializers.normal(layer.stddev)(rngs.params(), kernel))
         self.bias = nnx.Param(nnx.initializers.constant(layer.bias)(rngs.params(), bias))
 
-    def __call__(self, inputs: Sequence[jax.Array], count: int) -> list[jax.Array]:
-        """The outputs of `count` towers.
+    def __call__(self, inputs: Sequence[jax.Array]) -> tuple[list[jax.Array], list[jax.Array]]:
+        """The product with each input, and the biases to add to it, of the inputs' dtype.
 
-        `inputs` is the input of each tower, or one array that all of them see. Its dtype is that of the outputs.
+        `inputs` is the input of each tower, or one array that all of them see; then so is the product.
         """
         weights = (p[...].astype(inputs[0].dtype) for p in (self.kernel, self.bias))
         kernels, biases = (jnp.split(w, len(inputs), axis=-1) for w in weights)
-        outputs = []
-        for x, kernel, bias in zip(inputs, kernels, biases, strict=True):
+        products = []
+        for x, kernel in zip(inputs, kernels, strict=True):
             x = x.reshape(len(x), -1) if kernel.ndim == 2 else x
-            outputs.append(convolutions.add_bias(self.product(x, kernel), bias))
-        return outputs if len(outputs) == count else jnp.split(outputs[0], count, axis=-1)
+            products.append(self.product(x, kernel))
+        return products, biases
 
 
 def _product(layer, in_channels, side, out_side, out):

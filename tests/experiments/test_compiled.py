@@ -169,6 +169,7 @@ print(json.dumps({
     "memory": compiled.memory(program),
     "fits": target.memory,
     "targets": sorted({kernel.target for kernel in kernels.kernels(parsed)}),
+    "fused": sum("relu_norm_pool" in name for k in kernels.kernels(parsed) for name in k.operations[:1]),
     "dtypes": sorted(kernels.by_dtype(parsed)),
 }))
 """
@@ -188,5 +189,6 @@ def test_the_step_compiles_for_accelerators_with_the_collectives_of_figure_2(tar
     assert found["received"] == found["least"]
     assert found["memory"] < found["fits"]
     assert not {"f64", "c64", "c128"} & set(found["dtypes"])
-    ours = "__cudnn|__cublas|__triton|ConcatBitcast|^$"
+    assert found["fused"] == 6  # after conv1, conv2 and conv5, forward and backward
+    ours = r"__cudnn|__cublas|__triton|__gpu\$xla.gpu.triton|tpu_custom_call|ConcatBitcast|^$"
     assert not [name for name in found["targets"] if not re.search(ours, name)], found["targets"]
