@@ -13,26 +13,30 @@ import types
 from collections.abc import Callable, Sequence
 
 import jax
+from jax import lax
 
 from alexnet_jax.model import spec
 from alexnet_jax.runtime import sharding
 
 
 def find(
-    net: spec.Net, operations: Sequence[str], x_BxHxWxC: jax.Array, towers: int
+    net: spec.Net, operations: Sequence[str], x_BxHxWxC: jax.Array, bias: jax.Array, towers: int
 ) -> Callable[[jax.Array, jax.Array], list[jax.Array]] | None:
-    """A function that applies `operations` to the sum of a convolution and its biases, both for `towers` side by side.
+    """`relu_norm_pool`, if it applies `operations` to the product of a layer and its biases, for `towers` side by side.
 
-    It returns the result of each tower. None: there is no kernel for these operations, this shape, or the devices that
-    run it.
+    None: there is no kernel for these operations, this shape, or the devices that run it.
     """
-    norms = {("relu", "norm", "pool"): net.norm, ("relu", "pool"): None}
     kernels = _kernels(sharding.platform())
-    if not kernels or tuple(operations) not in norms or net.pool != (3, 2):
+    if not kernels or net.pool != (3, 2) or bias.ndim != 1:  # a locally connected layer has more biases
         return None
-    norm = norms[tuple(operations)]
+    if tuple(operations) == ("relu", "norm", "pool"):
+        norm = net.norm
+    elif tuple(operations) == ("relu", "pool"):
+        norm = None
+    else:
+        return None
     count = spec.window_count(net, x_BxHxWxC.shape[1], *net.pool)
-    if not kernels.suits(x_BxHxWxC, count, norm, towers):
+    if (norm and norm.size % 2 == 0) or not kernels.suits(x_BxHxWxC, count, norm, towers):
         return None
     return functools.partial(relu_norm_pool, kernels, count, norm, towers)
 
@@ -51,7 +55,6 @@ def _kernels(platform):
     return None
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
 def relu_norm_pool(
     kernels: types.ModuleType,
     count: int,
@@ -63,12 +66,21 @@ def relu_norm_pool(
     """For each tower, the maxima of windows of 3 × 3 pixels, 2 apart, of the norm of the ReLU of x + bias.
 
     Args:
-      kernels: a module with `forward` and `backward`.
+      kernels: a module with `forward` and `backward`. The bit 3 i + j of what `forward` returns beside the maxima is 1
+        if the pixel in row i and column j of a window is a maximum.
       count: how many windows there are along a side; the last may be clipped.
       norm: None leaves it out.
       towers: how many have their maps side by side; norms do not mix them.
     """
-    return _forward(kernels, count, norm, towers, x_BxHxWxC, bias_C)[0]
+    # The biases of all rows of a mesh may be the same; JAX sums their gradients where it is told that they differ.
+    axes = jax.typeof(x_BxHxWxC).manual_axis_type.varying - jax.typeof(bias_C).manual_axis_type.varying
+    bias_C = lax.pcast(bias_C, tuple(axes), to="varying") if axes else bias_C
+    return _relu_norm_pool(kernels, count, norm, towers, x_BxHxWxC, bias_C)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
+def _relu_norm_pool(kernels, count, norm, towers, x, bias):
+    return _forward(kernels, count, norm, towers, x, bias)[0]
 
 
 def _forward(kernels, count, norm, towers, x, bias):
@@ -80,7 +92,7 @@ def _backward(kernels, count, norm, towers, saved, grads):
     return kernels.backward(*saved, grads, norm)
 
 
-relu_norm_pool.defvjp(_forward, _backward)
+_relu_norm_pool.defvjp(_forward, _backward)
 
 
 def like(x: jax.Array, shape: tuple[int, ...], dtype: jax.typing.DTypeLike) -> jax.ShapeDtypeStruct:

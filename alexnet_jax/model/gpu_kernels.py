@@ -5,6 +5,7 @@ large as the next powers of two. A sum over neighbouring maps is a product with 
 """
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -19,15 +20,15 @@ from alexnet_jax.model.fused import like
 def suits(x_BxHxWxC: jax.Array, count: int, norm: spec.Norm | None, towers: int) -> bool:
     """Whether a block is large enough for Triton's products and small enough for the registers, and the GPU new enough.
 
-    Triton multiplies bfloat16 on GPUs of compute capability 8.0 (Ampere, 2020) and later.
+    Triton multiplies bfloat16 on NVIDIA's GPUs of compute capability 8.0 (Ampere, 2020) and later.
     """
-    capabilities = [d.compute_capability for d in jax.devices() if d.platform == "gpu"]  # none where JAX only compiles
-    columns, maps = pl.next_power_of_2(count), pl.next_power_of_2(x_BxHxWxC.shape[3] // towers)
+    _, side, _, C = x_BxHxWxC.shape
+    columns, pairs, maps = map(pl.next_power_of_2, (count, -(-side // 2), C // towers))
     return (
         x_BxHxWxC.dtype == jnp.bfloat16
-        and all(float(capability) >= 8 for capability in capabilities)
+        and all(re.match(r"[89]|\d\d", d.compute_capability) for d in jax.devices() if d.platform == "gpu")
         and (norm is None or columns >= 16)
-        and columns <= 32
+        and pairs <= 32
         and 16 <= maps <= 128
     )
 
@@ -145,6 +146,7 @@ def _gradient(x, norm, grad):
 
 
 def _sums_over_maps(x, size):
+    # A map that is not finite makes the sums of all maps NaN.
     c = jnp.arange(x.shape[1])
     near = (abs(c[:, None] - c) <= size // 2).astype(x.dtype)
     return jnp.dot(x, near, preferred_element_type=jnp.float32)

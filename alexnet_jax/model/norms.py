@@ -59,8 +59,8 @@ def _forward(x, norm):
 def _backward(norm, x, grad):
     scale = _scale(x, norm, norm.alpha)
     root = lax.rsqrt(scale)
-    # The first kernel ends here. The second computes the scale again, from a constant that XLA takes for another one:
-    # it would store the scale, as float32.
+    # The first kernel ends here. Behind the barrier XLA cannot see that this is the same alpha. Otherwise it would
+    # store the scale, as float32, instead of computing it again.
     part, alpha = lax.optimization_barrier(((grad * root * jnp.sqrt(root) / scale).astype(x.dtype), norm.alpha))
     sums = _sums_over_maps(_padded(part.astype(jnp.float32) * x, norm.size), norm.size)
     return ((part * _scale(x, norm, alpha) - 1.5 * norm.alpha * x * sums).astype(x.dtype),)

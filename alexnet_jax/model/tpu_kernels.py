@@ -16,6 +16,7 @@ from alexnet_jax.model import spec
 from alexnet_jax.model.fused import like
 
 LANES = 128  # of a register
+INTERMEDIATES = 16  # arrays [maps, LANES], float32: more than the compilers for v2 to v6e were seen to need
 
 
 def suits(x_BxHxWxC: jax.Array, count: int, norm: spec.Norm | None, towers: int) -> bool:
@@ -23,15 +24,19 @@ def suits(x_BxHxWxC: jax.Array, count: int, norm: spec.Norm | None, towers: int)
     B, side, _, C = x_BxHxWxC.shape
     if B % LANES or C // towers % 16:  # a register has 16 rows of numbers of 16 bits
         return False
-    return _fast_memory(side, count, C // towers, x_BxHxWxC.dtype.itemsize) < pltpu.get_tpu_info().vmem_capacity_bytes
+    try:
+        available = pltpu.get_tpu_info().vmem_capacity_bytes
+    except ValueError:  # a TPU that this JAX does not know
+        return False
+    return _fast_memory(side, count, C // towers, x_BxHxWxC.dtype.itemsize) <= available
 
 
 def _fast_memory(side, count, C, itemsize):
-    # Bytes of the gradient's blocks, each twice because the next is loaded meanwhile, and of what it keeps, and a part
-    # for intermediates.
-    blocks = 2 * 2 * side * itemsize + count * (itemsize + 2)
+    # Bytes of the gradient's blocks, each twice because the next is loaded meanwhile, of what it keeps, and of
+    # intermediates.
+    blocks = 2 * 2 * side * itemsize + count * (itemsize + 2) + 2 * 4
     kept = -(-side // 2) * 8
-    return (2 * blocks + kept) * C * LANES * 5 // 4
+    return (2 * blocks + kept + INTERMEDIATES * 4) * C * LANES
 
 
 def forward(
