@@ -1,6 +1,6 @@
 """Batches of a data set (grain): shuffled every epoch, resumable at any step, loading only this process's rows."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import grain
 import numpy as np
@@ -9,6 +9,7 @@ from alexnet_jax.data import cache
 from alexnet_jax.data.sources import Source
 
 BATCHES_AHEAD = 4  # one thread prepares each; grain's default of 500 would hold 12 GB of 256×256 images
+MOST_STEPS = 2**31
 
 Batch = dict[str, np.ndarray]
 
@@ -27,9 +28,26 @@ def train_batches(source: Source, batch_size: int, rows: slice, seed: int, start
       {'image': uint8 [rows, S, S, 3], 'label': int32 [rows]}, or {'index': int32 [rows]} of a source whose images lie
       on the devices.
     """
-    order = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat(None)
-    batches = order.batch(batch_size, drop_remainder=True).map(lambda indices: _load(source, indices[rows]))
-    return _iterate(batches, start_step)
+    order = grain.MapDataset.range(len(source)).seed(seed).shuffle()  # in every epoch another
+
+    def load(step):
+        first = step * batch_size
+        return _load(source, np.array([order[i] for i in range(first + rows.start, first + rows.stop)]))
+
+    # One thread: Python computes one index at a time, and several threads would wait for each other.
+    threads = 1 if isinstance(source, cache.DeviceCache) else BATCHES_AHEAD
+    return _iterate(grain.MapDataset.range(MOST_STEPS).map(load), start_step, threads)
+
+
+def joined(batches: Iterator[Batch], counts: Iterable[int], most: int) -> Iterator[Batch]:
+    """Joins batches of indices for programs that take several steps, as many as `counts` yields, at most `most`.
+
+    Yields:
+      {'index': int32 [rows, most]}; after those of the batches there are zeros.
+    """
+    for count in counts:
+        indices = np.stack([next(batches)["index"] for _ in range(count)], axis=1)
+        yield {"index": np.pad(indices, [(0, 0), (0, most - count)])}
 
 
 def eval_batches(source: Source, batch_size: int, rows: slice) -> Iterator[Batch]:
@@ -45,7 +63,7 @@ def eval_batches(source: Source, batch_size: int, rows: slice) -> Iterator[Batch
         padding = len(indices) - len(next(iter(real.values())))
         return {name: np.pad(x, [(0, padding)] + [(0, 0)] * (x.ndim - 1)) for name, x in real.items()}
 
-    return _iterate(grain.MapDataset.range(0, len(source), batch_size).map(load), 0)
+    return _iterate(grain.MapDataset.range(0, len(source), batch_size).map(load), 0, BATCHES_AHEAD)
 
 
 def _load(source, indices):
@@ -59,8 +77,8 @@ def _load(source, indices):
     return {"image": images, "label": labels}
 
 
-def _iterate(batches, start):
-    options = grain.ReadOptions(num_threads=BATCHES_AHEAD, prefetch_buffer_size=BATCHES_AHEAD)
+def _iterate(batches, start, threads):
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=BATCHES_AHEAD)
     iterator = iter(batches.to_iter_dataset(options))
     iterator.set_state({"next_index": start})  # the state is nothing but the number of batches taken
     return iterator
