@@ -2,6 +2,7 @@
 
 import itertools
 
+import grain
 import numpy as np
 import pytest
 
@@ -41,6 +42,12 @@ def test_an_epoch_is_a_permutation_and_each_another():
 def test_batches_run_on_over_the_end_of_an_epoch():
     order = labels(pipeline.train_batches(Numbered(10), 4, slice(0, 4), 7, 0), 5).reshape(2, 10)
     assert (np.sort(order) == np.arange(10)).all()
+
+
+def test_the_order_is_that_of_grain():
+    expected = list(itertools.islice(grain.MapDataset.range(20).seed(7).shuffle().repeat(None), 60))
+    found = labels(pipeline.train_batches(Numbered(20), 6, slice(0, 6), 7, 0), 10)
+    assert found.ravel().tolist() == expected  # the order of all runs so far
 
 
 def test_images_come_with_their_labels():
