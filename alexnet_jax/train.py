@@ -139,12 +139,16 @@ class Loop:
     progress: metrics.TrainingProgress
 
     def run(self) -> None:
-        """Takes the steps that are left. The order of a turn: evaluate, next batch, save, step."""
+        """Takes the steps that are left. The order of a turn: evaluate, next batch, save, step or several."""
         t, state = self.training, self.state
-        train_step = step.compile_step(t.net, t.mesh, t.augmentation, t.optimizer, t.seed)
+        at_once = step.steps_at_once(t.mesh, isinstance(t.data.train, cache.DeviceCache), t.batch_size)
+        train_steps = step.compile_steps(t.net, t.mesh, t.augmentation, t.optimizer, t.seed, at_once)
         evaluate = inference.make_evaluate([t.net], t.mesh, [t.data.statistics.mean], t.data.validation, t.batch_size)
         own_rows = pipeline.train_batches(t.data.train, t.batch_size, t.rows, t.seed, state.step)
+        if at_once > 1:
+            own_rows = pipeline.joined(own_rows, map(len, calls(t, state.step, at_once)), at_once)
         batches = processes.in_agreement(t.mesh, own_rows)
+        steps = calls(t, state.step, at_once)
         while state.step < t.total_steps:
             with self.saved_at_the_end():
                 result = self.evaluate(evaluate)
@@ -152,7 +156,7 @@ class Loop:
             self.record(result)
             if is_due(state.step, t.save_every):
                 self.save()
-            self.step(train_step, batch)
+            self.step(train_steps, batch, next(steps))
         with self.saved_at_the_end():
             result = self.evaluate(evaluate)
         self.record(result)
@@ -198,17 +202,19 @@ class Loop:
         self.state.window = self.progress.window
         self.state.save(self.checkpoints, self.training.images)
 
-    def step(self, train_step: Callable, batch: dict[str, jax.Array]) -> None:
-        """Takes a step, and logs if a report is due."""
+    def step(self, train_steps: Callable, batch: dict[str, jax.Array], steps: range) -> None:
+        """Takes the next steps, and logs if a report is due."""
         t, state = self.training, self.state
-        rates, noise = t.learning_rates(state.schedule, self.epoch), t.augmentation.has_noise(self.epoch)
-        state.params, state.opt_state, values = train_step(
-            state.params, state.opt_state, batch | cache.resident(t.data.train), state.step, rates, noise
+        epochs = [step / t.steps_per_epoch for step in steps]
+        rates = [t.learning_rates(state.schedule, epoch) for epoch in epochs]
+        noise = [t.augmentation.has_noise(epoch) for epoch in epochs]
+        state.params, state.opt_state, values = train_steps(
+            state.params, state.opt_state, batch | cache.resident(t.data.train), steps.start, rates, noise
         )
-        state.step += 1
-        self.progress.add(state.step, values)
+        state.step = steps.stop
+        self.progress.add(steps, values)
         if is_due(state.step, t.log_every) or state.step == t.total_steps:
-            report = self.progress.report() | {"learning_rate": rates[t.net.last.name]["kernel"]}
+            report = self.progress.report() | {"learning_rate": rates[-1][t.net.last.name]["kernel"]}
             self.writer.write(state.step, self.epoch, "train", report)
 
     @property
@@ -219,6 +225,19 @@ class Loop:
 def is_due(step: int, every: float) -> bool:
     """Whether something that happens every `every` steps, perhaps a fraction, happens at `step`."""
     return step > 0 and step // every > (step - 1) // every
+
+
+def calls(training: setup.Training, start: int, at_once: int) -> Iterator[range]:
+    """The steps of each call of the program, from step `start` on: at most `at_once`, until something is due."""
+    t = training
+    while start < t.total_steps:
+        stop = start + 1
+        while stop < min(start + at_once, t.total_steps) and not any(
+            is_due(stop, every) for every in (t.log_every, t.eval_every, t.save_every)
+        ):
+            stop += 1
+        yield range(start, stop)
+        start = stop
 
 
 @jax.jit

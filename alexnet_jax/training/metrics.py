@@ -15,6 +15,7 @@ from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from tensorboardX import event_file_writer
 from tensorboardX.proto import event_pb2
@@ -129,13 +130,15 @@ def _drop_after(path, step, evaluated):
 class TrainingProgress:
     """Training metrics, images/s and the time left: on a progress bar if stderr is a terminal, otherwise in log lines.
 
-    A step's metrics are read from the device while the next step runs, so that the device never waits.
+    The metrics of a call of the program are read from the device while the next one runs, so that the device never
+    waits.
     """
 
     def __init__(self, start: int, total: int, batch_size: int, window: Mapping[str, float]):
         """Continues a run at step `start` of `total`; `window` is that of its checkpoint."""
-        self._start, self._step, self._total, self._batch_size = start, start, total, batch_size
-        self._unread: list[tuple[int, dict[str, jax.Array]]] = []
+        self._step, self._total, self._batch_size = start, total, batch_size
+        self._unread: list[tuple[range, dict[str, jax.Array]]] = []
+        self._calls = 0
         self._sums = dict(window)
         self._reported, self._began, self._paused = start, time.monotonic(), 0.0
         show_bar = sys.stderr.isatty() and jax.process_index() == 0
@@ -150,24 +153,27 @@ class TrainingProgress:
         self._bar.close()
         self._log_above_bar.__exit__(*exception)
 
-    def add(self, step: int, values: dict[str, jax.Array]) -> None:
-        """Takes the metrics of the step that ends at `step`, still on the device, and checks those of earlier steps."""
-        self._step = step
-        self._unread.append((step, values))
-        self._bar.update()
+    def add(self, steps: range, values: dict[str, jax.Array]) -> None:
+        """Takes the metrics of a call of `step.compile_steps`'s function, and checks those of earlier calls."""
+        self._step = steps.stop
+        self._unread.append((steps, values))
+        self._bar.update(len(steps))
         self.check(newest=1)
-        if step == self._start + 2:  # the time of the first step includes its compilation
-            self._reported, self._began, self._paused = step - 1, time.monotonic(), 0.0
+        self._calls += 1
+        if self._calls == 2:  # the time of the first call includes its compilation
+            self._reported, self._began, self._paused = steps.start, time.monotonic(), 0.0
 
     def check(self, newest: int = 0) -> None:
-        """Reads all metrics but the `newest`. Raises UserError if a loss is not finite; it names the step."""
+        """Reads all metrics but the `newest` calls'. Raises UserError if a loss is not finite; it names the step."""
         while len(self._unread) > newest:
-            step, on_device = self._unread.pop(0)
-            values = {name: float(value) for name, value in jax.device_get(on_device).items()}
-            if not math.isfinite(values["loss"]):
-                raise UserError(f"step {step}: the training loss is {values['loss']}; {DIVERGED}")
-            for name, value in (values | {"steps": 1}).items():
-                self._sums[name] = self._sums.get(name, 0) + value
+            steps, on_device = self._unread.pop(0)
+            read = {name: np.atleast_1d(value) for name, value in jax.device_get(on_device).items()}
+            for i, step in enumerate(steps):
+                values = {name: float(values_N[i]) for name, values_N in read.items()}
+                if not math.isfinite(values["loss"]):
+                    raise UserError(f"step {step + 1}: the training loss is {values['loss']}; {DIVERGED}")
+                for name, value in (values | {"steps": 1}).items():
+                    self._sums[name] = self._sums.get(name, 0) + value
 
     @property
     def window(self) -> dict[str, float]:

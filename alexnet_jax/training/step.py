@@ -1,9 +1,12 @@
-"""One training step: augmentation, forward and backward pass, optimiser, in one compiled program."""
+"""One training step, or several: augmentation, forward and backward pass, optimiser, in one compiled program."""
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import lax
 
@@ -12,6 +15,8 @@ from alexnet_jax.data.augment import Augmentation
 from alexnet_jax.model import alexnet, spec
 from alexnet_jax.runtime import sharding
 from alexnet_jax.training import metrics
+
+IMAGES_AT_ONCE = 4096  # of a row of the mesh in one call: a signal waits for them
 
 
 def train_step(
@@ -103,3 +108,96 @@ def compile_step(
     """`train_step` for these arguments, jitted; it reuses the memory of the parameters and the optimiser's state."""
     step = functools.partial(train_step, net, mesh, augmentation, optimizer, seed)
     return jax.jit(step, donate_argnums=(0, 1), compiler_options=sharding.compiler_options(mesh))
+
+
+def steps_at_once(mesh: jax.sharding.Mesh, cached: bool, batch_size: int) -> int:
+    """The most steps of one call of `compile_steps`'s function.
+
+    They are several where Python takes about as long to start a step as the devices to run it: on accelerators that
+    hold the images (`cached`).
+    """
+    if mesh.devices.flat[0].platform == "cpu" or not cached:
+        return 1
+    return max(1, IMAGES_AT_ONCE * mesh.shape["data"] // batch_size)
+
+
+def compile_steps(
+    net: spec.Net,
+    mesh: jax.sharding.Mesh,
+    augmentation: Augmentation,
+    optimizer: optax.GradientTransformationExtraArgs,
+    seed: int,
+    most: int,
+) -> Callable[..., tuple[alexnet.Params, optax.OptState, dict[str, jax.Array]]]:
+    """A function that takes up to `most` steps in one call of a jitted program, as many as it gets rates for.
+
+    Its arguments are those of `train_step` from `params` on, with lists of `learning_rates` and `noise`, one for each
+    step. Of more than one step, the batch has the indices of `pipeline.joined`. The metrics are float32 [] if `most` is
+    1, otherwise [most], of which those of the steps that were taken come first.
+
+    How a training is divided into calls does not change its bits: the program is the same for all numbers of steps.
+    """
+    if most == 1:
+        one_step = compile_step(net, mesh, augmentation, optimizer, seed)
+
+        def take_one(params, opt_state, batch, step, learning_rates, noise):
+            return one_step(params, opt_state, batch, step, learning_rates[0], noise[0])
+
+        return take_one
+
+    several = compile_loop(net, mesh, augmentation, optimizer, seed)
+
+    def take_several(params, opt_state, batch, step, learning_rates, noise):
+        def joined(*numbers):
+            return np.pad(np.array(numbers, np.float32), (0, most - len(numbers)))
+
+        rates = jax.tree.map(joined, *learning_rates)
+        return several(params, opt_state, batch, step, len(noise), rates, joined(*noise).astype(bool))
+
+    return take_several
+
+
+def compile_loop(
+    net: spec.Net,
+    mesh: jax.sharding.Mesh,
+    augmentation: Augmentation,
+    optimizer: optax.GradientTransformationExtraArgs,
+    seed: int,
+) -> jax.stages.Wrapped:
+    """As `compile_step`, of `train_steps`."""
+    take_step = functools.partial(train_step, net, mesh, augmentation, optimizer, seed)
+    steps = functools.partial(train_steps, take_step)
+    return jax.jit(steps, donate_argnums=(0, 1), compiler_options=sharding.compiler_options(mesh))
+
+
+def train_steps(
+    take_step: Callable[..., Any],
+    params: alexnet.Params,
+    opt_state: optax.OptState,
+    batches: dict[str, jax.Array],
+    first: jax.Array,
+    count: jax.Array,
+    learning_rates: dict,
+    noise: jax.Array,
+) -> tuple[alexnet.Params, optax.OptState, dict[str, jax.Array]]:
+    """`count` steps from step `first` on, of at most N.
+
+    Args:
+      take_step: `train_step` with its first arguments.
+      batches: indices, int32 [B, N], and the arrays of `cache.resident`.
+      learning_rates: of every parameter, float32 [N].
+      noise: bool [N].
+
+    Returns:
+      parameters, optimiser state, and the metrics of the steps, float32 [N], with zeros after the first `count`.
+    """
+
+    def turn(i, state):
+        params, opt_state, values = state
+        batch = batches | {"index": batches["index"][:, i]}
+        rates = jax.tree.map(lambda rates_N: rates_N[i], learning_rates)
+        params, opt_state, new = take_step(params, opt_state, batch, first + i, rates, noise[i])
+        return params, opt_state, {name: values[name].at[i].set(value) for name, value in new.items()}
+
+    values = dict.fromkeys(("loss", "top1_error", "top5_error"), jnp.zeros(len(noise)))
+    return lax.fori_loop(0, count, turn, (params, opt_state, values))

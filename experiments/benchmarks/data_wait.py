@@ -60,7 +60,7 @@ def measure(root: str, repeats: int) -> dict[str, list[float]]:
                 jax.block_until_ready(trees)
                 start_time = time.perf_counter()
             *trees, values = train_step(*trees, next(kinds[kind]), step, rates, True)
-            progress.add(step + 1, values)
+            progress.add(range(step, step + 1), values)
             if i == UNTIMED + STEPS - 1:
                 jax.block_until_ready(trees)
                 seconds[kind].append(time.perf_counter() - start_time)

@@ -149,7 +149,7 @@ def test_a_missing_compiler_is_named(monkeypatch):
         accelerators.ACCELERATORS["tpu-v5e"].devices(4)
 
 
-# In a process of its own: the compilers leave threads and settings behind.
+# In processes of their own: the compilers leave threads and settings behind.
 SCRIPT = """
 import json, sys
 from alexnet_jax.runtime import command_line
@@ -192,3 +192,50 @@ def test_the_step_compiles_for_accelerators_with_the_collectives_of_figure_2(tar
     assert found["fused"] == 6  # after conv1, conv2 and conv5, forward and backward
     ours = r"__cudnn|__cublas|__triton|__gpu\$xla.gpu.triton|tpu_custom_call|ConcatBitcast|^$"
     assert not [name for name in found["targets"] if not re.search(ours, name)], found["targets"]
+
+
+SEVERAL_STEPS = """
+import collections, json, re
+import jax, numpy as np
+from alexnet_jax.data import augment, base
+from alexnet_jax.runtime import command_line, sharding
+from alexnet_jax.training import step
+from experiments.benchmarks import accelerators, communication, compiled, two_gpu_step
+
+accelerators.set_up()
+command_line.set_up_jax(1)
+target = accelerators.ACCELERATORS["h100"]
+mesh, config, net = target.mesh(1, 2), two_gpu_step.load_config(128), two_gpu_step.NET
+params, batch = two_gpu_step.arguments(net, mesh, 128)
+_, rates = two_gpu_step.make_step(config, net, mesh)
+most, everywhere = step.steps_at_once(mesh, True, 128), jax.NamedSharding(mesh, jax.P())
+batches = {sharding.WHOLE + name: jax.ShapeDtypeStruct((9469, *x.shape[1:]), x.dtype, sharding=everywhere)
+           for name, x in batch.items()}
+batches["index"] = jax.ShapeDtypeStruct((128, most), np.int32, sharding=batch["label"].sharding)
+augmentation = augment.from_config(config.augment, net.image_size, base.IMAGENET)
+optimizer = two_gpu_step.make_optimizer(config, net)
+loop = step.compile_loop(net, mesh, augmentation, optimizer, config.seed)
+rates = jax.tree.map(lambda rate: np.full(most, rate, np.float32), rates)
+arguments = params, params, batches, 0, 7, rates, np.ones(most, bool)
+several = loop.lower(*arguments).compile(target.compiler_options)
+single = two_gpu_step.lower_step(config, net, mesh).compile(target.compiler_options)
+text = several.as_text()
+print(json.dumps({
+    "most": most,
+    "loops": len(re.findall(r" while\\(", text)),
+    "collectives": collections.Counter(op for op, *_ in communication.read_collectives(text)),
+    "several": several.memory_analysis().temp_size_in_bytes,
+    "single": single.memory_analysis().temp_size_in_bytes,
+}))
+"""
+
+
+@pytest.mark.slow
+def test_several_steps_compile_to_a_loop_with_the_collectives_and_the_memory_of_one():
+    if not accelerators.ACCELERATORS["h100"].has_compiler:
+        pytest.skip("no compiler: pip install 'jax[cuda13]'")
+    output = subprocess.run([sys.executable, "-c", SEVERAL_STEPS], capture_output=True, text=True, check=True)
+    found = json.loads(output.stdout.splitlines()[-1])
+    assert found["most"] == 32 and found["loops"] == 1
+    assert found["collectives"] == {"all-gather": 4, "reduce-scatter": 3}
+    assert found["several"] < 1.1 * found["single"]  # neither the images nor the parameters are copied

@@ -3,15 +3,18 @@
 import collections
 import functools
 import re
+import types
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alexnet_jax.data import augment
+from alexnet_jax.data import augment, pipeline
 from alexnet_jax.data.base import IMAGENET
 from alexnet_jax.model import alexnet, nets
 from alexnet_jax.runtime import sharding
+from alexnet_jax.training import optimizer, step
 from tests.references import witnesses
 from tests.support import compiled_step, first_state, jitted_step, loss_of, mesh
 
@@ -41,6 +44,62 @@ def test_in_bfloat16_activations_travel_and_multiply_and_gradients_are_summed_in
     assert types("convolution").keys() == types("all_gather").keys() == types("reduce_scatter").keys() == {"bf16"}
     assert types("all_reduce") == {"f32": 2 * len(net.layers) + 3}  # kernels, biases, and the metrics
     assert {str(leaf.dtype) for leaf in jax.tree.leaves(step(*args))} == {"float32"}
+
+
+@pytest.mark.parametrize("shape", [(1, 2), pytest.param((2, 1), marks=pytest.mark.slow)])
+def test_several_steps_in_one_call_are_single_steps(shape, config, small_net, batch):
+    on_mesh, most = mesh(*shape), 4
+    state = first_state(config, small_net, on_mesh)
+    whole = jax.device_put(
+        {sharding.WHOLE + name: array for name, array in batch.items()}, jax.NamedSharding(on_mesh, jax.P())
+    )
+    indices_Nx8 = np.random.default_rng(1).integers(0, 8, (3, 8)).astype(np.int32)
+    rates = [jax.tree.map(lambda _, rate=rate: rate, state["params"]) for rate in (0.01, 0.003, 0.02)]
+    noise = [True, False, True]
+    augmentation = augment.from_config(config.augment, small_net.image_size, IMAGENET)
+    take_step, take_steps = (
+        step.compile_steps(
+            small_net, on_mesh, augmentation, optimizer.from_config(config.optimizer, small_net), config.seed, n
+        )
+        for n in (1, most)
+    )
+
+    def train(take, *calls):
+        params, opt_state = jax.tree.map(jnp.copy, (state["params"], state["opt_state"]))
+        losses = []
+        for call in calls:
+            indices = indices_Nx8[call.start : call.stop]
+            if take is take_steps:
+                [indices] = pipeline.joined(iter([{"index": row} for row in indices]), [len(indices)], most)
+            else:
+                indices = {"index": indices[0]}
+            params, opt_state, values = take(
+                params,
+                opt_state,
+                sharding.put_batch(on_mesh, indices) | whole,
+                5 + call.start,
+                rates[call.start : call.stop],
+                noise[call.start : call.stop],
+            )
+            losses += np.atleast_1d(values["loss"])[: len(call)].tolist()
+        return losses, jax.tree.map(np.asarray, (params, opt_state))
+
+    losses, found = train(take_steps, range(3))
+    jax.tree.map(np.testing.assert_array_equal, train(take_steps, range(1), range(1, 3)), (losses, found))
+    expected_losses, expected = train(take_step, range(1), range(1, 2), range(2, 3))
+    np.testing.assert_allclose(losses, expected_losses, rtol=1e-6)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * abs(b).max())
+
+
+def test_several_steps_are_taken_in_one_call_where_the_images_lie_on_an_accelerator():
+    def most(platform, cached, batch_size, rows=1):
+        device = types.SimpleNamespace(platform=platform)
+        on_mesh = types.SimpleNamespace(devices=np.array([[device]]), shape={"data": rows, "model": 1})
+        return step.steps_at_once(on_mesh, cached, batch_size)
+
+    assert most("cpu", True, 128) == most("gpu", False, 128) == most("tpu", True, 8192) == 1
+    assert most("gpu", True, 128) == most("tpu", True, 1024, rows=8) == 32
 
 
 def training_loss(config, net, data, model):

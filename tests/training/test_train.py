@@ -7,6 +7,7 @@ import os
 import pathlib
 import struct
 import tarfile
+import types
 
 import jax
 import jax.numpy as jnp
@@ -90,6 +91,50 @@ def test_a_run_from_memory_has_the_same_bits_also_after_a_restart(place, config,
     (step, state), (_, expected) = final_params(config, tmp_path / "kept"), final_params(config, tmp_path / "disk")
     assert step == 6
     jax.tree.map(np.testing.assert_array_equal, state, expected)
+
+
+@pytest.mark.slow
+def test_several_steps_in_one_call_train_as_single_ones_also_after_a_restart(config, tmp_path, monkeypatch):
+    train.train_and_evaluate(config, tmp_path / "single")
+    config.dataset.cache = "device"
+    monkeypatch.setattr(train.step, "steps_at_once", lambda *_: 4)  # as on an accelerator
+    train.train_and_evaluate(config, tmp_path / "several")
+    assert len(lines(tmp_path / "several")) == len(lines(tmp_path / "single")) == 5
+    for found, expected in zip(lines(tmp_path / "several"), lines(tmp_path / "single"), strict=True):
+        assert found["split"] == expected["split"]
+        for name in found.keys() - {"images_per_second", "split"}:
+            assert found[name] == pytest.approx(expected[name], rel=1e-5)
+
+    config.log_every, config.save_every, config.num_epochs = 1000, 1000, 1.0  # other calls: these end after 3, 4, 6
+    train.train_and_evaluate(config, tmp_path / "restarted")
+    config.num_epochs = 2.0
+    train.train_and_evaluate(config, tmp_path / "restarted")
+    found, expected = (final_params(config, tmp_path / name) for name in ("restarted", "several"))
+    assert found[0] == 6
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+def test_a_call_takes_steps_until_something_is_due():
+    def stops(at_once, start=0):
+        t = types.SimpleNamespace(log_every=5, eval_every=6.5, save_every=100, total_steps=19)
+        steps = list(train.calls(t, start, at_once))
+        assert [step for call in steps for step in call] == list(range(start, 19))
+        return [call.stop for call in steps]
+
+    assert stops(1) == list(range(1, 20))
+    assert stops(4) == [4, 5, 7, 10, 13, 15, 19]
+    assert stops(100, 8) == [10, 13, 15, 19]
+
+
+def test_a_loss_that_is_not_finite_is_named_by_its_step():
+    values = {"loss": jnp.array([1.0, 2.0, jnp.nan, jnp.nan]), "top1_error": jnp.ones(4)}
+    with metrics.TrainingProgress(7, 20, 1, {}) as progress:
+        progress.add(range(7, 9), values)
+        progress.check()
+        assert progress.window == {"loss": 3, "top1_error": 2, "steps": 2}
+        progress.add(range(9, 13), values)
+        with pytest.raises(UserError, match="step 12: the training loss is nan"):
+            progress.check()
 
 
 @pytest.mark.slow
