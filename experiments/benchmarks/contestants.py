@@ -1,9 +1,10 @@
-"""A net on CPU, in a process that times it on request.
+"""A net on CPU or an accelerator, in a process that times it on request.
 
-  python experiments/benchmarks/contestants.py NAME BATCH_SIZE
+  python experiments/benchmarks/contestants.py NAME BATCH_SIZE [--dtype=float32] [--accelerator]
 
 For every line on stdin with `train`, `center`, `ten_crop` or `matmul`, and a number of repetitions, it prints the
-median seconds of one repetition. The first one compiles.
+median seconds of one repetition. The first one compiles. On an accelerator a repetition starts CALLS times before it
+waits, as a training does, and the seconds are those of one step.
 """
 
 import contextlib
@@ -11,6 +12,8 @@ import functools
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import numpy as np
 from tqdm import tqdm
@@ -19,6 +22,7 @@ from alexnet_jax.runtime import command_line
 from experiments.benchmarks import harness
 
 SIZE, STORED, CLASSES = 224, 256, 1000
+CALLS = 20
 SQUARE = 2048  # rows and columns of the matrices whose product is timed for comparison
 NAMES = {
     "alexnet_jax": "alexnet_jax, one device",
@@ -30,6 +34,7 @@ NAMES = {
     "pytorch_compiled_last_kept": "PyTorch, compiled, channels_last, malloc as ours",
     "flax": "plain Flax, grouped convolutions",
 }
+CACHED = "alexnet_jax_cached"  # with images on the device and, on accelerators, several steps in a call
 PYTORCH = [name for name in NAMES if name.startswith("pytorch") and not name.endswith("kept")]
 KEPT = {
     "MALLOC_TRIM_THRESHOLD_": "-1",
@@ -44,11 +49,20 @@ class Contestant:
     NAME@PYTHON is NAME, run by that interpreter.
     """
 
-    def __init__(self, name: str, batch_size: int, **variables: str):
+    def __init__(
+        self,
+        name: str,
+        batch_size: int,
+        variables: Mapping[str, str] = MappingProxyType({}),
+        dtype: str = "float32",
+        accelerator: bool = False,
+    ):
         net, _, python = name.partition("@")
-        command = [python or sys.executable, __file__, net, str(batch_size)]
+        command = [python or sys.executable, __file__, net, str(batch_size), f"--dtype={dtype}"]
+        command += ["--accelerator"] if accelerator else []
         others = {key: value for key, value in os.environ.items() if not key.startswith(("MALLOC_", "JAX_", "XLA_"))}
-        environment = others | {"JAX_PLATFORMS": "cpu"} | (KEPT if net.endswith("kept") else {}) | variables
+        environment = others | ({} if accelerator else {"JAX_PLATFORMS": "cpu"})
+        environment |= (KEPT if net.endswith("kept") else {}) | dict(variables)
         self.name, pipe = name, subprocess.PIPE
         self._process = subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, text=True)
         assert self._process.stdin and self._process.stdout
@@ -66,6 +80,10 @@ class Contestant:
     def peak_memory(self) -> int:
         """Bytes."""
         return harness.memory("VmHWM", self._process.pid)
+
+    def kill(self) -> None:
+        """Ends the process at once; `seconds` then exits."""
+        self._process.kill()
 
     def __enter__(self):
         return self
@@ -106,17 +124,21 @@ def print_speeds(seconds: dict[str, list[float]], operations: int, way: str = ""
     return medians
 
 
-def alexnet_jax(batch_size, devices):
+def alexnet_jax(batch_size, dtype, devices, cached):
     """The program's training step on uint8 images, with augmentation, and its evaluation."""
     command_line.set_up_jax(devices)
     import jax
 
     from alexnet_jax.analysis import inference
     from alexnet_jax.data.base import IMAGENET
+    from alexnet_jax.model import nets
     from alexnet_jax.runtime import sharding
+    from alexnet_jax.training import step as training_step
     from experiments.benchmarks import two_gpu_step
 
-    config, net = two_gpu_step.load_config(batch_size), two_gpu_step.NET
+    config = two_gpu_step.load_config(batch_size)
+    config.model.dtype = dtype
+    net = nets.from_config(config.model)
     mesh = sharding.create_mesh(1, devices, net.towers)
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (batch_size, STORED, STORED, 3), np.uint8)
@@ -124,33 +146,41 @@ def alexnet_jax(batch_size, devices):
     batch = sharding.put_batch(mesh, {"image": image, "label": label})
     init = functools.partial(two_gpu_step.first_state, config, net, mesh)
     params = functools.cache(lambda: init().params)
-    train_step, rates = two_gpu_step.make_step(config, net, mesh)
+    at_once = training_step.steps_at_once(mesh, cached, batch_size)
+    train_steps, rates = two_gpu_step.make_steps(config, net, mesh, at_once)
+    train_batch = batch
+    if cached:
+        everywhere = jax.NamedSharding(mesh, jax.P())
+        train_batch = {sharding.WHOLE + name: jax.device_put(x, everywhere) for name, x in batch.items()}
+        indices = rng.integers(0, batch_size, (batch_size, at_once), np.int32)
+        train_batch |= sharding.put_batch(mesh, {"index": indices if at_once > 1 else indices[:, 0]})
     trees, step = None, 0
 
-    def one_step():
+    def train():
         nonlocal trees, step
         if not trees:
             state = init()
             trees = state.params, state.opt_state
-        *trees, values = train_step(*trees, batch, step, rates, True)
-        step += 1
-        jax.block_until_ready((trees, values))
+        *trees, values = train_steps(*trees, train_batch, step, [rates] * at_once, [True] * at_once)
+        step += at_once
+        return trees, values
 
     def classify(views):
         classify_batch = inference.make_classify([net], mesh, [IMAGENET.mean], views)
-        return lambda: jax.block_until_ready(classify_batch([params()], batch))
+        return lambda: classify_batch([params()], batch)
 
     product = jax.jit(jax.numpy.matmul, compiler_options=sharding.compiler_options(mesh))
     square = jax.device_put(rng.normal(size=(SQUARE, SQUARE)).astype(np.float32))
-    return {
-        "train": one_step,
+    work = {
+        "train": train,
         "center": classify(1),
         "ten_crop": classify(10),
-        "matmul": lambda: jax.block_until_ready(product(square, square)),
+        "matmul": lambda: product(square, square),
     }
+    return work, jax.block_until_ready, at_once
 
 
-def pytorch(batch_size, compiled, channels_last):
+def pytorch(batch_size, dtype, compiled, channels_last, accelerator):
     """The same net on float32 images, without augmentation and metrics. For ten views the net runs ten times."""
     import torch
     from torch import nn
@@ -170,6 +200,9 @@ def pytorch(batch_size, compiled, channels_last):
         nn.Linear(4096, CLASSES),
     )
     x, label = 50 * torch.randn(batch_size, 3, SIZE, SIZE), torch.randint(0, CLASSES, (batch_size,))
+    device = "cuda" if accelerator else "cpu"
+    net, x, label = net.to(device), x.to(device), label.to(device)
+    autocast = functools.partial(torch.autocast, device, torch.bfloat16, enabled=dtype == "bfloat16")
     if channels_last:
         net, x = net.to(memory_format=torch.channels_last), x.contiguous(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(net.parameters(), 1e-3, momentum=0.9, weight_decay=5e-4, fused=True)
@@ -178,24 +211,28 @@ def pytorch(batch_size, compiled, channels_last):
     def train():
         net.train()
         optimizer.zero_grad()
-        nn.functional.cross_entropy(run(x), label).backward()
+        with autocast():
+            loss = nn.functional.cross_entropy(run(x), label)
+        loss.backward()
         optimizer.step()
 
     @torch.inference_mode()
     def views(number):
         net.eval()
-        return sum(run(x).softmax(1) for _ in range(number)).topk(5)
+        with autocast():
+            return sum(run(x).softmax(1) for _ in range(number)).topk(5)
 
-    square = torch.randn(SQUARE, SQUARE)
-    return {
+    square = torch.randn(SQUARE, SQUARE, device=device)
+    work = {
         "train": train,
         "center": lambda: views(1),
         "ten_crop": lambda: views(10),
         "matmul": lambda: square @ square,
     }
+    return work, lambda _: torch.cuda.synchronize() if accelerator else None, 1
 
 
-def flax(batch_size):
+def flax(batch_size, dtype):
     """The same net, written without regard to speed."""
     import jax
     import jax.numpy as jnp
@@ -204,14 +241,16 @@ def flax(batch_size):
 
     class AlexNet(nnx.Module):
         def __init__(self, rngs):
-            self.conv1 = nnx.Conv(3, 96, (11, 11), strides=4, padding=((0, 3), (0, 3)), rngs=rngs)
-            self.conv2 = nnx.Conv(96, 256, (5, 5), feature_group_count=2, rngs=rngs)
-            self.conv3 = nnx.Conv(256, 384, (3, 3), rngs=rngs)
-            self.conv4 = nnx.Conv(384, 384, (3, 3), feature_group_count=2, rngs=rngs)
-            self.conv5 = nnx.Conv(384, 256, (3, 3), feature_group_count=2, rngs=rngs)
-            self.fc6 = nnx.Linear(9216, 4096, rngs=rngs)
-            self.fc7 = nnx.Linear(4096, 4096, rngs=rngs)
-            self.fc8 = nnx.Linear(4096, CLASSES, rngs=rngs)
+            conv = functools.partial(nnx.Conv, dtype=dtype, rngs=rngs)
+            linear = functools.partial(nnx.Linear, dtype=dtype, rngs=rngs)
+            self.conv1 = conv(3, 96, (11, 11), strides=4, padding=((0, 3), (0, 3)))
+            self.conv2 = conv(96, 256, (5, 5), feature_group_count=2)
+            self.conv3 = conv(256, 384, (3, 3))
+            self.conv4 = conv(384, 384, (3, 3), feature_group_count=2)
+            self.conv5 = conv(384, 256, (3, 3), feature_group_count=2)
+            self.fc6 = linear(9216, 4096)
+            self.fc7 = linear(4096, 4096)
+            self.fc8 = linear(4096, CLASSES)
             self.dropout = nnx.Dropout(0.5, rngs=rngs)
 
         def __call__(self, x):
@@ -238,7 +277,8 @@ def flax(batch_size):
     @nnx.jit
     def train_step(model, optimizer, x, label):
         def loss(model):
-            return optax.softmax_cross_entropy_with_integer_labels(model(x), label).mean()
+            logits = model(x).astype(jnp.float32)
+            return optax.softmax_cross_entropy_with_integer_labels(logits, label).mean()
 
         value, grads = nnx.value_and_grad(loss)(model)
         optimizer.update(model, grads)
@@ -250,29 +290,41 @@ def flax(batch_size):
 
     def train():
         model.train()
-        jax.block_until_ready((train_step(model, optimizer, x, label), nnx.state(model)))
+        return train_step(model, optimizer, x, label), nnx.state(model)
 
     def center():
         model.eval()
-        jax.block_until_ready(classify(model, x))
+        return classify(model, x)
 
-    return {"train": train, "center": center}
+    return {"train": train, "center": center}, jax.block_until_ready, 1
 
 
 def main():
     parser = command_line.Parser("experiments.benchmarks.contestants", __doc__)
-    parser.add_argument("name", choices=NAMES)
+    parser.add_argument("name", choices=[*NAMES, CACHED])
     parser.add_argument("batch_size", type=harness.positive)
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="default float32")
+    parser.add_argument("--accelerator", action="store_true", help="the machine's GPU or TPU")
     args = parser.parse()
     if args.name.startswith("alexnet_jax"):
-        work = alexnet_jax(args.batch_size, devices=2 if args.name.endswith("2") else 1)
+        devices = 2 if args.name.endswith("2") else 1
+        work, wait, at_once = alexnet_jax(args.batch_size, args.dtype, devices, args.name == CACHED)
     elif args.name == "flax":
-        work = flax(args.batch_size)
+        work, wait, at_once = flax(args.batch_size, args.dtype)
     else:
-        work = pytorch(args.batch_size, "compiled" in args.name, "last" in args.name)
+        compiled, channels_last = "compiled" in args.name, "last" in args.name
+        work, wait, at_once = pytorch(args.batch_size, args.dtype, compiled, channels_last, args.accelerator)
+    calls = CALLS if args.accelerator else 1
+
+    def repeat(function):
+        for _ in range(calls):
+            result = function()
+        wait(result)
+
     for line in sys.stdin:
         way, repeats = line.split()
-        print(harness.median_seconds(work[way], int(repeats)), flush=True)
+        seconds = harness.median_seconds(functools.partial(repeat, work[way]), int(repeats))
+        print(seconds / calls / (at_once if way == "train" else 1), flush=True)
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ def main():
 def start(name: str, cache: str) -> tuple[float, float, float]:
     """Seconds of import, compile and step."""
     start_time = time.perf_counter()
-    with contestants.Contestant(name, BATCH_SIZE, **dict.fromkeys(CACHES, cache)) as contestant:
+    with contestants.Contestant(name, BATCH_SIZE, dict.fromkeys(CACHES, cache)) as contestant:
         first = contestant.seconds("train")
         imported = time.perf_counter() - start_time - first
         later = contestant.seconds("train", 3)

@@ -1,5 +1,7 @@
 """The training step of the paper's two-tower net, as the benchmarks measure it."""
 
+from collections.abc import Callable
+
 import jax
 import numpy as np
 import optax
@@ -29,6 +31,15 @@ def make_step(
     augmentation = augment.from_config(config.augment, net.image_size, statistics)
     train_step = step.compile_step(net, mesh, augmentation, make_optimizer(config, net), config.seed)
     return train_step, rates(rates.schedule.init, 0)
+
+
+def make_steps(config: ConfigDict, net: spec.Net, mesh: jax.sharding.Mesh, at_once: int) -> tuple[Callable, dict]:
+    """As `make_step`, of the function that takes up to `at_once` steps in a call."""
+    augmentation = augment.from_config(config.augment, net.image_size, base.IMAGENET)
+    rates = schedules.LearningRates(config, net)
+    optimizer = make_optimizer(config, net)
+    steps = step.compile_steps(net, mesh, augmentation, optimizer, config.seed, at_once)
+    return steps, rates(rates.schedule.init, 0)
 
 
 def make_optimizer(config: ConfigDict, net: spec.Net) -> optax.GradientTransformationExtraArgs:

@@ -1,12 +1,13 @@
 """What the benchmarks count, and what they rely on; the figures themselves are for a quiet machine."""
 
+import json
 import os
 import subprocess
 import sys
 
 import pytest
 
-from experiments.benchmarks import communication, scaling, two_gpu_step, versions
+from experiments.benchmarks import communication, measured, scaling, two_gpu_step, versions
 
 
 def test_operations_of_a_step():
@@ -83,3 +84,45 @@ def test_freed_memory_is_used_again_without_new_pages_unless_told_otherwise(envi
     command = [sys.executable, "-c", KEPT]
     faults = int(subprocess.run(command, env=inherited | environment, check=True, capture_output=True).stdout)
     assert (faults < 16) is kept  # of 64 MB: 32 huge pages, if all are huge
+
+
+def test_a_measured_step_is_shown_beside_its_least_time():
+    results = {
+        "rates": {"bandwidth": 2e12, "operations": {"bfloat16": 500e12}},
+        "speed, alexnet_jax_cached, bfloat16, batch 128": {"images_per_second": {"train": 64_000.0}},  # 2 ms
+        "roofline, bfloat16, batch 128": {"bytes": 3e9, "operations": 5e11},  # 1.5 and 1 ms
+        "roofline, bfloat16, batch 512": {"failed": "out of memory"},
+    }
+    for kind, checksums in (("as trained", ("a", "b")), ("deterministic", ("c", "c"))):
+        for process, checksum in zip((1, 2), checksums, strict=True):
+            results[f"bits, {kind}, process {process}"] = {"checksums": [checksum, checksum]}
+    assert list(measured.conclude(results)) == [
+        "bfloat16, batch 128: 2.00 ms a step; memory 1.50, products 1.00 ms: 50% of the rate of matrix products",
+        "bits, as trained: divided into other calls the same; in another process DIFFER",
+        "bits, deterministic: divided into other calls the same; in another process the same",
+    ]
+
+
+def test_what_fails_or_has_no_time_left_is_named_and_the_rest_is_written(monkeypatch, tmp_path):
+    def failing(seconds):
+        raise subprocess.CalledProcessError(1, "pytest", "1 failed", "no memory")
+
+    monkeypatch.setattr(measured, "tests", failing)
+    monkeypatch.setattr(measured, "child", lambda *args, **variables: lambda seconds: {"kind": args[0]})
+    file = tmp_path / "measured.json"
+    monkeypatch.setattr(sys, "argv", ["measured", "--part=tests,rates,training", f"--output={file}"])
+    measured.main()
+    results = json.loads(file.read_text())["results"]
+    assert results["tests"]["output"] == ["1 failed", "no memory"]
+    assert results["rates"] == {"kind": "rates"} and results["training"] == {"left_out": "no --root"}
+
+    clock = iter([0.0, *[601.0] * 9])
+    monkeypatch.setattr(measured.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(sys, "argv", ["measured", "--part=rates", f"--output={file}"])
+    measured.main()
+    assert json.loads(file.read_text())["results"] == {"rates": {"left_out": "10 minutes were over"}}
+
+
+def test_an_unknown_part_is_refused(run_command):
+    status, _, error = run_command(measured.main, "--part=speed,heat")
+    assert status != 0 and "'heat' is none of tests, rates" in error
