@@ -63,8 +63,8 @@ def child(kind: str, *arguments: object, **variables: str) -> Callable[[float], 
 
 def tests(seconds: float) -> dict[str, Any]:
     """What pytest prints at its end; skipped tests are shown with their reasons."""
-    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-rs", "-m", "", "tests/model/test_on_accelerator.py"]
-    output = run(command, seconds).stdout
+    flags = ["-q", "-s", "-n", "0", "-rs", "-m", ""]
+    output = run([sys.executable, "-m", "pytest", *flags, "tests/model/test_on_accelerator.py"], seconds).stdout
     return {"pytest": [line for line in output.splitlines() if re.search(r"passed|SKIPPED|error of", line)]}
 
 
@@ -74,10 +74,12 @@ def speed(name: str, dtype: str, batch_size: int) -> Callable[[float], dict[str,
             timer = threading.Timer(seconds, contestant.kill)
             timer.start()
             rates = {}
-            for way in ("train", "center"):
-                contestant.seconds(way)  # compiles
-                rates[way] = batch_size / contestant.seconds(way, 3)
-            timer.cancel()
+            try:
+                for way in ("train", "center"):
+                    contestant.seconds(way)  # compiles
+                    rates[way] = batch_size / contestant.seconds(way, 3)
+            finally:
+                timer.cancel()
         return {"images_per_second": rates}
 
     return job
