@@ -44,7 +44,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike) -> dict[s
     """Trains the net of `config`, evaluates it, and leaves everything in `workdir`.
 
     Run again on the same directory, it continues from the newest checkpoint and ends with the same bits as a run that
-    was never interrupted. SIGINT and SIGTERM end it with a checkpoint: of the step that was under way, or of the step
+    was never interrupted. SIGINT and SIGTERM end it with a checkpoint: of the steps that were under way, or of the step
     before an evaluation that was under way. While `cache.keep` reads images, they end it with the checkpoint before.
 
     Args:
@@ -228,16 +228,18 @@ def is_due(step: int, every: float) -> bool:
 
 
 def calls(training: setup.Training, start: int, at_once: int) -> Iterator[range]:
-    """The steps of each call of the program, from step `start` on: at most `at_once`, until something is due."""
-    t = training
+    """The steps of each call of the program, from step `start` on: at most `at_once`, until something is due.
+
+    The first call takes one step: its time includes the compilation, and does not count in the images per second.
+    """
+    t, stop = training, start + 1
     while start < t.total_steps:
-        stop = start + 1
+        yield range(start, stop)
+        start, stop = stop, stop + 1
         while stop < min(start + at_once, t.total_steps) and not any(
             is_due(stop, every) for every in (t.log_every, t.eval_every, t.save_every)
         ):
             stop += 1
-        yield range(start, stop)
-        start = stop
 
 
 @jax.jit

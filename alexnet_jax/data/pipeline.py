@@ -9,6 +9,7 @@ from alexnet_jax.data import cache
 from alexnet_jax.data.sources import Source
 
 BATCHES_AHEAD = 4  # one thread prepares each; grain's default of 500 would hold 12 GB of 256×256 images
+INDICES_AHEAD = 256  # batches of a source whose images lie on the devices; a program may take many of them at once
 MOST_STEPS = 2**31
 
 Batch = dict[str, np.ndarray]
@@ -34,9 +35,9 @@ def train_batches(source: Source, batch_size: int, rows: slice, seed: int, start
         first = step * batch_size
         return _load(source, np.array([order[i] for i in range(first + rows.start, first + rows.stop)]))
 
-    # One thread: Python computes one index at a time, and several threads would wait for each other.
-    threads = 1 if isinstance(source, cache.DeviceCache) else BATCHES_AHEAD
-    return _iterate(grain.MapDataset.range(MOST_STEPS).map(load), start_step, threads)
+    # Indices by one thread: Python computes one at a time, and several threads would wait for each other.
+    ahead = (1, INDICES_AHEAD) if isinstance(source, cache.DeviceCache) else (BATCHES_AHEAD, BATCHES_AHEAD)
+    return _iterate(grain.MapDataset.range(MOST_STEPS).map(load), start_step, *ahead)
 
 
 def joined(batches: Iterator[Batch], counts: Iterable[int], most: int) -> Iterator[Batch]:
@@ -63,7 +64,7 @@ def eval_batches(source: Source, batch_size: int, rows: slice) -> Iterator[Batch
         padding = len(indices) - len(next(iter(real.values())))
         return {name: np.pad(x, [(0, padding)] + [(0, 0)] * (x.ndim - 1)) for name, x in real.items()}
 
-    return _iterate(grain.MapDataset.range(0, len(source), batch_size).map(load), 0, BATCHES_AHEAD)
+    return _iterate(grain.MapDataset.range(0, len(source), batch_size).map(load), 0, BATCHES_AHEAD, BATCHES_AHEAD)
 
 
 def _load(source, indices):
@@ -77,8 +78,8 @@ def _load(source, indices):
     return {"image": images, "label": labels}
 
 
-def _iterate(batches, start, threads):
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=BATCHES_AHEAD)
+def _iterate(batches, start, threads, ahead):
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)
     iterator = iter(batches.to_iter_dataset(options))
     iterator.set_state({"next_index": start})  # the state is nothing but the number of batches taken
     return iterator

@@ -16,7 +16,7 @@ from alexnet_jax.model import alexnet, spec
 from alexnet_jax.runtime import sharding
 from alexnet_jax.training import metrics
 
-IMAGES_AT_ONCE = 4096  # of a row of the mesh in one call: a signal waits for them
+IMAGES_AT_ONCE = 4096  # of a row of the mesh in one call: a signal waits for the calls under way
 
 
 def train_step(
@@ -148,11 +148,9 @@ def compile_steps(
     several = compile_loop(net, mesh, augmentation, optimizer, seed)
 
     def take_several(params, opt_state, batch, step, learning_rates, noise):
-        def joined(*numbers):
-            return np.pad(np.array(numbers, np.float32), (0, most - len(numbers)))
-
-        rates = jax.tree.map(joined, *learning_rates)
-        return several(params, opt_state, batch, step, len(noise), rates, joined(*noise).astype(bool))
+        missing = most - len(noise)
+        rates = jax.tree.map(lambda *numbers: np.pad(np.array(numbers, np.float32), (0, missing)), *learning_rates)
+        return several(params, opt_state, batch, step, len(noise), rates, np.pad(np.array(noise), (0, missing)))
 
     return take_several
 

@@ -186,6 +186,9 @@ def pytorch(batch_size, dtype, compiled, channels_last, accelerator):
     from torch import nn
 
     torch.manual_seed(0)
+    if accelerator:  # as JAX computes float32, and XLA chooses convolutions
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.benchmark = True
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     norm = functools.partial(nn.LocalResponseNorm, 5, alpha=5e-4, beta=0.75, k=2)  # it divides alpha by 5
     relu = functools.partial(nn.ReLU, inplace=True)

@@ -23,6 +23,7 @@ from alexnet_jax.training import step
 from experiments.benchmarks import two_gpu_step
 
 command_line.set_up_jax(1)
+assert jax.devices()[0].platform != "cpu", "JAX does not find the accelerator"
 dtype, batch_size = sys.argv[1], 128
 config = two_gpu_step.load_config(batch_size)
 config.model.dtype = dtype
@@ -63,10 +64,10 @@ def test_the_loss_and_the_gradients_are_those_of_a_cpu(dtype, most):
         pytest.skip("the GPU or TPU needs jax[cuda13] or jax[tpu]")
     variables = {"JAX_PLATFORMS": "", "JAX_DEFAULT_MATMUL_PRECISION": "highest" if dtype == "float32" else ""}
     environment = {name: value for name, value in (os.environ | variables).items() if value}
-    environment.pop("XLA_FLAGS")  # that of conftest.py
+    environment.pop("XLA_FLAGS", None)  # that of conftest.py
     output = subprocess.run(
         [sys.executable, "-c", SCRIPT, dtype],
-        env=environment, cwd=pathlib.Path(__file__).parents[2], capture_output=True, text=True, check=True,
+        env=environment, cwd=pathlib.Path(__file__).parents[2], capture_output=True, text=True, check=True, timeout=300,
     )  # fmt: skip
     found = json.loads(output.stdout.splitlines()[-1])
     print(f"largest error of {dtype} on {found['device']}: {max(found['differences'].values()):.1e}")

@@ -105,7 +105,7 @@ def test_several_steps_in_one_call_train_as_single_ones_also_after_a_restart(con
         for name in found.keys() - {"images_per_second", "split"}:
             assert found[name] == pytest.approx(expected[name], rel=1e-5)
 
-    config.log_every, config.save_every, config.num_epochs = 1000, 1000, 1.0  # other calls: these end after 3, 4, 6
+    config.log_every, config.save_every, config.num_epochs = 1000, 1000, 1.0  # other calls: these end after 1, 3, 4, 6
     train.train_and_evaluate(config, tmp_path / "restarted")
     config.num_epochs = 2.0
     train.train_and_evaluate(config, tmp_path / "restarted")
@@ -122,8 +122,8 @@ def test_a_call_takes_steps_until_something_is_due():
         return [call.stop for call in steps]
 
     assert stops(1) == list(range(1, 20))
-    assert stops(4) == [4, 5, 7, 10, 13, 15, 19]
-    assert stops(100, 8) == [10, 13, 15, 19]
+    assert stops(4) == [1, 5, 7, 10, 13, 15, 19]
+    assert stops(100, 7) == [8, 10, 13, 15, 19] and stops(4, 18) == [19]
 
 
 def test_a_loss_that_is_not_finite_is_named_by_its_step():
