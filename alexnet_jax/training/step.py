@@ -104,9 +104,14 @@ def compile_step(
     augmentation: Augmentation,
     optimizer: optax.GradientTransformationExtraArgs,
     seed: int,
+    several: bool = False,
 ) -> jax.stages.Wrapped:
-    """`train_step` for these arguments, jitted; it reuses the memory of the parameters and the optimiser's state."""
+    """`train_step` for these arguments, jitted; `train_steps` if `several`.
+
+    It reuses the memory of the parameters and the optimiser's state.
+    """
     step = functools.partial(train_step, net, mesh, augmentation, optimizer, seed)
+    step = functools.partial(train_steps, step) if several else step
     return jax.jit(step, donate_argnums=(0, 1), compiler_options=sharding.compiler_options(mesh))
 
 
@@ -145,7 +150,7 @@ def compile_steps(
 
         return take_one
 
-    several = compile_loop(net, mesh, augmentation, optimizer, seed)
+    several = compile_step(net, mesh, augmentation, optimizer, seed, several=True)
 
     def take_several(params, opt_state, batch, step, learning_rates, noise):
         missing = most - len(noise)
@@ -153,19 +158,6 @@ def compile_steps(
         return several(params, opt_state, batch, step, len(noise), rates, np.pad(np.array(noise), (0, missing)))
 
     return take_several
-
-
-def compile_loop(
-    net: spec.Net,
-    mesh: jax.sharding.Mesh,
-    augmentation: Augmentation,
-    optimizer: optax.GradientTransformationExtraArgs,
-    seed: int,
-) -> jax.stages.Wrapped:
-    """As `compile_step`, of `train_steps`."""
-    take_step = functools.partial(train_step, net, mesh, augmentation, optimizer, seed)
-    steps = functools.partial(train_steps, take_step)
-    return jax.jit(steps, donate_argnums=(0, 1), compiler_options=sharding.compiler_options(mesh))
 
 
 def train_steps(

@@ -214,7 +214,7 @@ batches = {sharding.WHOLE + name: jax.ShapeDtypeStruct((9469, *x.shape[1:]), x.d
 batches["index"] = jax.ShapeDtypeStruct((128, most), np.int32, sharding=batch["label"].sharding)
 augmentation = augment.from_config(config.augment, net.image_size, base.IMAGENET)
 optimizer = two_gpu_step.make_optimizer(config, net)
-loop = step.compile_loop(net, mesh, augmentation, optimizer, config.seed)
+loop = step.compile_step(net, mesh, augmentation, optimizer, config.seed, several=True)
 rates = jax.tree.map(lambda rate: np.full(most, rate, np.float32), rates)
 arguments = params, params, batches, 0, 7, rates, np.ones(most, bool)
 several = loop.lower(*arguments).compile(target.compiler_options)
