@@ -206,6 +206,7 @@ def set_up_jax(cpu_devices: int = 2, start_jax: bool = True) -> None:
 
     It starts JAX, unless `processes.join` must do something first. Raises UserError if JAX cannot start.
     """
+    import jax
     from absl import logging as absl_logging
 
     from alexnet_jax.data import images
@@ -225,6 +226,9 @@ def set_up_jax(cpu_devices: int = 2, start_jax: bool = True) -> None:
     log.setLevel(logging.INFO)
     log.propagate = False
     keep_freed_memory()
+    # A program on one device of a CPU has ended when its call returns. Otherwise the next step often begins before the
+    # memory of the last one is free, and takes as much again.
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
     sharding.provide_cpu_devices(cpu_devices)
     if start_jax:
         sharding.devices()

@@ -131,7 +131,7 @@ def alexnet_jax(batch_size, dtype, devices, cached):
 
     from alexnet_jax.analysis import inference
     from alexnet_jax.data.base import IMAGENET
-    from alexnet_jax.model import nets
+    from alexnet_jax.model import alexnet, nets
     from alexnet_jax.runtime import sharding
     from alexnet_jax.training import step as training_step
     from experiments.benchmarks import two_gpu_step
@@ -145,7 +145,13 @@ def alexnet_jax(batch_size, dtype, devices, cached):
     label = rng.integers(0, CLASSES, batch_size, np.int32)
     batch = sharding.put_batch(mesh, {"image": image, "label": label})
     init = functools.partial(two_gpu_step.first_state, config, net, mesh)
-    params = functools.cache(lambda: init().params)
+
+    @functools.cache
+    def params():  # for evaluation, which reads weights from a file: neither drawn by JAX nor with velocities
+        shapes = alexnet.shapes(net)
+        arrays = jax.tree.map(lambda shape: 0.01 * rng.standard_normal(shape.shape, np.float32), shapes)
+        return jax.device_put(arrays, sharding.param_shardings(mesh, net, shapes))
+
     at_once = training_step.steps_at_once(mesh, cached, batch_size)
     train_steps, rates = two_gpu_step.make_steps(config, net, mesh, at_once)
     train_batch = batch

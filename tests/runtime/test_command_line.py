@@ -189,3 +189,16 @@ def test_warnings_are_no_errors_and_the_backend_of_matplotlib_does_not_matter():
     environment = os.environ | {"PYTHONWARNINGS": "error", "MPLBACKEND": "nosuch"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert done.stdout == "agg\n" and "odd" in done.stderr, done.stderr
+
+
+def test_a_program_on_one_device_of_a_cpu_has_ended_when_its_call_returns():
+    # Otherwise the memory of two steps is taken at once.
+    code = (
+        "from alexnet_jax.runtime import command_line; command_line.set_up_jax(1)\n"
+        "import jax, numpy as np\n"
+        "turns = jax.jit(lambda x: jax.lax.fori_loop(0, 3000, lambda i, x: x @ x, x))\n"
+        "print([turns(np.zeros((128, 128))).is_ready() for _ in range(2)])"
+    )
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    assert done.stdout == "[True, True]\n"
