@@ -202,7 +202,7 @@ class _OneLine(logging.Formatter):
 
 
 def set_up_jax(cpu_devices: int = 2, start_jax: bool = True) -> None:
-    """Silences the libraries, sends the program's log to stderr, and sets up malloc and the CPU's virtual devices.
+    """Silences the libraries, sends the program's log to stderr, and sets up malloc and the CPU's devices.
 
     It starts JAX, unless `processes.join` must do something first. Raises UserError if JAX cannot start.
     """
